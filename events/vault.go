@@ -1,0 +1,110 @@
+package events
+
+import "github.com/millrace-backup/millrace/id"
+
+// VaultCreated is the first fact of every ledger.
+// Written by init. Read by catalog and audit.
+type VaultCreated struct {
+	Vault     id.Vault     `json:"vault"`
+	Version   string       `json:"version"` // program version that made the vault
+	Format    uint32       `json:"format"`  // vault format, as in the object "vault"
+	CellSize  int64        `json:"cell_size"`
+	BlockSize int64        `json:"block_size"`
+	Domains   []DomainInfo `json:"domains"`
+}
+
+// DomainInfo is a dedup domain and how it cuts, as recorded in the vault.
+type DomainInfo struct {
+	Domain  id.Domain `json:"domain"`
+	Cutter  string    `json:"cutter"` // chunk.Params.Name
+	Min     int32     `json:"min"`
+	Normal  int32     `json:"normal"`
+	Max     int32     `json:"max"`
+	Block   int32     `json:"block"`
+	ZeroRun int32     `json:"zero_run"`
+}
+
+// KeyAdded says that a further wrapped key opens the vault.
+// Written by init and the key verbs. Read by catalog and audit.
+type KeyAdded struct {
+	Key     id.Key `json:"key"`
+	KeyKind string `json:"kind"` // password or recovery
+	Label   string `json:"label"`
+}
+
+// SetDefined says what a backup set protects from here on, and how. A later
+// one under the same name takes its place.
+// Written by the set verbs. Read by backup, retention, catalog and audit.
+type SetDefined struct {
+	Set       string            `json:"set"`
+	Driver    string            `json:"driver"`
+	Selectors []string          `json:"selectors"`
+	Schedule  string            `json:"schedule"`
+	Policy    map[string]string `json:"policy"`    // freeze policy, scan mode, codec, …
+	Retention map[string]string `json:"retention"` // rule → value, e.g. daily → 14
+	Removed   bool              `json:"removed"`   // the set is no more
+	By        string            `json:"by"`        // OS user
+}
+
+// PointForgotten says that a point is no longer wanted. It is gone from
+// listings at once; its packs are found and retired later.
+// Written by forget and prune. Read by catalog, retention and prune.
+type PointForgotten struct {
+	Point id.Point `json:"point"`
+	Guest id.Guest `json:"guest"`
+	Rule  string   `json:"rule"` // retention rule, or "asked"
+	Why   string   `json:"why"`
+	By    string   `json:"by"`
+}
+
+// PackName names a pack: packs live in a folder per job.
+type PackName struct {
+	Job  id.Job    `json:"job"`
+	Pack id.Object `json:"pack"`
+	Size int64     `json:"size"`
+}
+
+// PacksRetired says that no listed point needs these objects. They are deleted
+// once every job and pinned reader that began before this fact has ended; who
+// reads this before committing a point stores chunks of them again.
+// Written by prune. Read by indexer (before commit), prune, catalog and audit.
+type PacksRetired struct {
+	Packs  []PackName `json:"packs"`
+	Tables []TableRef `json:"tables"`
+	Bytes  int64      `json:"bytes"`
+	Why    string     `json:"why"`
+	After  Micros     `json:"after"` // not deleted before; a margin for readers that cannot write
+}
+
+// ChunkWithdrawn says that a stored chunk may no longer be referenced: its
+// bytes are damaged or its pack is lost. Who needs it stores it anew.
+// Written by verify and repair. Read by delta (chunk index), indexer, catalog.
+type ChunkWithdrawn struct {
+	Domain id.Domain  `json:"domain"`
+	Job    id.Job     `json:"job"` // folder of the pack
+	Pack   id.Object  `json:"pack"`
+	Chunks []id.Chunk `json:"chunks"` // none: every chunk of the pack
+	Cause  string     `json:"cause"`
+}
+
+// ReaderPinned says that a long reader (Run Direct, mount, a long restore)
+// needs what these points reference, so that nothing retired after it is
+// deleted. A second one with Released lifts the pin.
+// Written by rundirect, mount and restore. Read by prune and catalog.
+type ReaderPinned struct {
+	Purpose  string     `json:"purpose"` // run, mount, restore
+	Points   []id.Point `json:"points"`
+	Host     string     `json:"host"`
+	PID      int        `json:"pid"`
+	Until    Micros     `json:"until"` // the pin ends by itself then, if the reader did not come back
+	Released bool       `json:"released"`
+}
+
+// StateHashed says what the catalog folded from all facts before this one
+// looked like, so that a replay by any later version has something to agree with.
+// Written by whoever signs a checkpoint, just before it. Read by audit replay.
+type StateHashed struct {
+	Version uint32 `json:"version"` // of the fold, catalog.Version
+	Size    uint64 `json:"size"`    // leaves of the ledger that were folded
+	Hash    Hash   `json:"hash"`
+}
