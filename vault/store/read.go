@@ -11,10 +11,10 @@ import (
 // probe is what ReadAll asks for first: nearly all small objects fit.
 const probe = 64 << 10
 
-// ReadAll returns the whole object. An object longer than max bytes is refused
+// ReadAll returns the whole object. An object longer than limit bytes is refused
 // with ErrLength before memory is taken for it.
-func ReadAll(ctx context.Context, st Store, name string, max int64) ([]byte, error) {
-	buf := make([]byte, min(max+1, probe))
+func ReadAll(ctx context.Context, st Store, name string, limit int64) ([]byte, error) {
+	buf := make([]byte, min(limit, probe-1)+1)
 	n, err := st.Get(ctx, name, 0, buf)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return buf[:n], nil
@@ -26,8 +26,8 @@ func ReadAll(ctx context.Context, st Store, name string, max int64) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	if e.Size > max {
-		return nil, fmt.Errorf("read %s: %d bytes, at most %d expected: %w", name, e.Size, max, ErrLength)
+	if e.Size > limit {
+		return nil, fmt.Errorf("read %s: %d bytes, at most %d expected: %w", name, e.Size, limit, ErrLength)
 	}
 	if e.Size < int64(n) { // objects never change: the store lies
 		return nil, fmt.Errorf("read %s: %d bytes read of %d: %w", name, n, e.Size, ErrLength)

@@ -1,0 +1,89 @@
+package dir
+
+import (
+	"io"
+	"io/fs"
+	"os"
+)
+
+// FS is every effect a [Store] has on a disk, and every look it takes at one.
+// [OS] is the real one; a test puts a file system below that counts effects,
+// fails them, or loses what was not synced. Names are absolute paths of the
+// operating system. All methods may be called in parallel.
+type FS interface {
+	Writing
+	Folders
+	Reading
+}
+
+// Writing makes and removes files.
+type Writing interface {
+	// Create makes a new, empty file; fs.ErrExist if the name is taken.
+	Create(name string) (File, error)
+	// Publish gives the file temp the name name, in one step, and never in place
+	// of something else: fs.ErrExist if name is taken. Temp is gone afterwards,
+	// or at worst a second name of the same file.
+	Publish(temp, name string) error
+	// Remove removes one file.
+	Remove(name string) error
+}
+
+// Folders makes and lists folders.
+type Folders interface {
+	// Mkdir makes one folder; fs.ErrExist if the name is taken.
+	Mkdir(name string) error
+	// SyncDir makes the names in a folder durable, as far as the system can.
+	SyncDir(name string) error
+	// ReadDir lists a folder in any order.
+	ReadDir(name string) ([]fs.DirEntry, error)
+}
+
+// Reading looks at files.
+type Reading interface {
+	Open(name string) (Reader, error)
+	Stat(name string) (fs.FileInfo, error)
+}
+
+// File is a file being written. Sync makes its bytes durable, not its name.
+type File interface {
+	io.WriteCloser
+	Sync() error
+}
+
+// Reader is a file being read; ReadAt may be called in parallel.
+type Reader interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// OS is the operating system's file system.
+func OS() FS { return osFS{} }
+
+type osFS struct{}
+
+func (osFS) Create(name string) (File, error) {
+	// 0o600 less what the mask says: what is in a vault is nobody else's business
+	// until its owner says so on the folder.
+	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+func (osFS) Publish(temp, name string) error { return publish(temp, name) }
+
+func (osFS) Remove(name string) error { return os.Remove(name) }
+
+func (osFS) Mkdir(name string) error { return os.Mkdir(name, 0o700) }
+
+func (osFS) SyncDir(name string) error { return syncDir(name) }
+
+func (osFS) ReadDir(name string) ([]fs.DirEntry, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.ReadDir(-1) // os.ReadDir would sort, and the store sorts in its own order
+}
+
+func (osFS) Open(name string) (Reader, error) { return os.Open(name) }
+
+func (osFS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }

@@ -1,0 +1,125 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace-backup/millrace/vault/store"
+)
+
+// List is store.Store's.
+func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		if _, err := s.fs.Stat(s.root); err != nil {
+			yield(store.Entry{}, s.fault("list", prefix, err))
+			return
+		}
+		w := walk{s: s, ctx: ctx, prefix: prefix, yield: yield}
+		w.folder("")
+	}
+}
+
+type walk struct {
+	s      *Store
+	ctx    context.Context
+	prefix string
+	yield  func(store.Entry, error) bool
+}
+
+// folder lists what lies below base, which is "" or ends with '/'. It returns
+// false when the listing is over.
+func (w *walk) folder(base string) bool {
+	if err := w.ctx.Err(); err != nil {
+		w.yield(store.Entry{}, fmt.Errorf("list %s in %s: %w", w.prefix, w.s.root, err))
+		return false
+	}
+	entries, err := w.s.fs.ReadDir(w.s.path(base))
+	if err != nil {
+		if base != "" && errors.Is(err, fs.ErrNotExist) {
+			return true // removed since its parent was read
+		}
+		w.yield(store.Entry{}, w.s.fault("list", w.prefix, err))
+		return false
+	}
+	// A folder sorts as its name with the '/': "a-b" comes before "a/b", because
+	// '-' comes before '/'.
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		name := base + e.Name()
+		switch {
+		case store.CheckName(name) != nil:
+			continue // tmp, and files that are not ours
+		case e.IsDir():
+			name += "/"
+			if !strings.HasPrefix(name, w.prefix) && !strings.HasPrefix(w.prefix, name) {
+				continue
+			}
+		case !e.Type().IsRegular() || !strings.HasPrefix(name, w.prefix):
+			continue
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if strings.HasSuffix(name, "/") {
+			if !w.folder(name) {
+				return false
+			}
+		} else if !w.file(name) {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *walk) file(name string) bool {
+	info, err := w.s.fs.Stat(w.s.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true // deleted since its folder was read
+	}
+	if err != nil {
+		w.yield(store.Entry{}, w.s.fault("list", name, err))
+		return false
+	}
+	return w.yield(store.Entry{Name: name, Size: info.Size()}, nil)
+}
+
+// Sweep removes temp files last written to before the given time and returns how
+// many they were and their bytes. What a live upload writes is younger than any
+// sensible age (a day); should one be swept all the same, its Commit fails and
+// nothing else happens.
+func (s *Store) Sweep(ctx context.Context, before time.Time) (count int, bytes int64, err error) {
+	folder := filepath.Join(s.root, store.Reserved)
+	entries, err := s.fs.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil
+	}
+	if err != nil {
+		return 0, 0, s.fault("sweep", store.Reserved, err)
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return count, bytes, fmt.Errorf("sweep %s: %w", folder, err)
+		}
+		path := filepath.Join(folder, e.Name())
+		info, err := s.fs.Stat(path)
+		if err != nil || !info.Mode().IsRegular() || !info.ModTime().Before(before) {
+			continue
+		}
+		if err := s.fs.Remove(path); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			return count, bytes, s.fault("sweep", path, err)
+		}
+		count, bytes = count+1, bytes+info.Size()
+	}
+	return count, bytes, nil
+}
