@@ -1,0 +1,160 @@
+// Package vdisk says what a virtual disk is to a reader: an [Image] at one
+// instant, a map of where its data is, and a short description of the file
+// it came from.
+//
+// The package itself opens nothing. Call open.Path or open.File to open a
+// file by its signature, or a format's own package (vdisk/raw, vdisk/vhdx)
+// when the format is known. A format is a reader stacked on another Image:
+// vhdx.Open takes the raw.Image of its file, and through it learns which
+// parts of the file were never written.
+//
+// Words: an image is a disk as its guest sees it; an extent is a run of bytes
+// of it, Data when something may be stored there, Zero when it reads as zeros
+// without being read. Offsets and lengths are bytes of the guest's disk and
+// need not be multiples of any sector.
+//
+// Guarantees. ReadAt and Extents may be called from any number of goroutines.
+// An image is as still as the file beneath it: who wants an instant of a
+// running guest freezes it first (package hypervisor). A file is never
+// changed, a log that waits in it is replayed in memory only.
+//
+// Files are foreign bytes. Whatever is in them, opening or reading gives an
+// error and not a panic, and memory stays bounded by the format's limits and
+// not by a number found in the file. The errors that callers tell apart are
+// [ErrFormat], [ErrTruncated] and [ErrUnsupported].
+//
+// The package is not a block device (see blockdev), knows no partitions or
+// file systems (see guestfs), and writes nothing.
+package vdisk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+)
+
+// Errors that the formats wrap with what they were reading.
+var (
+	// ErrFormat says that the bytes break the rules of their format.
+	ErrFormat = errors.New("damaged disk image")
+	// ErrTruncated says that the file ends before something it refers to.
+	ErrTruncated = errors.New("truncated disk image")
+	// ErrUnsupported says that the image may be sound but cannot be read by
+	// this version.
+	ErrUnsupported = errors.New("unsupported disk image")
+)
+
+// Image is a disk at one instant.
+type Image interface {
+	// ReadAt reads as io.ReaderAt says: it fills p or returns an error,
+	// which is io.EOF when the disk ends inside p. Parts that were never
+	// written read as zeros. It may be called in parallel and does not
+	// allocate.
+	io.ReaderAt
+
+	// Size is the size of the disk in bytes.
+	Size() int64
+
+	// Extents lists what is where from from up to to: in order, without gap
+	// or overlap, never empty, and no two neighbours of one kind. Zero
+	// extents read as zeros; data extents may. It fails, by a last pair with
+	// an error, when the range is not inside the disk, when ctx ends, or
+	// when the map cannot be read.
+	Extents(ctx context.Context, from, to int64) iter.Seq2[Extent, error]
+}
+
+// Kind tells what an extent holds. Values are only ever added.
+type Kind uint8
+
+// The kinds of extents.
+const (
+	Data Kind = iota // read it to know
+	Zero             // reads as zeros
+)
+
+// String returns the kind as people read it.
+func (k Kind) String() string {
+	switch k {
+	case Data:
+		return "data"
+	case Zero:
+		return "zero"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Extent is a run of bytes of a disk, all of one kind.
+type Extent struct {
+	Offset, Length int64
+	Kind           Kind
+}
+
+// End is the offset just after the extent.
+func (e Extent) End() int64 { return e.Offset + e.Length }
+
+// Info describes a disk image for people and for facts.
+type Info struct {
+	Format         string // "raw", "vhdx"
+	Variant        string // "fixed", "dynamic"; empty where the format has one form only
+	VirtualSize    int64  // bytes the guest sees
+	LogicalSector  int    // bytes; 512 when the format does not say
+	PhysicalSector int    // bytes; 512 when the format does not say
+	BlockSize      int64  // bytes the format allocates at once; 0 where it has no blocks
+	DiskID         string // the format's own id of the disk, or empty
+}
+
+// Window cuts p to what lies inside a disk of the given size when it is read
+// at off. The error is what ReadAt returns once that part has been read: nil,
+// or io.EOF when the disk ends inside p. A negative offset leaves nothing.
+func Window(p []byte, off, size int64) ([]byte, error) {
+	switch {
+	case off < 0:
+		return nil, fmt.Errorf("read at %d: negative offset", off)
+	case len(p) == 0:
+		return nil, nil
+	case off >= size:
+		return nil, io.EOF
+	case int64(len(p)) > size-off:
+		return p[:size-off], io.EOF
+	}
+	return p, nil
+}
+
+// CheckRange returns an error unless 0 <= from <= to <= size.
+func CheckRange(size, from, to int64) error {
+	if from < 0 || to < from || to > size {
+		return fmt.Errorf("extents %d..%d: outside a disk of %d bytes", from, to, size)
+	}
+	return nil
+}
+
+// Merge joins neighbours of one kind in a sequence of extents and drops empty
+// ones, so that a format may list its blocks one by one. It ends after the
+// first error.
+func Merge(seq iter.Seq2[Extent, error]) iter.Seq2[Extent, error] {
+	return func(yield func(Extent, error) bool) {
+		var run Extent
+		for e, err := range seq {
+			if err != nil {
+				if run.Length == 0 || yield(run, nil) {
+					yield(Extent{}, err)
+				}
+				return
+			}
+			switch {
+			case e.Length == 0:
+			case run.Length > 0 && run.Kind == e.Kind && run.End() == e.Offset:
+				run.Length += e.Length
+			case run.Length > 0 && !yield(run, nil):
+				return
+			default:
+				run = e
+			}
+		}
+		if run.Length > 0 {
+			yield(run, nil)
+		}
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package vdisktest
+
+const raceEnabled = false

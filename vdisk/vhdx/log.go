@@ -1,0 +1,216 @@
+package vhdx
+
+import (
+	"fmt"
+
+	"github.com/millrace-backup/millrace/vdisk"
+)
+
+// The log is a ring of entries, each a set of 4 KiB sectors to write and
+// ranges to zero. Section 2.3.
+
+const (
+	entryHeaderSize = 64 // section 2.3.1.1
+	descriptorSize  = 32 // sections 2.3.1.2 and 2.3.1.3
+)
+
+// ring is the log's bytes in memory.
+type ring struct {
+	b    []byte
+	guid guid
+	work int // bytes that may still be checksummed, see entry
+}
+
+// entry is one valid log entry.
+type entry struct {
+	at          int    // its place in the ring
+	b           []byte // all of it, put together where it wraps
+	sequence    uint64
+	tail        int // place of the oldest entry to replay with this one
+	descriptors int
+	flushed     int64 // the file had at least this size when it was written
+	last        int64 // and needs at least this one after replay
+}
+
+// readLog returns the file as replaying its log would leave it.
+func readLog(file vdisk.Image, h header) (*view, error) {
+	if h.logGUID == (guid{}) {
+		return &view{file: file, size: file.Size()}, nil
+	}
+	if h.logOffset+h.logLength > file.Size() {
+		return nil, truncated("log of %d bytes at %d, file ends at %d", h.logLength, h.logOffset, file.Size())
+	}
+	r := &ring{b: make([]byte, h.logLength), guid: h.logGUID, work: 16 * int(h.logLength)}
+	if err := readFull(file, r.b, h.logOffset); err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	active, err := r.active()
+	if err != nil {
+		return nil, err
+	}
+	head := active[len(active)-1]
+	if file.Size() < head.flushed {
+		return nil, truncated("log says the file has %d bytes, it ends at %d", head.flushed, file.Size())
+	}
+	if head.last > maxFileSize {
+		return nil, badFormat("log extends the file to %d bytes", head.last)
+	}
+	var changes []patch
+	for _, e := range active {
+		if changes, err = e.patches(changes); err != nil {
+			return nil, err
+		}
+	}
+	return newView(file, head.last, changes), nil
+}
+
+// active returns the entries to replay, oldest first: of all runs of entries
+// whose newest names an oldest inside the run, the one that ends with the
+// highest sequence number. Section 2.3.2.
+func (r *ring) active() ([]entry, error) {
+	var best []entry
+	for start := 0; start < len(r.b); {
+		run, length := r.run(start)
+		if r.work < 0 {
+			return nil, badFormat("log entries overlap too often")
+		}
+		if len(run) == 0 {
+			start += int(sectorSize)
+			continue
+		}
+		start += length
+		head := run[len(run)-1]
+		if len(best) > 0 && head.sequence <= best[len(best)-1].sequence {
+			continue
+		}
+		for i, e := range run {
+			if e.at == head.tail {
+				best = run[i:]
+				break
+			}
+		}
+	}
+	if len(best) == 0 {
+		return nil, badFormat("log is to be replayed and has no valid sequence")
+	}
+	return best, nil
+}
+
+// run returns the valid entries that follow each other from start on, each
+// numbered one higher than the one before, and their length in bytes.
+func (r *ring) run(start int) (entries []entry, length int) {
+	for length < len(r.b) {
+		e, ok := r.entry((start + length) % len(r.b))
+		if !ok || len(e.b) > len(r.b)-length {
+			break
+		}
+		if n := len(entries); n > 0 && e.sequence != entries[n-1].sequence+1 {
+			break
+		}
+		entries = append(entries, e)
+		length += len(e.b)
+	}
+	return entries, length
+}
+
+// entry returns the entry at a place in the ring if it is valid. Only bytes
+// that look like an entry are checksummed, and the sum of that is limited: in
+// a log that was really written an entry is seen once or twice, but a made-up
+// one may nest thousands of them.
+func (r *ring) entry(at int) (entry, bool) {
+	h := r.b[at:][:entryHeaderSize]
+	e := entry{
+		at:          at,
+		sequence:    le64(h[16:]),
+		tail:        int(le32(h[12:])),
+		descriptors: int(le32(h[24:])),
+		flushed:     int64(le64(h[48:])),
+		last:        int64(le64(h[56:])),
+	}
+	length := int(le32(h[8:]))
+	if string(h[:4]) != "loge" || guid(h[32:48]) != r.guid || e.sequence == 0 ||
+		length == 0 || length%int(sectorSize) != 0 || length > len(r.b) ||
+		e.tail%int(sectorSize) != 0 || e.flushed < 0 || e.last < 0 ||
+		entryHeaderSize+e.descriptors*descriptorSize > length {
+		return entry{}, false
+	}
+	if r.work -= length; r.work < 0 {
+		return entry{}, false
+	}
+	if at+length <= len(r.b) {
+		e.b = r.b[at : at+length]
+	} else {
+		e.b = append(append(make([]byte, 0, length), r.b[at:]...), r.b[:at+length-len(r.b)]...)
+	}
+	return e, checksum(e.b) == le32(h[4:]) && e.whole()
+}
+
+// whole reports whether every descriptor and data sector of the entry belongs
+// to it.
+func (e entry) whole() bool {
+	data := 0
+	for i := range e.descriptors {
+		d := e.descriptor(i)
+		switch string(d[:4]) {
+		case "zero":
+		case "desc":
+			s, ok := e.data(data)
+			if !ok || string(s[:4]) != "data" ||
+				uint64(le32(s[4:]))<<32|uint64(le32(s[4092:])) != e.sequence {
+				return false
+			}
+			data++
+		default:
+			return false
+		}
+		if le64(d[24:]) != e.sequence {
+			return false
+		}
+	}
+	return true
+}
+
+func (e entry) descriptor(i int) []byte {
+	return e.b[entryHeaderSize+i*descriptorSize:][:descriptorSize]
+}
+
+// data returns the entry's data sector number i. They follow the sectors that
+// hold the descriptors, in the order of their descriptors. Section 2.3.1.4.
+func (e entry) data(i int) ([]byte, bool) {
+	sector := int(sectorSize)
+	at := (entryHeaderSize+e.descriptors*descriptorSize+sector-1)/sector*sector + i*sector
+	if at+sector > len(e.b) {
+		return nil, false
+	}
+	return e.b[at : at+sector], true
+}
+
+// patches appends what the entry changes.
+func (e entry) patches(list []patch) ([]patch, error) {
+	data := 0
+	for i := range e.descriptors {
+		d := e.descriptor(i)
+		p := patch{offset: int64(le64(d[16:]))}
+		length := sectorSize
+		if string(d[:4]) == "zero" {
+			length = int64(le64(d[8:]))
+		} else {
+			// The sector lent its first 8 and last 4 bytes to the log's own
+			// marks; the descriptor keeps them.
+			s, _ := e.data(data)
+			data++
+			p.data = make([]byte, 0, sectorSize)
+			p.data = append(p.data, d[8:16]...)
+			p.data = append(p.data, s[8:4092]...)
+			p.data = append(p.data, d[4:8]...)
+		}
+		if p.offset < 0 || length < 0 || p.offset%sectorSize != 0 || length%sectorSize != 0 ||
+			p.offset > maxFileSize || length > maxFileSize-p.offset {
+			return nil, badFormat("log entry %d changes %d bytes at %d", e.sequence, length, p.offset)
+		}
+		if p.end = p.offset + length; length > 0 {
+			list = append(list, p)
+		}
+	}
+	return list, nil
+}
