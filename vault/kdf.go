@@ -1,0 +1,89 @@
+package vault
+
+import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+
+	"golang.org/x/crypto/argon2"
+)
+
+// KDF says how a password or a recovery key becomes the key that wraps the
+// vault's secrets. It is stored in clear beside them, so whoever can write to
+// the store can change it: the bounds below stop a reader from being made to
+// work for hours, or to reveal a password through a cheap hash.
+type KDF struct {
+	Name      string `json:"name"` // "argon2id" (RFC 9106) or "hkdf-sha256" (RFC 5869)
+	Salt      []byte `json:"salt"`
+	Time      uint32 `json:"time,omitzero"`       // Argon2id passes
+	MemoryKiB uint32 `json:"memory_kib,omitzero"` // Argon2id memory
+	Threads   uint8  `json:"threads,omitzero"`    // Argon2id lanes
+}
+
+const (
+	kdfPassword = "argon2id"
+	kdfRecovery = "hkdf-sha256"
+
+	saltSize = 32
+	// What HKDF is told the key is for.
+	recoveryInfo = "millrace recovery key wraps vault secrets"
+
+	minMemoryKiB, maxMemoryKiB = 8 << 10, 1 << 20
+	maxTime, maxThreads        = 16, 16
+)
+
+// DefaultKDF is how new passwords are hardened: Argon2id over 64 MiB, three
+// passes, four lanes, about 0.1 s of one core. The salt is left out.
+func DefaultKDF() KDF { return KDF{Name: kdfPassword, Time: 3, MemoryKiB: 64 << 10, Threads: 4} }
+
+// check refuses parameters that are too cheap or too costly.
+func (p KDF) check() error {
+	if len(p.Salt) < 16 || len(p.Salt) > 64 {
+		return fmt.Errorf("salt of %d bytes", len(p.Salt))
+	}
+	switch p.Name {
+	case kdfPassword:
+		if p.MemoryKiB < minMemoryKiB || p.MemoryKiB > maxMemoryKiB {
+			return fmt.Errorf("argon2id over %d KiB, not %d to %d", p.MemoryKiB, minMemoryKiB, maxMemoryKiB)
+		}
+		if p.Time < 1 || p.Time > maxTime {
+			return fmt.Errorf("argon2id of %d passes, not 1 to %d", p.Time, maxTime)
+		}
+		if p.Threads < 1 || p.Threads > maxThreads {
+			return fmt.Errorf("argon2id of %d lanes, not 1 to %d", p.Threads, maxThreads)
+		}
+		return nil
+	case kdfRecovery:
+		if p.Time != 0 || p.MemoryKiB != 0 || p.Threads != 0 {
+			return fmt.Errorf("hkdf-sha256 with argon2id's parameters")
+		}
+		return nil
+	}
+	return fmt.Errorf("unknown key derivation %q", p.Name)
+}
+
+// withSalt returns p with a fresh salt.
+func (p KDF) withSalt() KDF {
+	p.Salt = make([]byte, saltSize)
+	_, _ = rand.Read(p.Salt) // never fails since Go 1.24
+	return p
+}
+
+// derive turns secret into the key that wraps the vault's secrets. p was checked.
+func (p KDF) derive(secret []byte) (kek [32]byte, err error) {
+	var key []byte
+	switch p.Name {
+	case kdfPassword:
+		key = argon2.IDKey(secret, p.Salt, p.Time, p.MemoryKiB, p.Threads, 32)
+	case kdfRecovery:
+		if key, err = hkdf.Key(sha256.New, secret, p.Salt, recoveryInfo, 32); err != nil {
+			return kek, fmt.Errorf("derive a key: %w", err)
+		}
+	default:
+		return kek, fmt.Errorf("derive a key: unknown derivation %q", p.Name)
+	}
+	copy(kek[:], key)
+	clear(key)
+	return kek, nil
+}

@@ -1,0 +1,199 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/millrace-backup/millrace/chunk"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/seal"
+	"github.com/millrace-backup/millrace/vault/store"
+)
+
+// Vault is an opened vault. It may be used from many goroutines; there is
+// nothing to close.
+type Vault struct {
+	ID     id.Vault
+	Config Config
+	Store  store.Store
+	Keys   *Keys
+}
+
+// CreateOptions are the choices that last as long as the vault. The zero value
+// is right for nearly everyone.
+type CreateOptions struct {
+	Label     string           // of the password, for people; "first password" if empty
+	CellSize  int64            // bytes; 4 MiB if 0
+	BlockSize int64            // bytes; 4 KiB if 0
+	Cutter    chunk.Params     // chunk.Default() if it has no name
+	KDF       KDF              // of the password; DefaultKDF() if it has no name
+	Now       func() time.Time // for Created; time.Now if nil
+}
+
+func (o CreateOptions) withDefaults() CreateOptions {
+	if o.Label == "" {
+		o.Label = "first password"
+	}
+	if o.CellSize == 0 {
+		o.CellSize = 4 << 20
+	}
+	if o.BlockSize == 0 {
+		o.BlockSize = 4 << 10
+	}
+	if o.Cutter.Name == "" {
+		o.Cutter = chunk.Default()
+	}
+	if o.KDF.Name == "" {
+		o.KDF = DefaultKDF()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+// Create makes a vault in st that password opens, and returns it with its
+// recovery key, which is stored nowhere: show it once. ErrVaultExists if there is
+// one. The keys are durable before the "vault" object appears; of two creators
+// at once one wins and the other takes its keys away again. A Create that dies
+// leaves at most key objects of a vault that never was; they do not matter.
+func Create(ctx context.Context, st store.Store, password []byte, o CreateOptions) (*Vault, string, error) {
+	o = o.withDefaults()
+	switch _, err := store.Stat(ctx, st, ConfigName); {
+	case err == nil:
+		return nil, "", fmt.Errorf("create vault: %w", ErrVaultExists)
+	case !errors.Is(err, store.ErrNotFound):
+		return nil, "", fmt.Errorf("create vault: %w", err)
+	}
+	keys, domain, err := seal.New()
+	if err != nil {
+		return nil, "", fmt.Errorf("create vault: %w", err)
+	}
+	now := o.Now().UTC().Truncate(time.Second)
+	v := &Vault{ID: keys.Vault(), Store: st, Keys: keys, Config: Config{
+		Format: Format, ID: keys.Vault(), SigningKey: keys.Public(), Created: now,
+		CellSize: o.CellSize, BlockSize: o.BlockSize,
+		Domains: []Domain{{domain, o.Cutter}}, DefaultDomain: domain,
+	}}
+	if err := v.Config.check(); err != nil {
+		return nil, "", fmt.Errorf("create vault: %w", err)
+	}
+	first, err := v.addPassword(ctx, password, o.Label, o.KDF, now)
+	if err != nil {
+		return nil, "", fmt.Errorf("create vault: %w", err)
+	}
+	secret, recovery := newRecovery()
+	second, err := v.addKey(ctx, Key{Kind: KindRecovery, Label: "recovery key", Created: now, KDF: KDF{Name: kdfRecovery}}, secret)
+	if err != nil {
+		return nil, "", fmt.Errorf("create vault: %w", err)
+	}
+	if err := v.publish(ctx, first.ID, second.ID); err != nil {
+		return nil, "", fmt.Errorf("create vault: %w", err)
+	}
+	return v, recovery, nil
+}
+
+// publish writes the "vault" object. From here on the vault exists. If another
+// creator was first, ours leaves no trace; after any other error the object may
+// be there all the same, so the keys stay.
+func (v *Vault) publish(ctx context.Context, keys ...id.Key) error {
+	text, err := encodeConfig(v.Config, v.Keys)
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", ConfigName, err)
+	}
+	err = v.Store.PutNew(ctx, ConfigName, int64(len(text)), bytes.NewReader(text))
+	if !errors.Is(err, store.ErrExists) {
+		return err
+	}
+	there, err := ReadConfig(ctx, v.Store)
+	if err == nil && there.ID == v.ID {
+		return nil // ours after all: the store retried
+	}
+	if err == nil {
+		for _, k := range keys {
+			_ = v.Store.Delete(ctx, KeyName(k)) // tidiness only: a foreign key is ignored
+		}
+	}
+	return ErrVaultExists
+}
+
+// AddPassword lets one more password open the vault and returns its key.
+func (v *Vault) AddPassword(ctx context.Context, password []byte, label string, now time.Time) (Key, error) {
+	n := 0
+	for _, err := range v.envelopes(ctx) {
+		if err == nil {
+			n++
+		}
+	}
+	if n >= maxKeys {
+		return Key{}, fmt.Errorf("add password: the vault has %d keys already, remove one", n)
+	}
+	return v.addPassword(ctx, password, label, DefaultKDF(), now.UTC().Truncate(time.Second))
+}
+
+func (v *Vault) addPassword(ctx context.Context, password []byte, label string, kdf KDF, now time.Time) (Key, error) {
+	if len(password) == 0 {
+		return Key{}, errors.New("add password: it is empty")
+	}
+	if _, looksLike, _ := parseRecovery(password); looksLike {
+		return Key{}, errors.New("add password: it looks like a recovery key")
+	}
+	return v.addKey(ctx, Key{Kind: KindPassword, Label: label, Created: now, KDF: kdf}, password)
+}
+
+func (v *Vault) addKey(ctx context.Context, key Key, secret []byte) (Key, error) {
+	if err := checkLabel(key.Label); err != nil {
+		return Key{}, fmt.Errorf("add key: %w", err)
+	}
+	key.ID, key.KDF = id.NewKey(), key.KDF.withSalt()
+	text, err := wrap(v.Keys, key, secret)
+	if err != nil {
+		return Key{}, err
+	}
+	if err := v.Store.PutNew(ctx, KeyName(key.ID), int64(len(text)), bytes.NewReader(text)); err != nil {
+		return Key{}, fmt.Errorf("add key %s: %w", id.Short(key.ID), err)
+	}
+	return key, nil
+}
+
+// RemoveKey takes a password or the recovery key away, unless it is the last
+// key. Whoever copied the object before, and knows its password, still opens it.
+func (v *Vault) RemoveKey(ctx context.Context, k id.Key) error {
+	others := 0
+	for e, err := range v.envelopes(ctx) {
+		if err == nil && e.ID != k {
+			others++
+		}
+	}
+	if others == 0 {
+		return fmt.Errorf("remove key %s: it is the last one", id.Short(k))
+	}
+	if err := v.Store.Delete(ctx, KeyName(k)); err != nil {
+		return fmt.Errorf("remove key %s: %w", id.Short(k), err)
+	}
+	return nil
+}
+
+// ReadKeys lists the keys of the vault that c describes, in order of their ids;
+// no key is needed. Objects that are damaged or newer come as errors, with the
+// object named, and the listing goes on. Keys of other vaults are left out.
+func ReadKeys(ctx context.Context, st store.Store, c Config) iter.Seq2[Key, error] {
+	return func(yield func(Key, error) bool) {
+		v := &Vault{ID: c.ID, Config: c, Store: st}
+		for e, err := range v.envelopes(ctx) {
+			if err != nil {
+				if !yield(Key{}, err) {
+					return
+				}
+				continue
+			}
+			if !yield(e.key(), nil) {
+				return
+			}
+		}
+	}
+}
