@@ -1,0 +1,184 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Delivery is a message as a worker holds it, until it is settled by exactly one
+// of Forward (through [Worker.Pump] or [Worker.Forward]), Done or a fault.
+type Delivery struct {
+	*Message
+	Tries    uint64    // 1 at the first delivery
+	QueuedAt time.Time // when it was published
+
+	w   *Worker
+	msg jetstream.Msg
+}
+
+// Live reports whether the parcel's bytes are still its own. Ask before reading
+// them and again after: only the second answer says that what was read was true.
+func (d *Delivery) Live() bool {
+	if d.w.Arena.Live(d.Parcel.Claim) {
+		return true
+	}
+	d.w.Meter.stale.Add(1)
+	return false
+}
+
+// Bytes is what the parcel's claim holds.
+func (d *Delivery) Bytes() []byte {
+	c := d.Parcel.Claim
+	if !d.w.Arena.Valid(c) {
+		return nil
+	}
+	return d.w.Arena.Bytes(c.Slot)[:c.Length]
+}
+
+// Done settles a message with nothing to follow it.
+func (d *Delivery) Done() error {
+	d.w.forget(d)
+	if err := d.msg.Ack(); err != nil {
+		return fmt.Errorf("acknowledge: %w", err)
+	}
+	return nil
+}
+
+func (d *Delivery) giveBack() {
+	d.w.forget(d)
+	_ = d.msg.Nak()
+}
+
+// Next waits for a message. It returns io-like io.EOF semantics through ok:
+// false means that the worker drains or ctx is over, and nothing more comes.
+func (w *Worker) Next(ctx context.Context) (*Delivery, bool) {
+	defer w.Meter.enter(starved)()
+	select {
+	case d, ok := <-w.queue:
+		return d, ok
+	case <-ctx.Done():
+		return nil, false
+	}
+}
+
+// TryNext is Next that waits at most this long; nil, true means nothing came.
+func (w *Worker) TryNext(ctx context.Context, wait time.Duration) (*Delivery, bool) {
+	defer w.Meter.enter(starved)()
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case d, ok := <-w.queue:
+		return d, ok
+	case <-ctx.Done():
+		return nil, false
+	case <-t.C:
+		return nil, true
+	}
+}
+
+// Acquire takes a free slot of the pool, waiting for one if need be.
+func (w *Worker) Acquire(ctx context.Context, c Pool) (Slot, error) {
+	if s, ok := w.Arena.TryAcquire(c, w.Config.Worker); ok {
+		return s, nil
+	}
+	defer w.Meter.enter(blocked)()
+	return w.Arena.Acquire(ctx, c, w.Config.Worker)
+}
+
+// Send stores a message in the queue of a stage and returns when the server has
+// it. A full queue (see [MaxQueued]) is waited for; other failures are tried
+// again for a while: a second copy does no harm.
+func (w *Worker) Send(ctx context.Context, to string, m *Message) error {
+	b, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	pause := 2 * time.Millisecond
+	for since := time.Now(); ; {
+		_, err := w.js.Publish(ctx, Subject(w.Config.Job, to), b)
+		if err == nil {
+			return nil
+		}
+		if full := queueFull(err); ctx.Err() != nil || (!full && time.Since(since) > 20*time.Second) {
+			return fmt.Errorf("send to %s: %w", to, err)
+		}
+		leave := w.Meter.enter(blocked)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		leave()
+		pause = min(2*pause, 100*time.Millisecond)
+	}
+}
+
+func queueFull(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == jetstream.ErrorCode(10077) || api.Code == 503 && api.Description == "maximum messages per subject exceeded")
+}
+
+// handOver is a parcel on its way downstream.
+type handOver struct {
+	d      *Delivery
+	to     string
+	m      *Message
+	future jetstream.PubAckFuture
+}
+
+func (w *Worker) publish(d *Delivery, to string, m *Message) (handOver, error) {
+	b, err := m.Encode()
+	if err != nil {
+		return handOver{}, err
+	}
+	f, err := w.js.PublishAsync(Subject(w.Config.Job, to), b)
+	if err != nil {
+		return handOver{}, fmt.Errorf("send to %s: %w", to, err)
+	}
+	return handOver{d: d, to: to, m: m, future: f}, nil
+}
+
+// finish waits until the server has the message, then lets go of what the
+// upstream message held. A crash before the acknowledgement upstream repeats the
+// parcel; a crash before the release leaves the slot to the repeated parcel,
+// which finds it live and goes through, or stale and is dropped. Nothing leaks:
+// a slot marked full always has a message.
+func (w *Worker) finish(ctx context.Context, h handOver) error {
+	select {
+	case <-h.future.Ok():
+	case <-h.future.Err():
+		if err := w.Send(ctx, h.to, h.m); err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	w.settled(h.d, h.m)
+	return h.d.Done()
+}
+
+func (w *Worker) settled(d *Delivery, m *Message) {
+	var next Claim
+	if p := m.Parcel; p != nil {
+		next = p.Claim
+		w.Meter.out(uint64(next.Length))
+	}
+	if !next.IsZero() {
+		w.Arena.Promote(next)
+	}
+	if d.Parcel != nil && !d.Parcel.Claim.IsZero() && d.Parcel.Claim != next {
+		w.Arena.Release(d.Parcel.Claim)
+	}
+}
+
+// Forward hands a parcel on and settles the delivery it came from, in one step.
+func (w *Worker) Forward(ctx context.Context, d *Delivery, to string, m *Message) error {
+	h, err := w.publish(d, to, m)
+	if err != nil {
+		return err
+	}
+	return w.finish(ctx, h)
+}

@@ -1,0 +1,68 @@
+package flow
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Class says what happens next after an error. The value crosses process
+// borders: append only.
+type Class uint8
+
+// The classes.
+const (
+	Retry   Class = iota // give the message back, try later; after some tries: Park
+	Park                 // this guest gets no point; the others go on
+	Corrupt              // bytes disagree with their name: stop the job
+	Halt                 // the job cannot go on: the vault is full, gone or read-only
+)
+
+func (c Class) String() string {
+	switch c {
+	case Retry:
+		return "retry"
+	case Park:
+		return "park"
+	case Corrupt:
+		return "corrupt"
+	}
+	return "halt"
+}
+
+// Fault is an error as it travels between processes. Err, if set, is the cause
+// within this process; on the wire only Cause goes.
+type Fault struct {
+	Class  Class  `json:"class"`
+	Code   string `json:"code"`   // stable, for scripts: source_changed, vault_full, ...
+	Stage  string `json:"stage"`  // where it happened
+	Op     string `json:"op"`     // what was being done
+	Object string `json:"object"` // to what
+	Cause  string `json:"cause"`
+	Remedy string `json:"remedy"`
+	Disk   uint32 `json:"disk"`
+	Guest  uint32 `json:"guest"`
+	ByDisk bool   `json:"by_disk"` // Disk is meant, not Guest
+
+	Err error `json:"-"`
+}
+
+func (f *Fault) Error() string { return fmt.Sprintf("%s %s: %s", f.Op, f.Object, f.Cause) }
+
+func (f *Fault) Unwrap() error { return f.Err }
+
+// AsFault returns err as a Fault. An error that says nothing of itself halts the
+// job: going on after the unknown is how backups come to lie.
+func AsFault(err error, stage string) *Fault {
+	var f *Fault
+	if errors.As(err, &f) {
+		if f.Cause == "" && f.Err != nil {
+			f.Cause = f.Err.Error()
+		}
+		f.Stage = stage
+		return f
+	}
+	return &Fault{
+		Class: Halt, Code: "internal", Stage: stage, Op: "run stage", Object: stage, Cause: err.Error(),
+		Remedy: "look into the job's log; report it if the cause is not on this machine", Err: err,
+	}
+}

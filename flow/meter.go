@@ -1,0 +1,88 @@
+package flow
+
+import (
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// Meter is a worker's account of its time and work.
+type Meter struct {
+	since                 time.Time
+	state                 atomic.Int64 // what it is doing now
+	mark                  atomic.Int64 // since when, ns after since
+	spent                 [3]atomic.Int64
+	held                  atomic.Int64
+	inParcels, outParcels atomic.Uint64
+	inBytes, outBytes     atomic.Uint64
+	redelivered, stale    atomic.Uint64
+}
+
+const (
+	busy    = iota // working
+	starved        // waiting for a message
+	blocked        // waiting for room downstream
+)
+
+func (m *Meter) begin(now time.Time) { m.since = now }
+
+// enter switches the account to state and returns the way back. It is for the
+// worker's main goroutine.
+func (m *Meter) enter(state int64) (leave func()) {
+	before := m.change(state)
+	return func() { m.change(before) }
+}
+
+func (m *Meter) change(state int64) (before int64) {
+	now := int64(time.Since(m.since))
+	before = m.state.Swap(state)
+	m.spent[before].Add(now - m.mark.Swap(now))
+	return before
+}
+
+func (m *Meter) in(bytes uint64)  { m.inParcels.Add(1); m.inBytes.Add(bytes) }
+func (m *Meter) out(bytes uint64) { m.outParcels.Add(1); m.outBytes.Add(bytes) }
+
+// CountIn and CountOut are for stages that do not go through Pump.
+func (m *Meter) CountIn(bytes uint64) { m.in(bytes) }
+
+// CountOut counts a parcel that left, with its bytes.
+func (m *Meter) CountOut(bytes uint64) { m.out(bytes) }
+
+// Status is what a worker says of itself four times a second. Times add up to
+// its age. Counters only grow.
+type Status struct {
+	Stage       string `json:"stage"`
+	Worker      uint32 `json:"worker"`
+	PID         int    `json:"pid"`
+	Final       bool   `json:"final"`
+	Held        int64  `json:"held"`
+	BusyNS      int64  `json:"busy_ns"`
+	StarvedNS   int64  `json:"starved_ns"`
+	BlockedNS   int64  `json:"blocked_ns"`
+	InParcels   uint64 `json:"in_parcels"`
+	OutParcels  uint64 `json:"out_parcels"`
+	InBytes     uint64 `json:"in_bytes"`
+	OutBytes    uint64 `json:"out_bytes"`
+	Redelivered uint64 `json:"redelivered"`
+	Stale       uint64 `json:"stale"`
+	Fault       *Fault `json:"fault,omitempty"`
+}
+
+func (w *Worker) status() Status {
+	m := &w.Meter
+	var spent [3]int64
+	for i := range spent {
+		spent[i] = m.spent[i].Load()
+	}
+	// The running state's time is added as of now; a switch in between moves at
+	// most these few nanoseconds from one state to another.
+	spent[m.state.Load()] += int64(time.Since(m.since)) - m.mark.Load()
+	return Status{
+		Stage: w.Config.Stage, Worker: w.Config.Worker, PID: os.Getpid(), Held: m.held.Load(),
+		BusyNS: spent[busy], StarvedNS: spent[starved], BlockedNS: spent[blocked],
+		InParcels: m.inParcels.Load(), OutParcels: m.outParcels.Load(),
+		InBytes: m.inBytes.Load(), OutBytes: m.outBytes.Load(),
+		Redelivered: m.redelivered.Load(), Stale: m.stale.Load(),
+	}
+}

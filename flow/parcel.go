@@ -1,0 +1,145 @@
+package flow
+
+import (
+	"fmt"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/id"
+)
+
+// Claim is a hold on bytes in the arena. The zero Claim holds nothing
+// (generations begin at 1).
+type Claim struct {
+	Slot       uint32 `json:"s"`
+	Generation uint32 `json:"g"`
+	Length     uint32 `json:"n"` // bytes used, from the slot's start
+}
+
+// IsZero reports whether nothing is claimed.
+func (c Claim) IsZero() bool { return c.Generation == 0 }
+
+// Passes of a parcel.
+const (
+	PassBackup  = 0 // what is stored
+	PassRecheck = 1 // read again at the end, to see that the image held still
+)
+
+// Run is a range of a disk, in bytes.
+type Run struct {
+	Offset int64 `json:"o"`
+	Length int64 `json:"n"`
+}
+
+// Parcel is the unit of work between stages: one or more whole cells of one
+// disk, with what the stages have found out so far. Its identity is job (known
+// from the stream), Disk, Number and Pass.
+type Parcel struct {
+	Disk   uint32 `json:"d"` // ordinal of the disk in the job
+	Number uint32 `json:"p"` // Offset divided by the job's parcel size
+	Pass   uint8  `json:"a"`
+	Fresh  bool   `json:"f,omitempty"` // take nothing as known: an earlier answer did not resolve
+	Offset int64  `json:"o"`           // of its first byte in the disk
+	Length int64  `json:"l"`
+
+	Runs   []Run  `json:"r,omitempty"` // snapshot: where data may be; the rest is holes
+	Claim  Claim  `json:"c"`           // reader: raw bytes; seal: sealed bytes
+	Pieces Pieces `json:"x,omitempty"` // chunker, delta, seal, uploader: see Piece
+	Packs  []Pack `json:"k,omitempty"` // uploader: where the new pieces went
+}
+
+// Pack is a durable pack as the uploader reports it.
+type Pack struct {
+	Name   id.Object `json:"name"`
+	Size   int64     `json:"size"`
+	Chunks uint32    `json:"chunks"`
+	Raw    int64     `json:"raw"` // of its chunks, before compression
+}
+
+// Same reports whether both are the same work, though perhaps at another stage.
+func (p *Parcel) Same(q *Parcel) bool {
+	return p.Disk == q.Disk && p.Number == q.Number && p.Pass == q.Pass
+}
+
+func (p *Parcel) String() string {
+	return fmt.Sprintf("parcel %d of disk %d (pass %d)", p.Number, p.Disk, p.Pass)
+}
+
+// Plan is what snapshot tells the indexer before the parcels of a guest: the
+// facts, and in them how many parcels each disk has.
+type Plan struct {
+	Guest   uint32         `json:"guest"`   // ordinal in the job
+	Facts   []byte         `json:"facts"`   // events.EncodeRecords
+	Recheck []RecheckEntry `json:"recheck"` // parcels that will come a second time
+}
+
+// RecheckEntry names a parcel that is read twice.
+type RecheckEntry struct {
+	Disk   uint32 `json:"d"`
+	Number uint32 `json:"p"`
+}
+
+// Ask is what the indexer wants of snapshot.
+type Ask struct {
+	Guest   uint32         `json:"guest"`
+	Confirm bool           `json:"confirm,omitempty"` // say whether the images held still
+	Release bool           `json:"release,omitempty"` // the guest is settled: let go
+	Reread  []RecheckEntry `json:"reread,omitempty"`  // send these again
+	Fresh   bool           `json:"fresh,omitempty"`   // ... and have nothing taken as known
+}
+
+// Answer is snapshot's reply.
+type Answer struct {
+	Guest     uint32 `json:"guest"`
+	Confirmed bool   `json:"confirmed,omitempty"` // the images held still
+	Released  bool   `json:"released,omitempty"`
+	Facts     []byte `json:"facts,omitempty"`
+}
+
+// Message is what travels: exactly one of its fields is set.
+type Message struct {
+	Parcel *Parcel `json:"parcel,omitempty"`
+	Plan   *Plan   `json:"plan,omitempty"`
+	Ask    *Ask    `json:"ask,omitempty"`
+	Answer *Answer `json:"answer,omitempty"`
+	Fault  *Fault  `json:"fault,omitempty"`
+}
+
+// Encode returns the wire form.
+func (m *Message) Encode() ([]byte, error) {
+	b, err := events.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode a message: %w", err)
+	}
+	if len(b) > MaxMessage {
+		return nil, fmt.Errorf("encode a message: %d bytes, at most %d are carried", len(b), MaxMessage)
+	}
+	return b, nil
+}
+
+// DecodeMessage reads a wire form through the bounded decoder.
+func DecodeMessage(b []byte) (*Message, error) {
+	m := &Message{}
+	if err := events.Unmarshal(b, m); err != nil {
+		return nil, fmt.Errorf("decode a message of %d bytes: %w", len(b), err)
+	}
+	set := 0
+	for _, is := range []bool{m.Parcel != nil, m.Plan != nil, m.Ask != nil, m.Answer != nil, m.Fault != nil} {
+		if is {
+			set++
+		}
+	}
+	if set != 1 {
+		return nil, fmt.Errorf("decode a message: %d contents in it, not one", set)
+	}
+	if p := m.Parcel; p != nil {
+		if p.Length < 1 || p.Length > 1<<30 || p.Offset < 0 || p.Offset > 1<<62 {
+			return nil, fmt.Errorf("decode a message: %s covers %d bytes at %d", p, p.Length, p.Offset)
+		}
+		for _, r := range p.Runs {
+			if r.Length < 1 || r.Offset < p.Offset || r.Offset-p.Offset > p.Length-r.Length {
+				return nil, fmt.Errorf("decode a message: %s does not hold its run at %d", p, r.Offset)
+			}
+		}
+	}
+	return m, nil
+}

@@ -1,0 +1,120 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Step turns a parcel into the next one. It returns the stage to send to and
+// the parcel, or "" when the parcel is to be dropped (its claim was stale). slot
+// is a slot of the pool that Pump was given, to be filled if the returned
+// parcel's claim names it; otherwise Pump keeps it for the next parcel.
+type Step func(ctx context.Context, d *Delivery, slot Slot) (to string, out *Parcel, err error)
+
+const (
+	inFlight = 8 // hand-overs not yet confirmed by the server
+	maxTries = 5 // deliveries of a parcel that asks to be tried again
+)
+
+// Pump runs step over the stage's parcels until the worker drains or the job
+// stops. It takes the slot to be filled before it takes a message, so that no
+// message ages for want of room.
+func (w *Worker) Pump(ctx context.Context, pool Pool, step Step) error {
+	g, ctx := errgroup.WithContext(ctx)
+	out := make(chan handOver, inFlight)
+	g.Go(func() error {
+		for h := range out {
+			if err := w.finish(ctx, h); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	g.Go(func() error {
+		defer close(out)
+		return w.pump(ctx, pool, step, out)
+	})
+	return g.Wait()
+}
+
+func (w *Worker) pump(ctx context.Context, pool Pool, step Step, out chan<- handOver) error {
+	var slot Slot
+	for {
+		if pool != NoSlot && slot.Generation == 0 {
+			s, err := w.Acquire(ctx, pool)
+			if err != nil {
+				return err
+			}
+			slot = s
+		}
+		d, ok := w.Next(ctx)
+		if !ok {
+			if slot.Generation != 0 {
+				w.Arena.Release(Claim{Slot: slot.Number, Generation: slot.Generation})
+			}
+			return ctx.Err()
+		}
+		h, err := w.step(ctx, d, slot, step)
+		if err != nil {
+			return err
+		}
+		if h.future == nil {
+			continue // dropped or settled as a fault
+		}
+		if p := h.m.Parcel; p != nil && p.Claim.Slot == slot.Number && p.Claim.Generation == slot.Generation {
+			slot = Slot{}
+		}
+		leave := w.Meter.enter(blocked)
+		select {
+		case out <- h:
+			leave()
+		case <-ctx.Done():
+			leave()
+			return ctx.Err()
+		}
+	}
+}
+
+func (w *Worker) step(ctx context.Context, d *Delivery, slot Slot, step Step) (handOver, error) {
+	if d.Parcel == nil {
+		return handOver{}, &Fault{Class: Corrupt, Code: "bad_message", Op: "receive", Object: w.Config.Stage, Cause: "a message without a parcel", Remedy: "report this"}
+	}
+	w.Meter.in(uint64(d.Parcel.Claim.Length))
+	leave := w.Meter.enter(busy)
+	to, parcel, err := step(ctx, d, slot)
+	leave()
+	switch {
+	case ctx.Err() != nil:
+		return handOver{}, ctx.Err()
+	case err != nil:
+		return handOver{}, w.Settle(ctx, d, err)
+	case to == "":
+		return handOver{}, d.Done()
+	}
+	return w.publish(d, to, &Message{Parcel: parcel})
+}
+
+// Settle decides what becomes of a message that could not be handled. A nil
+// result means that it is settled and the stage goes on; an error stops the
+// worker, and with it the job.
+func (w *Worker) Settle(ctx context.Context, d *Delivery, err error) error {
+	f := AsFault(err, w.Config.Stage)
+	if d.Parcel != nil && !f.ByDisk {
+		f.ByDisk, f.Disk = true, d.Parcel.Disk
+	}
+	switch {
+	case f.Class == Retry && d.Tries < maxTries:
+		w.forget(d)
+		if err := d.msg.NakWithDelay(Heartbeat); err != nil {
+			return fmt.Errorf("give a message back: %w", err)
+		}
+		return nil
+	case f.Class == Retry || f.Class == Park:
+		return w.Forward(ctx, d, Indexer, &Message{Fault: f})
+	}
+	w.Alarm(f)
+	return errors.Join(f)
+}

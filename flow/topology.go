@@ -1,0 +1,123 @@
+package flow
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/millrace-backup/millrace/id"
+)
+
+// The stages, as they are named on the command line, in subjects and in facts.
+const (
+	Snapshot = "snapshot"
+	Reader   = "reader"
+	Chunker  = "chunker"
+	Delta    = "delta"
+	Seal     = "seal"
+	Uploader = "uploader"
+	Indexer  = "indexer"
+)
+
+// Stages lists the stages in the order in which parcels pass them.
+func Stages() []string {
+	return []string{Snapshot, Reader, Chunker, Delta, Seal, Uploader, Indexer}
+}
+
+// Single reports whether a stage runs as exactly one worker: snapshot holds the
+// freeze, indexer holds the journal.
+func Single(stage string) bool { return stage == Snapshot || stage == Indexer }
+
+// hops says to whom a stage may send, apart from the indexer, to whom everyone
+// may (delta skips seal and uploader when a parcel holds nothing new, and a
+// parcel that cannot be done ends at the indexer as a fault).
+var hops = map[string][]string{
+	Snapshot: {Reader},
+	Reader:   {Chunker},
+	Chunker:  {Delta},
+	Delta:    {Seal},
+	Seal:     {Uploader},
+	Uploader: {},
+	Indexer:  {Snapshot},
+}
+
+// Targets returns the stages that stage may send messages to.
+func Targets(stage string) []string {
+	to := slices.Clone(hops[stage])
+	if stage != Indexer {
+		to = append(to, Indexer)
+	}
+	return to
+}
+
+// Queue settings of a job, the same for every stage. See the spike's figures in
+// docs/adr for where they come from.
+const (
+	// AckWait is how long the server waits for a heartbeat before it gives a
+	// message to another worker.
+	AckWait = time.Second
+	// Heartbeat is how often a worker says it still holds a message.
+	Heartbeat = AckWait / 4
+	// MaxAckPending bounds the messages held per stage; the uploader holds
+	// every parcel of an unfinished pack.
+	MaxAckPending = 128
+	// MaxQueued bounds the messages waiting per stage: the plan of a huge disk
+	// is sent as room appears.
+	MaxQueued = 512
+	// MaxMessage bounds a message's size in bytes.
+	MaxMessage = 8 << 20
+)
+
+// Stream is the name of a job's work queue.
+func Stream(job id.Job) string { return "J_" + job.String() }
+
+// FactStream is the name of a job's live copy of ledger facts.
+func FactStream(job id.Job) string { return "F_" + job.String() }
+
+// FactSubject is where the job's facts are published once they are in the vault.
+func FactSubject(job id.Job) string { return "f." + job.String() }
+
+// Subject is where messages for a stage are published.
+func Subject(job id.Job, stage string) string { return "j." + job.String() + "." + stage }
+
+// Subjects matches the subjects of all stages of a job.
+func Subjects(job id.Job) string { return "j." + job.String() + ".*" }
+
+// StatusSubject is where a worker says how it is doing.
+func StatusSubject(job id.Job, worker uint32) string {
+	return fmt.Sprintf("w.%s.%d", job, worker)
+}
+
+// ProgressSubject is where the indexer says how far the job is.
+func ProgressSubject(job id.Job) string { return "p." + job.String() }
+
+// Allowed is what one worker may publish and subscribe to; the server enforces it.
+type Allowed struct{ Publish, Subscribe []string }
+
+// Permissions returns the rights of one worker: to receive its own stage's
+// messages, to send to its successors, to report, and nothing else. The
+// uploader may also read the queue's counts, to know when nothing more is coming.
+func Permissions(job id.Job, stage string, worker uint32) Allowed {
+	s := Stream(job)
+	a := Allowed{
+		Publish: []string{
+			"$JS.API.CONSUMER.INFO." + s + "." + stage,
+			"$JS.API.CONSUMER.MSG.NEXT." + s + "." + stage,
+			"$JS.ACK." + s + "." + stage + ".>",
+			StatusSubject(job, worker),
+		},
+		Subscribe: []string{inbox(worker) + ".>"},
+	}
+	for _, to := range Targets(stage) {
+		a.Publish = append(a.Publish, Subject(job, to))
+	}
+	switch stage {
+	case Uploader:
+		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s)
+	case Indexer:
+		a.Publish = append(a.Publish, FactSubject(job), ProgressSubject(job))
+	}
+	return a
+}
+
+func inbox(worker uint32) string { return fmt.Sprintf("_INBOX_%d", worker) }

@@ -1,0 +1,250 @@
+package flow
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Worker is one process's place in the flow: its queue, its arena, its account.
+// Receiving is for one goroutine; the rest may be used from several.
+type Worker struct {
+	Config Config
+	Arena  *Arena
+	Meter  Meter
+
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	consumer jetstream.Consumer
+	queue    chan *Delivery
+
+	mu   sync.Mutex
+	held map[*Delivery]struct{} // everything received and not yet settled: heartbeats go out for these
+
+	drain     chan struct{} // closed when the conductor asks us to leave
+	drainOnce sync.Once
+}
+
+// Prefetch is how many messages a worker asks for ahead of need. More only makes
+// a killed worker take more parcels with it.
+const Prefetch = 3
+
+// Connect joins the flow as cfg says. control is the rest of standard input: its
+// end is the conductor's death, and then the process leaves at once, because
+// whatever it would still do nobody can account for.
+func Connect(ctx context.Context, cfg Config, control *bufio.Reader) (*Worker, error) {
+	arena, err := OpenArena(os.NewFile(uintptr(cfg.Arena), "arena"))
+	if err != nil {
+		return nil, err
+	}
+	nc, err := nats.Connect(cfg.URL, nats.UserInfo(cfg.User, string(cfg.Password)),
+		nats.Name(fmt.Sprintf("%s-%d", cfg.Stage, cfg.Worker)), nats.CustomInboxPrefix(inbox(cfg.Worker)),
+		nats.MaxReconnects(20), nats.ReconnectWait(100*time.Millisecond), nats.Timeout(10*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
+	}
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(64), jetstream.WithPublishAsyncTimeout(30*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	consumer, err := js.Consumer(ctx, Stream(cfg.Job), cfg.Stage)
+	if err != nil {
+		return nil, fmt.Errorf("open the queue of %s: %w", cfg.Stage, err)
+	}
+	w := &Worker{
+		Config: cfg, Arena: arena, nc: nc, js: js, consumer: consumer,
+		queue: make(chan *Delivery), held: map[*Delivery]struct{}{}, drain: make(chan struct{}),
+	}
+	w.Meter.begin(time.Now())
+	go w.listen(control)
+	go w.receive(ctx)
+	go w.beat(ctx)
+	w.report(false)
+	return w, nil
+}
+
+// Close leaves the flow: what has been sent is flushed, what is held and not
+// acknowledged goes to somebody else.
+func (w *Worker) Close() error {
+	w.report(true)
+	err := w.nc.FlushTimeout(2 * time.Second)
+	w.nc.Close()
+	return errors.Join(err, w.Arena.Close())
+}
+
+// Draining is closed when the worker has been asked to finish and leave.
+func (w *Worker) Draining() <-chan struct{} { return w.drain }
+
+func (w *Worker) listen(control *bufio.Reader) {
+	for {
+		line, err := control.ReadString('\n')
+		if strings.TrimSpace(line) == Drain {
+			w.drainOnce.Do(func() { close(w.drain) })
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				fmt.Fprintln(os.Stderr, "control pipe:", err)
+			}
+			os.Exit(3) // the conductor is gone; see Connect
+		}
+	}
+}
+
+// receive keeps a few messages at hand. It asks only for as many as there is
+// room for, and holds (with heartbeats) whatever it has got.
+func (w *Worker) receive(ctx context.Context) {
+	defer close(w.queue)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-w.drain:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	for ctx.Err() == nil {
+		pull, done := context.WithTimeout(ctx, 5*time.Second)
+		batch, err := w.consumer.Fetch(Prefetch, jetstream.FetchContext(pull))
+		if err == nil {
+			for msg := range batch.Messages() {
+				w.offer(ctx, msg)
+			}
+			err = batch.Error()
+		}
+		done()
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond): // a server that is busy or gone
+			}
+		}
+	}
+}
+
+func (w *Worker) offer(ctx context.Context, msg jetstream.Msg) {
+	d := w.accept(msg)
+	if d == nil {
+		return
+	}
+	select {
+	case w.queue <- d:
+	case <-ctx.Done():
+		d.giveBack()
+	}
+}
+
+func (w *Worker) accept(msg jetstream.Msg) *Delivery {
+	d := &Delivery{w: w, msg: msg, Tries: 1}
+	if meta, err := msg.Metadata(); err == nil {
+		d.Tries = meta.NumDelivered
+		d.QueuedAt = meta.Timestamp
+	}
+	w.mu.Lock()
+	w.held[d] = struct{}{}
+	n := len(w.held)
+	w.mu.Unlock()
+	w.Meter.held.Store(int64(n))
+	if d.Tries > 1 {
+		w.Meter.redelivered.Add(1)
+	}
+	m, err := DecodeMessage(msg.Data())
+	if err != nil {
+		// Only our own workers can publish here. A message that does not decode
+		// is a bug or a forgery; the parcel it stood for is read again.
+		w.Alarm(&Fault{Class: Corrupt, Code: "bad_message", Stage: w.Config.Stage, Op: "receive", Object: msg.Subject(), Cause: err.Error(), Remedy: "report this; run the job again"})
+		_ = msg.Term()
+		w.forget(d)
+		return nil
+	}
+	d.Message = m
+	if m.Parcel != nil && !m.Parcel.Claim.IsZero() {
+		w.Arena.Promote(m.Parcel.Claim)
+	}
+	return d
+}
+
+func (w *Worker) forget(d *Delivery) {
+	w.mu.Lock()
+	delete(w.held, d)
+	n := len(w.held)
+	w.mu.Unlock()
+	w.Meter.held.Store(int64(n))
+}
+
+// beat tells the server which messages are still being worked on, and the
+// conductor how the worker is doing.
+func (w *Worker) beat(ctx context.Context) {
+	tick := time.NewTicker(Heartbeat)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		w.mu.Lock()
+		held := make([]*Delivery, 0, len(w.held))
+		for d := range w.held {
+			held = append(held, d)
+		}
+		w.mu.Unlock()
+		for _, d := range held {
+			_ = d.msg.InProgress() // a lost heartbeat means a duplicate, which everyone can take
+		}
+		w.report(false)
+	}
+}
+
+// Alarm tells the conductor at once, past the queue, that the job must stop.
+func (w *Worker) Alarm(f *Fault) {
+	s := w.status()
+	s.Fault = f
+	w.publishStatus(s)
+	_ = w.nc.FlushTimeout(time.Second)
+}
+
+func (w *Worker) report(final bool) {
+	s := w.status()
+	s.Final = final
+	w.publishStatus(s)
+}
+
+func (w *Worker) publishStatus(s Status) {
+	if b, err := events.Marshal(s); err == nil {
+		_ = w.nc.Publish(StatusSubject(w.Config.Job, w.Config.Worker), b)
+	}
+}
+
+// Publish sends b on a plain subject, without storing it. For progress.
+func (w *Worker) Publish(subject string, b []byte) error { return w.nc.Publish(subject, b) }
+
+// JetStream is for the ledger's live copy.
+func (w *Worker) JetStream() jetstream.JetStream { return w.js }
+
+// Queued counts the messages of the job that wait or are held, per stage.
+func (w *Worker) Queued(ctx context.Context) (map[string]uint64, error) {
+	s, err := w.js.Stream(ctx, Stream(w.Config.Job))
+	if err != nil {
+		return nil, fmt.Errorf("look at the queue: %w", err)
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(Subjects(w.Config.Job)))
+	if err != nil {
+		return nil, fmt.Errorf("look at the queue: %w", err)
+	}
+	out := map[string]uint64{}
+	for _, stage := range Stages() {
+		out[stage] = info.State.Subjects[Subject(w.Config.Job, stage)]
+	}
+	return out, nil
+}
