@@ -1,0 +1,38 @@
+# The verbs of this repository. Two of them are enough to begin with:
+#
+#   make demo    the whole story on this machine, without root
+#   make test    installs what is missing (as root on Debian) and runs everything
+
+GO ?= go
+FUZZTIME ?= 30s
+
+.PHONY: build demo test check race fuzz update bench-peers
+
+build:            ## the one binary, ./millrace
+	$(GO) build -trimpath -o millrace ./cmd/millrace
+
+demo: build       ## back up, change, back up again, restore, compare, show the timeline
+	./millrace demo
+
+test:             ## everything CI runs
+	bash scripts/test.sh
+
+check:            ## seconds: format, vet for both systems, the rules of the tree
+	@test -z "$$(gofmt -l .)" || { gofmt -l . ; echo "run gofmt -w on the files above"; exit 1; }
+	$(GO) vet ./...
+	GOOS=windows $(GO) vet ./...
+	$(GO) test ./rules
+
+race:             ## all tests of the module under the race detector
+	$(GO) test -race ./...
+
+fuzz:             ## every fuzz target for FUZZTIME each
+	bash scripts/fuzz.sh $(FUZZTIME)
+
+update:           ## write golden files anew; read the diff before committing it
+	@for p in $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -r -n 1 dirname | sort -u); do \
+		$(GO) test "$$p" -update || exit 1; done
+	git diff --stat
+
+bench-peers: build  ## millrace beside restic and borg on an image of real files
+	$(GO) run ./bench/peers -millrace ./millrace

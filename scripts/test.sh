@@ -1,0 +1,51 @@
+#!/bin/bash
+# Everything that must hold before a change lands; CI runs just this. On Debian,
+# as root, it installs the programs that tests use as oracles (QEMU, e2fsprogs)
+# and peers; elsewhere tests that need one skip, and the skips are listed at the
+# end. About ten minutes on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
+
+packages="git gcc libc6-dev qemu-utils qemu-system-x86 syslinux syslinux-common mtools xz-utils
+  busybox-static cpio e2fsprogs restic borgbackup"
+if command -v dpkg-query >/dev/null; then
+  missing=
+  for p in $packages; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing="$missing $p"
+  done
+  # The guest of the tests fetches its kernel with apt-get, which needs lists too.
+  if [ "$(id -u)" = 0 ] && { [ -n "$missing" ] || ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; }; then
+    say "installing:$missing"
+    apt-get -q update >/dev/null
+    # shellcheck disable=SC2086 # a list of words
+    [ -z "$missing" ] || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >/dev/null
+  elif [ -n "$missing" ]; then
+    echo "not installed, and this is not root:$missing"
+  fi
+fi
+race=-race
+[ "$(go env CGO_ENABLED)" = 1 ] && command -v gcc >/dev/null || { race=; echo "no C compiler: the race detector is left out"; }
+
+say "format"
+unformatted=$(gofmt -l .)
+[ -z "$unformatted" ] || { echo "gofmt would change: $unformatted"; exit 1; }
+
+say "vet"
+go vet ./...
+
+say "vet and build for Windows"
+GOOS=windows go vet ./...
+GOOS=windows go build ./...
+
+status=0
+say "tests${race:+ under the race detector}"
+go test $race -count=1 -timeout 14m -json ./... | go run ./bench/testreport || status=1
+
+for mod in $(git ls-files '*/go.mod'); do
+  say "nested module ${mod%/go.mod}"
+  (cd "${mod%/go.mod}" && go vet ./... && go test -count=1 -json ./...) | go run ./bench/testreport || status=1
+done
+
+say "finished: $([ $status = 0 ] && echo 'all well' || echo 'SOMETHING FAILED, see above')"
+exit $status
