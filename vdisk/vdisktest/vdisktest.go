@@ -78,7 +78,7 @@ func Cover(extents []vdisk.Extent, from, to int64) error {
 // between from and to.
 func Equal(a, b io.ReaderAt, from, to int64) error {
 	const step = 1 << 20
-	x, y := make([]byte, step), make([]byte, step)
+	x, y := make([]byte, min(step, to-from)), make([]byte, min(step, to-from))
 	for off := from; off < to; off += step {
 		n := min(step, to-off)
 		if err := fill(a, x[:n], off); err != nil {

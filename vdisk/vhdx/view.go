@@ -3,7 +3,6 @@ package vhdx
 import (
 	"cmp"
 	"context"
-	"io"
 	"iter"
 	"slices"
 	"sort"
@@ -109,24 +108,31 @@ func (v *view) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // extents maps the bytes off..end of the replayed file. What the log changed
-// is data.
+// is data; what it added to the end of the file is zero.
 func (v *view) extents(ctx context.Context, off, end int64) iter.Seq2[vdisk.Extent, error] {
-	if len(v.touching(off, end)) > 0 {
-		return func(yield func(vdisk.Extent, error) bool) {
-			yield(vdisk.Extent{Offset: off, Length: end - off, Kind: vdisk.Data}, nil)
-		}
-	}
-	stored := max(off, min(end, v.file.Size()))
 	return func(yield func(vdisk.Extent, error) bool) {
-		if stored > off {
-			for e, err := range v.file.Extents(ctx, off, stored) {
-				if !yield(e, err) || err != nil {
-					return
-				}
+		for _, p := range v.touching(off, end) {
+			from, to := max(off, p.offset), min(end, p.end)
+			if !v.unchanged(ctx, off, from, yield) ||
+				!yield(vdisk.Extent{Offset: from, Length: to - from, Kind: vdisk.Data}, nil) {
+				return
 			}
+			off = to
 		}
-		yield(vdisk.Extent{Offset: stored, Length: end - stored, Kind: vdisk.Zero}, nil)
+		v.unchanged(ctx, off, end, yield)
 	}
 }
 
-var _ io.ReaderAt = (*view)(nil)
+// unchanged yields what the file itself has from off to end. It reports
+// whether to go on.
+func (v *view) unchanged(ctx context.Context, off, end int64, yield func(vdisk.Extent, error) bool) bool {
+	stored := max(off, min(end, v.file.Size()))
+	if stored > off {
+		for e, err := range v.file.Extents(ctx, off, stored) {
+			if !yield(e, err) || err != nil {
+				return false
+			}
+		}
+	}
+	return yield(vdisk.Extent{Offset: stored, Length: end - stored, Kind: vdisk.Zero}, nil)
+}

@@ -1,0 +1,72 @@
+package open_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/open"
+)
+
+func write(t *testing.T, b []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestSignatures(t *testing.T) {
+	filler := bytes.Repeat([]byte{0xAA}, 4096)
+	for _, c := range []struct {
+		name   string
+		b      []byte
+		format string // option
+		want   string // "" when it must fail
+		err    error
+	}{
+		{"empty", nil, "", "raw", nil},
+		{"one byte", []byte("v"), "", "raw", nil},
+		{"short", []byte("vhdxfil"), "", "raw", nil},
+		{"no signature", filler, "", "raw", nil},
+		{"vhdx and nothing else", []byte("vhdxfile"), "", "", vdisk.ErrTruncated},
+		{"vhdx that is told to be raw", []byte("vhdxfile"), "raw", "raw", nil},
+		{"raw that is told to be vhdx", filler, "vhdx", "", vdisk.ErrFormat},
+		{"qcow2", []byte("QFI\xfb\x00\x00\x00\x03"), "", "", vdisk.ErrUnsupported},
+		{"vmdk", []byte("KDMV"), "", "", vdisk.ErrUnsupported},
+		{"dynamic vhd", append([]byte("conectix"), filler...), "", "", vdisk.ErrUnsupported},
+		{"fixed vhd", append(bytes.Clone(filler), append([]byte("conectix"), make([]byte, 504)...)...), "", "", vdisk.ErrUnsupported},
+		{"old fixed vhd", append(bytes.Clone(filler), append([]byte("conectix"), make([]byte, 503)...)...), "", "", vdisk.ErrUnsupported},
+		{"unknown option", filler, "floppy", "", vdisk.ErrUnsupported},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := write(t, c.b)
+			d, err := open.Path(path, open.Options{Format: c.format})
+			if !errors.Is(err, c.err) {
+				t.Fatalf("%v, want %v", err, c.err)
+			}
+			if err != nil {
+				if !strings.Contains(err.Error(), path) {
+					t.Errorf("%q does not name the file", err)
+				}
+				return
+			}
+			defer d.Close()
+			if d.Info().Format != c.want || d.Size() != int64(len(c.b)) || d.Info().VirtualSize != d.Size() {
+				t.Errorf("info %+v, size %d", d.Info(), d.Size())
+			}
+		})
+	}
+}
+
+func TestMissing(t *testing.T) {
+	if _, err := open.Path(filepath.Join(t.TempDir(), "none"), open.Options{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
