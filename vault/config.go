@@ -61,7 +61,7 @@ func (c Config) Verify(message, signature []byte) error {
 }
 
 // signedConfig is the JSON form: the fields of Config in their order, and the
-// signature last, because what is signed is the rest, see clearPart.
+// signature last, because what is signed is the rest, see allButLast.
 type signedConfig struct {
 	Config
 	Signature []byte `json:"signature"`
@@ -74,38 +74,38 @@ const configSigned = "millrace vault config\n"
 // encodeConfig returns the bytes of the "vault" object, signed with k.
 func encodeConfig(c Config, k *Keys) ([]byte, error) {
 	j := signedConfig{Config: c}
-	return encodeClosed(&j, func(covered []byte) (err error) {
-		j.Signature, err = k.Sign(append([]byte(configSigned), covered...))
-		return err
-	})
+	text, err := signJSON(&j, &j.Signature, configSigned, k)
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", ConfigName, err)
+	}
+	return text, nil
 }
 
-// encodeClosed marshals v twice: once to hand its clear part (everything but the
-// last member) to fill, which sets the last member, and once for good.
-func encodeClosed(v any, fill func(covered []byte) error) ([]byte, error) {
+// signJSON writes v, whose last member is what signature points to, and signs it
+// as being of the given kind: Ed25519 over kind ‖ allButLast(v).
+func signJSON(v any, signature *[]byte, kind string, k *Keys) ([]byte, error) {
 	text, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
-	covered, err := clearPart(text)
+	covered, err := allButLast(text)
 	if err != nil {
 		return nil, err
 	}
-	if err := fill(covered); err != nil {
+	if *signature, err = k.Sign(append([]byte(kind), covered...)); err != nil {
 		return nil, err
 	}
-	text, err = json.MarshalIndent(v, "", "  ")
-	if err != nil {
+	if text, err = json.MarshalIndent(v, "", "  "); err != nil {
 		return nil, err
 	}
 	return append(text, '\n'), nil
 }
 
-// clearPart is what the signature of a config and the seal of a key envelope
-// cover: the JSON object without white space between its tokens and without its
-// last member, members in the order they were written. So every field counts,
+// allButLast is what the signature of a config or a key, and the wrapping of a
+// key, cover: the JSON object without white space between its tokens and without
+// its last member, members in the order they were written. So every field counts,
 // later versions' too, and a file may be indented differently.
-func clearPart(text []byte) ([]byte, error) {
+func allButLast(text []byte) ([]byte, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, text); err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func parseConfig(text []byte) (Config, error) {
 	if err := json.Unmarshal(text, &j); err != nil {
 		return Config{}, damaged(ConfigName, "%v", err)
 	}
-	covered, err := clearPart(text)
+	covered, err := allButLast(text)
 	if err != nil {
 		return Config{}, damaged(ConfigName, "%v", err)
 	}

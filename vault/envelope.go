@@ -37,40 +37,69 @@ type Key struct {
 	KDF     KDF
 }
 
-// envelope is the JSON form of a keys/ object. "wrapped" is last because the
-// rest is what it is bound to, see clearPart.
+// envelope is the JSON form of a keys/ object. The order of the last two matters:
+// "signature" covers all before it, "wrapped" is bound to all before it; see
+// allButLast.
 type envelope struct {
-	Format  int       `json:"format"`
-	Vault   id.Vault  `json:"vault"`
-	ID      id.Key    `json:"id"`
-	Kind    string    `json:"kind"`
-	Label   string    `json:"label"`
-	Created time.Time `json:"created"`
-	KDF     KDF       `json:"kdf"`
-	Wrapped []byte    `json:"wrapped"`
+	Format    int       `json:"format"`
+	Vault     id.Vault  `json:"vault"`
+	ID        id.Key    `json:"id"`
+	Kind      string    `json:"kind"`
+	Label     string    `json:"label"`
+	Created   time.Time `json:"created"`
+	KDF       KDF       `json:"kdf"`
+	Wrapped   []byte    `json:"wrapped"`
+	Signature []byte    `json:"signature"`
 
-	clear []byte // as read
+	bound []byte // what the wrapping is bound to, as read
 }
 
-// wrap returns the bytes of the keys/ object that lets secret open k's vault.
-func wrap(k *Keys, key Key, secret []byte) ([]byte, error) {
+// keySigned is what the signature of a key begins with.
+const keySigned = "millrace vault key\n"
+
+// encodeKey returns the bytes of the keys/ object that lets secret open k's
+// vault. It is signed, so that damage shows without any secret: what is intact
+// and does not open has met the wrong password.
+func encodeKey(k *Keys, key Key, secret []byte) ([]byte, error) {
+	object := KeyName(key.ID)
 	if err := key.KDF.check(); err != nil {
-		return nil, fmt.Errorf("wrap key %s: %w", id.Short(key.ID), err)
+		return nil, fmt.Errorf("wrap %s: %w", object, err)
 	}
 	kek, err := key.KDF.derive(secret)
 	if err != nil {
-		return nil, fmt.Errorf("wrap key %s: %w", id.Short(key.ID), err)
+		return nil, fmt.Errorf("wrap %s: %w", object, err)
 	}
 	e := envelope{Format: Format, Vault: k.Vault(), ID: key.ID, Kind: key.Kind, Label: key.Label, Created: key.Created, KDF: key.KDF}
-	return encodeClosed(&e, func(bound []byte) (err error) {
-		e.Wrapped, err = k.Wrap(kek, key.ID, bound)
-		return err
-	})
+	unwrapped, err := json.Marshal(&e)
+	if err != nil {
+		return nil, fmt.Errorf("wrap %s: %w", object, err)
+	}
+	if _, e.bound, err = covers(unwrapped); err != nil {
+		return nil, fmt.Errorf("wrap %s: %w", object, err)
+	}
+	if e.Wrapped, err = k.Wrap(kek, key.ID, e.bound); err != nil {
+		return nil, fmt.Errorf("wrap %s: %w", object, err)
+	}
+	text, err := signJSON(&e, &e.Signature, keySigned, k)
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", object, err)
+	}
+	return text, nil
+}
+
+// covers returns what an envelope's signature and its wrapping cover.
+func covers(text []byte) (covered, bound []byte, err error) {
+	if covered, err = allButLast(text); err != nil {
+		return nil, nil, err
+	}
+	bound, err = allButLast(covered)
+	return covered, bound, err
 }
 
 // parseEnvelope reads and checks everything about a keys/ object that can be
-// checked without its secret.
-func parseEnvelope(name string, text []byte) (*envelope, error) {
+// checked without its secret. Keys of other vaults than c's, which a Create that
+// died leaves behind, give nil.
+func parseEnvelope(name string, text []byte, c Config) (*envelope, error) {
 	var version struct {
 		Format int `json:"format"`
 	}
@@ -84,9 +113,16 @@ func parseEnvelope(name string, text []byte) (*envelope, error) {
 	if err := json.Unmarshal(text, e); err != nil {
 		return nil, damaged(name, "%v", err)
 	}
-	var err error
-	if e.clear, err = clearPart(text); err != nil {
+	if e.Vault != c.ID {
+		return nil, nil
+	}
+	covered, bound, err := covers(text)
+	if err != nil {
 		return nil, damaged(name, "%v", err)
+	}
+	e.bound = bound
+	if err := c.Verify(append([]byte(keySigned), covered...), e.Signature); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if err := e.check(name); err != nil {
 		return nil, damaged(name, "%v", err)
@@ -126,14 +162,13 @@ func (e *envelope) key() Key {
 	return Key{ID: e.ID, Kind: e.Kind, Label: e.Label, Created: e.Created.UTC(), KDF: e.KDF}
 }
 
-// unwrap opens the envelope with secret. It returns ErrWrongKey when the secret
-// is not the one, or the envelope was tampered with, which nobody can tell apart.
+// unwrap opens the envelope with secret: ErrWrongKey when it is not the one.
 func (e *envelope) unwrap(secret []byte) (*Keys, error) {
 	kek, err := e.KDF.derive(secret)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyName(e.ID), err)
 	}
-	k, err := seal.Unwrap(kek, e.Vault, e.ID, e.clear, e.Wrapped)
+	k, err := seal.Unwrap(kek, e.Vault, e.ID, e.bound, e.Wrapped)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyName(e.ID), err)
 	}

@@ -11,7 +11,8 @@ import (
 
 // Open opens the vault in st with a password or with the recovery key: ErrNoVault,
 // ErrWrongKey, ErrNewer, or ErrDamaged when no key opens and one of them, or the
-// vault's own description, cannot be read. A damaged key object does not keep
+// vault's own description, cannot be read. Keys are signed: a wrong password and
+// a damaged key never look the same. A damaged key object does not keep
 // another from opening. Each password tried costs one Argon2id, about 0.1 s.
 func Open(ctx context.Context, st store.Store, password []byte) (*Vault, error) {
 	c, err := ReadConfig(ctx, st)
@@ -90,7 +91,7 @@ func (v *Vault) envelopes(ctx context.Context) iter.Seq2[*envelope, error] {
 				return
 			}
 			e, err := v.readEnvelope(ctx, entry.Name)
-			if errors.Is(err, store.ErrNotFound) || err == nil && e.Vault != v.ID {
+			if errors.Is(err, store.ErrNotFound) || err == nil && e == nil {
 				continue // removed meanwhile, or another vault's
 			}
 			if n++; n > maxKeys {
@@ -115,7 +116,7 @@ func (v *Vault) readEnvelope(ctx context.Context, name string) (*envelope, error
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
-	return parseEnvelope(name, text)
+	return parseEnvelope(name, text, v.Config)
 }
 
 // match holds the secrets against the signed description: the same vault, the

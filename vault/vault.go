@@ -103,7 +103,7 @@ func Create(ctx context.Context, st store.Store, password []byte, o CreateOption
 func (v *Vault) publish(ctx context.Context, keys ...id.Key) error {
 	text, err := encodeConfig(v.Config, v.Keys)
 	if err != nil {
-		return fmt.Errorf("sign %s: %w", ConfigName, err)
+		return err
 	}
 	err = v.Store.PutNew(ctx, ConfigName, int64(len(text)), bytes.NewReader(text))
 	if !errors.Is(err, store.ErrExists) {
@@ -150,7 +150,7 @@ func (v *Vault) addKey(ctx context.Context, key Key, secret []byte) (Key, error)
 		return Key{}, fmt.Errorf("add key: %w", err)
 	}
 	key.ID, key.KDF = id.NewKey(), key.KDF.withSalt()
-	text, err := wrap(v.Keys, key, secret)
+	text, err := encodeKey(v.Keys, key, secret)
 	if err != nil {
 		return Key{}, err
 	}

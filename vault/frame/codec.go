@@ -117,8 +117,8 @@ func (z zstdCodec) Encode(dst, src []byte) []byte {
 	return out
 }
 
-// auto is S2 where it pays. Its sample costs some 2 µs a chunk and saves the
-// 25 µs that S2 takes to give up on 64 KiB of noise.
+// auto is S2 where it pays. On 64 KiB of noise its sample takes 5 µs where S2
+// takes 7 to give up; the larger the chunk, the more it saves.
 type auto struct {
 	sample [samplePieces * samplePiece]byte
 	packed [2 * samplePieces * samplePiece]byte // ≥ s2.MaxEncodedLen of the sample

@@ -99,14 +99,17 @@ func (k *Keys) marshal(parts Part, only []id.Domain) ([]byte, error) {
 	if len(only) == 0 {
 		only = k.Domains()
 	}
+	if parts&(PartData|PartIDs|PartCut) == 0 {
+		only = nil
+	} else if len(only) == 0 {
+		return nil, fmt.Errorf("keys of a domain: %w", ErrNoPart)
+	}
 	for _, d := range only {
 		secrets, err := k.marshalDomain(parts, d)
 		if err != nil {
 			return nil, err
 		}
-		if parts&(PartData|PartIDs|PartCut) != 0 {
-			j.Domains = append(j.Domains, secrets)
-		}
+		j.Domains = append(j.Domains, secrets)
 	}
 	return json.Marshal(j)
 }
