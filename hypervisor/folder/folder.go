@@ -1,0 +1,168 @@
+// Package folder is the driver for disk images that lie in the file system
+// without a hypervisor to ask: a single image, or a folder of images that
+// belong to one guest.
+//
+// Call [New] with a path, then Inspect. A file or block device is a guest with
+// one disk. A folder is one guest whose disks are its files *.vhdx, *.raw and
+// *.img, and others that are VHDX by their signature, in the order of their
+// names; only the folder itself is looked at. Whatever else is there is listed
+// as unprotected. A file *.raw is raw whatever it contains; any other is what
+// its signature says. An image that cannot be opened is an error.
+//
+// A guest that no hypervisor names gets its id from the vault and its path with
+// links resolved (a block device keeps its links: the kernel renames devices),
+// unless [Options] give one. Inside a folder, links are followed only to what
+// lies inside it.
+//
+// Nobody can stop the writers of a file, so Freeze looks for proof that there
+// are none and Changed that there were none:
+//
+//   - On Linux, a read lease. It is granted only when nobody has the file open
+//     for writing, and broken when somebody opens it. The writer is let through
+//     at once, and the freeze counts as changed.
+//   - Where no lease can be had (a running guest has its disks open), size,
+//     inode, mtime and ctime of the file held open and of its path. Writing
+//     through a memory map stamps ctime when a clean page is first written, so
+//     Freeze flushes the file to make its pages clean, and does so until the
+//     stamps stay put.
+//   - Where that is not so (tmpfs, network file systems, block devices, other
+//     systems than Linux), nothing proves anything; RecheckPercent is then 100.
+//
+// The package never writes to an image, and does not quiesce anything.
+package folder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vdisk/open"
+)
+
+// Options say whose guest it is. Either GuestID or Vault is needed.
+type Options struct {
+	GuestID id.Guest // the guest's id, when it has one from elsewhere
+	Vault   id.Vault // the vault that the derived id belongs to
+}
+
+// Driver finds, freezes and opens the guest at one path. It is safe for use by
+// many goroutines.
+type Driver struct {
+	path string
+	o    Options
+}
+
+// New returns the driver for the image or folder at path. Nothing is opened yet.
+func New(path string, o Options) *Driver {
+	return &Driver{path: path, o: o}
+}
+
+var (
+	_ hypervisor.Inspector = (*Driver)(nil)
+	_ hypervisor.Freezer   = (*Driver)(nil)
+	_ hypervisor.Opener    = (*Driver)(nil)
+)
+
+// Inspect returns the one guest that the path is.
+func (d *Driver) Inspect(ctx context.Context) ([]hypervisor.Guest, error) {
+	g, err := d.inspect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("inspect %s: %w", d.path, err)
+	}
+	return []hypervisor.Guest{g}, nil
+}
+
+func (d *Driver) inspect(ctx context.Context) (hypervisor.Guest, error) {
+	path, mode, err := canonical(d.path)
+	if err != nil {
+		return hypervisor.Guest{}, err
+	}
+	g := hypervisor.Guest{ID: d.o.GuestID, Name: filepath.Base(path), Driver: "folder", Source: path}
+	if g.ID.IsZero() {
+		if d.o.Vault.IsZero() {
+			return g, errors.New("neither a guest id nor a vault to derive it from")
+		}
+		g.ID = id.NewGuest(d.o.Vault, path)
+	}
+	found := []candidate{{key: g.Name, path: path, format: formatOf(path)}}
+	if mode.IsDir() {
+		if found, g.Unprotected, err = scan(path); err != nil {
+			return g, err
+		}
+	}
+	for _, c := range found {
+		if err := ctx.Err(); err != nil {
+			return g, err
+		}
+		disk := hypervisor.Disk{ID: id.NewDisk(g.ID, c.key), Key: c.key, Path: c.path}
+		image, err := openImage(c.path, c.format)
+		if err != nil {
+			return g, fmt.Errorf("disk %s: %w", c.key, err)
+		}
+		disk.Info = image.Info()
+		if err := image.Close(); err != nil {
+			return g, fmt.Errorf("disk %s: %w", c.key, err)
+		}
+		g.Disks = append(g.Disks, disk)
+	}
+	if len(g.Disks) == 0 {
+		return g, hypervisor.ErrNoDisks
+	}
+	return g, nil
+}
+
+// canonical returns the absolute path with links resolved, and what is there.
+func canonical(path string) (string, fs.FileMode, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", 0, err
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", 0, err
+	}
+	if st.Mode()&fs.ModeDevice != 0 {
+		return path, st.Mode(), nil
+	}
+	path, err = filepath.EvalSymlinks(path)
+	return path, st.Mode(), err
+}
+
+// formatOf is the format that a file's name settles, or "".
+func formatOf(path string) string {
+	if strings.EqualFold(filepath.Ext(path), ".raw") {
+		return "raw"
+	}
+	return ""
+}
+
+// Open opens a disk that Inspect returned, in the format it had then.
+func (d *Driver) Open(ctx context.Context, disk hypervisor.Disk) (hypervisor.OpenDisk, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	image, err := openImage(disk.Path, disk.Info.Format)
+	if err != nil {
+		return nil, fmt.Errorf("disk %s: %w", disk.Key, err)
+	}
+	return image, nil
+}
+
+// openImage opens the image at path by format, or by signature when it is "".
+func openImage(path, format string) (*open.Disk, error) {
+	f, err := openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	image, err := open.File(f, open.Options{Format: format})
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return image, nil
+}

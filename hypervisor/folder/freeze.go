@@ -1,0 +1,188 @@
+package folder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/vdisk/open"
+)
+
+// record is what Hold.Record returns, as JSON.
+type record struct {
+	Format int          `json:"format"` // 1
+	Disks  []diskRecord `json:"disks"`  // in the guest's order
+}
+
+// diskRecord is a disk at the instant of the freeze.
+type diskRecord struct {
+	Key    string `json:"key"`
+	Stamp  stamp  `json:"stamp"`
+	Leased bool   `json:"leased"` // nobody had it open for writing
+}
+
+const (
+	recordFormat  = 1
+	maxRecordSize = 16 << 20
+)
+
+// stamp is what the system says of a file without reading it. What a system
+// does not know is zero.
+type stamp struct {
+	Device uint64 `json:"device"` // the file system's, or of a block device its own
+	Inode  uint64 `json:"inode"`
+	Size   int64  `json:"size"`
+	MTime  int64  `json:"mtime_ns"` // since 1970
+	CTime  int64  `json:"ctime_ns"`
+}
+
+// differs names the first thing in which b is not a, or is "".
+func (a stamp) differs(b stamp) string {
+	switch {
+	case a.Device != b.Device || a.Inode != b.Inode:
+		return "it is another file"
+	case a.Size != b.Size:
+		return fmt.Sprintf("size was %d, is %d", a.Size, b.Size)
+	case a.MTime != b.MTime:
+		return fmt.Sprintf("mtime was %d ns, is %d ns", a.MTime, b.MTime)
+	case a.CTime != b.CTime:
+		return fmt.Sprintf("ctime was %d ns, is %d ns", a.CTime, b.CTime)
+	}
+	return ""
+}
+
+// Freeze looks for proof that nobody writes to the guest's disks. Consistency
+// is Offline when all of them are leased, else CrashConsistent.
+func (d *Driver) Freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Policy) (hypervisor.Frozen, error) {
+	switch p {
+	case "", hypervisor.AppPreferred, hypervisor.AppRequired, hypervisor.CrashOnly:
+	default:
+		return hypervisor.Frozen{}, fmt.Errorf("freeze %s: unknown policy %q", g.Name, p)
+	}
+	f, err := d.freeze(ctx, g, p)
+	if err != nil {
+		return hypervisor.Frozen{}, fmt.Errorf("freeze %s: %w", g.Name, err)
+	}
+	return f, nil
+}
+
+func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Policy) (hypervisor.Frozen, error) {
+	h, err := hold(ctx, g)
+	if err != nil {
+		return hypervisor.Frozen{}, err
+	}
+	fail := func(err error) (hypervisor.Frozen, error) {
+		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx))
+	}
+	r := record{Format: recordFormat}
+	for i, disk := range h.disks {
+		if err := disk.settle(ctx); err != nil {
+			return fail(fmt.Errorf("disk %s: %w", disk.key, err))
+		}
+		if err := disk.sameAs(g.Disks[i]); err != nil {
+			return fail(fmt.Errorf("disk %s: %w", disk.key, err))
+		}
+		r.Disks = append(r.Disks, diskRecord{Key: disk.key, Stamp: disk.was, Leased: disk.leased})
+	}
+	// The instant is now: every disk is as it was recorded.
+	if err := h.Changed(ctx); err != nil {
+		return fail(err)
+	}
+	f := h.describe(g, false)
+	if p == hypervisor.AppRequired && f.Consistency != hypervisor.Offline {
+		return fail(fmt.Errorf("%w: %s", hypervisor.ErrConsistency, f.Reason))
+	}
+	h.record, err = json.Marshal(r)
+	if err != nil {
+		return fail(err)
+	}
+	return f, nil
+}
+
+// sameAs returns an error when the disk is not what was inspected: its format,
+// size or identity.
+func (d *heldDisk) sameAs(was hypervisor.Disk) error {
+	f, err := openFile(d.path)
+	if err != nil {
+		return err
+	}
+	image, err := open.File(f, open.Options{Format: was.Info.Format})
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	defer image.Close()
+	if image.Info() != was.Info {
+		return fmt.Errorf("%w: inspected as %+v, is %+v", hypervisor.ErrChanged, was.Info, image.Info())
+	}
+	return nil
+}
+
+// Resume holds the disks again and compares them with the record. A lease that
+// was interrupted proves nothing about the time between, so the recheck is
+// what the file's stamps alone are good for.
+func (d *Driver) Resume(ctx context.Context, g hypervisor.Guest, rec []byte) (hypervisor.Frozen, error) {
+	f, err := d.resume(ctx, g, rec)
+	if err != nil {
+		return hypervisor.Frozen{}, fmt.Errorf("resume the freeze of %s: %w", g.Name, err)
+	}
+	return f, nil
+}
+
+func (d *Driver) resume(ctx context.Context, g hypervisor.Guest, rec []byte) (hypervisor.Frozen, error) {
+	var r record
+	if len(rec) > maxRecordSize {
+		return hypervisor.Frozen{}, fmt.Errorf("record of %d bytes", len(rec))
+	}
+	if err := json.Unmarshal(rec, &r); err != nil {
+		return hypervisor.Frozen{}, fmt.Errorf("read record: %w", err)
+	}
+	if r.Format != recordFormat || len(r.Disks) != len(g.Disks) {
+		return hypervisor.Frozen{}, fmt.Errorf("record of format %d with %d disks, the guest has %d", r.Format, len(r.Disks), len(g.Disks))
+	}
+	for i, disk := range r.Disks {
+		if disk.Key != g.Disks[i].Key {
+			return hypervisor.Frozen{}, fmt.Errorf("record has disk %s, the guest %s", disk.Key, g.Disks[i].Key)
+		}
+	}
+	h, err := hold(ctx, g)
+	if errors.Is(err, os.ErrNotExist) {
+		return hypervisor.Frozen{}, errors.Join(hypervisor.ErrChanged, err)
+	} else if err != nil {
+		return hypervisor.Frozen{}, err
+	}
+	for i, disk := range h.disks {
+		disk.was = r.Disks[i].Stamp
+	}
+	h.record = append([]byte(nil), rec...)
+	if err := h.Changed(ctx); err != nil {
+		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx))
+	}
+	f := h.describe(g, true)
+	f.Consistency = hypervisor.Offline
+	for _, disk := range r.Disks {
+		if !disk.Leased {
+			f.Consistency = hypervisor.CrashConsistent
+		}
+	}
+	return f, nil
+}
+
+// describe says what was obtained for a guest.
+func (h *heldGuest) describe(g hypervisor.Guest, interrupted bool) hypervisor.Frozen {
+	f := hypervisor.Frozen{Hold: h, Consistency: hypervisor.Offline, Method: "folder", RecheckPercent: 1}
+	for _, disk := range h.disks {
+		if !disk.leased {
+			f.Consistency = hypervisor.CrashConsistent
+			if f.Reason == "" {
+				f.Reason = fmt.Sprintf("disk %s: %s", disk.key, disk.unleased)
+			}
+		}
+		if (!disk.leased || interrupted) && !stampsEveryWrite(disk.f) {
+			f.RecheckPercent = 100
+		}
+	}
+	return f
+}

@@ -1,0 +1,226 @@
+package folder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"github.com/millrace-backup/millrace/hypervisor"
+)
+
+// heldGuest is the Hold of a guest: its files open, leased where possible, and
+// a goroutine that gives a lease up when a writer wants it.
+type heldGuest struct {
+	record []byte
+	disks  []*heldDisk
+	stop   chan struct{}
+	done   chan struct{} // closed when the goroutine has ended
+
+	mu       sync.Mutex // guards the rest, and all fields of disks that change
+	released bool
+	changed  error // the first change seen; it stays
+}
+
+// heldDisk is one of its disks.
+type heldDisk struct {
+	key, path string
+	f         *os.File
+	was       stamp
+	leased    bool   // a lease was had
+	unleased  string // why not
+	broken    bool   // and it was given up for a writer
+}
+
+// leasePoll is how often leases are looked at without being told: a signal may
+// be lost, and a writer must not wait long.
+const leasePoll = 250 * time.Millisecond
+
+// hold opens and leases the disks of a guest.
+func hold(ctx context.Context, g hypervisor.Guest) (*heldGuest, error) {
+	if len(g.Disks) == 0 {
+		return nil, hypervisor.ErrNoDisks
+	}
+	h := &heldGuest{stop: make(chan struct{}), done: make(chan struct{})}
+	// The signal must have its receiver before the first lease is taken.
+	wanted := make(chan os.Signal, 1)
+	if len(leaseSignals) > 0 {
+		signal.Notify(wanted, leaseSignals...)
+	}
+	go h.watch(wanted)
+	for _, d := range g.Disks {
+		f, err := openFile(d.Path)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("disk %s: %w", d.Key, err), h.Release(ctx))
+		}
+		disk := &heldDisk{key: d.Key, path: d.Path, f: f}
+		h.mu.Lock()
+		disk.unleased = takeLease(f)
+		disk.leased = disk.unleased == ""
+		h.disks = append(h.disks, disk)
+		h.mu.Unlock()
+	}
+	return h, nil
+}
+
+// watch gives leases up as soon as they are wanted.
+func (h *heldGuest) watch(wanted chan os.Signal) {
+	defer close(h.done)
+	defer signal.Stop(wanted)
+	tick := time.NewTicker(leasePoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-h.stop:
+			return
+		case <-wanted:
+		case <-tick.C:
+		}
+		h.mu.Lock()
+		h.yield()
+		h.mu.Unlock()
+	}
+}
+
+// yield drops every lease that a writer waits for. h.mu is held.
+func (h *heldGuest) yield() {
+	for _, d := range h.disks {
+		if d.leased && !d.broken && !leaseHeld(d.f) {
+			dropLease(d.f)
+			d.broken = true
+		}
+	}
+}
+
+// Record is the freeze as JSON.
+func (h *heldGuest) Record() []byte { return h.record }
+
+// Changed compares each file, and what is at its path, with the record; again
+// after a flush, which makes the system stamp what it had put off; and looks
+// whether a lease was broken.
+func (h *heldGuest) Changed(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.released {
+		return hypervisor.ErrReleased
+	}
+	for _, d := range h.disks {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if h.changed != nil {
+			break
+		}
+		// A flush may take long, and a writer must not wait for it: the mutex
+		// is for the lease, so it is lent out meanwhile.
+		h.mu.Unlock()
+		what, err := d.compare()
+		h.mu.Lock()
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.key, err)
+		}
+		h.yield()
+		if d.broken {
+			what = "it was opened for writing"
+		}
+		if what != "" && h.changed == nil {
+			h.changed = fmt.Errorf("disk %s: %w: %s", d.key, hypervisor.ErrChanged, what)
+		}
+	}
+	return h.changed
+}
+
+// compare names what differs from the record, or is "".
+func (d *heldDisk) compare() (string, error) {
+	for _, flush := range []bool{false, true} {
+		if flush {
+			if err := flushFile(d.f); err != nil {
+				return "", err
+			}
+		}
+		is, err := stampOf(d.f)
+		if err != nil {
+			return "", err
+		}
+		if what := d.was.differs(is); what != "" {
+			return what, nil
+		}
+		held, err := d.f.Stat()
+		if err != nil {
+			return "", err
+		}
+		there, err := os.Stat(d.path)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return "it is gone from " + d.path, nil
+		case err != nil:
+			return "", err
+		case !os.SameFile(held, there):
+			return "another file is at " + d.path, nil
+		}
+	}
+	return "", nil
+}
+
+// Release gives leases and files back.
+func (h *heldGuest) Release(context.Context) error {
+	h.mu.Lock()
+	if h.released {
+		h.mu.Unlock()
+		return nil
+	}
+	h.released = true
+	h.mu.Unlock()
+	close(h.stop)
+	<-h.done
+	var errs []error
+	for _, d := range h.disks {
+		errs = append(errs, d.f.Close()) // which ends the lease
+	}
+	return errors.Join(errs...)
+}
+
+const (
+	// settleAge is how old a file's last change must be before its stamp tells
+	// a later one apart: kernels count time for files in ticks of up to 10 ms.
+	settleAge = 25 * time.Millisecond
+	// settleTries bounds how long a file that is being written is waited for.
+	settleTries = 40
+)
+
+// settle flushes the file until its stamps neither are too young to tell
+// changes apart nor move during the flush. From then on the first write to any
+// page moves them: the flush has made all pages clean, and those that became
+// dirty after it would have moved them. A leased file has no writer now, but a
+// Resume has to tell apart what happens once the lease is gone.
+func (d *heldDisk) settle(ctx context.Context) error {
+	for range settleTries {
+		before, err := stampOf(d.f)
+		if err != nil {
+			return err
+		}
+		if err := flushFile(d.f); err != nil {
+			return err
+		}
+		after, err := stampOf(d.f)
+		if err != nil {
+			return err
+		}
+		young := youth(before)
+		if before == after && young == 0 {
+			d.was = after
+			return nil
+		}
+		wait := time.NewTimer(max(young, time.Millisecond))
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return ctx.Err()
+		case <-wait.C:
+		}
+	}
+	return fmt.Errorf("%w: it is being written to", hypervisor.ErrChanged)
+}

@@ -1,0 +1,148 @@
+// Package hypervisor has the words and the contract between the backup flow
+// and whatever runs guests: how guests and their disks are named, frozen and
+// opened.
+//
+// A driver is a package below this one (hypervisor/folder is the first). It
+// provides three small interfaces, used in this order: [Inspector] lists
+// guests with their disks, [Freezer] holds the disks of one guest still, and
+// [Opener] opens a disk that is held still. The stages that use them are
+// different processes: what Inspect returns is plain data that may travel, and
+// a freeze whose process died is taken up again from its record.
+//
+// Words: to freeze is to fix the instant that is backed up, by whatever means
+// the driver has (a checkpoint, a snapshot of the file system, or, where there
+// is neither, proof that nobody wrote). A policy is what the user asks for, the
+// consistency is what was obtained; both are recorded. A disk of a guest that
+// cannot be backed up is listed as unprotected, with the reason, and never
+// just left out.
+//
+// Guarantees. Ids are stable: inspecting an unchanged guest again, in another
+// process too, gives the same ids in the same order. A driver never writes to
+// a disk. Freeze either holds all disks of the guest at one instant or none.
+// All methods may be called from any goroutine, one call at a time for each
+// [Hold].
+//
+// hypervisor/drivertest holds every driver to these promises. The package
+// itself does no I/O.
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vdisk"
+)
+
+// Errors that callers of a driver tell apart.
+var (
+	// ErrChanged says that a disk is no longer what was frozen. What was read
+	// from it since may be torn; freeze anew.
+	ErrChanged = errors.New("disk has changed since it was frozen")
+	// ErrConsistency says that the driver cannot give what the policy demands.
+	ErrConsistency = errors.New("consistency cannot be had")
+	// ErrNoDisks says that there is nothing to back up.
+	ErrNoDisks = errors.New("no disk image found")
+	// ErrReleased says that a freeze is over.
+	ErrReleased = errors.New("freeze was released")
+)
+
+// Guest is a virtual machine as it was inspected.
+type Guest struct {
+	ID          id.Guest
+	Name        string // for people; not unique
+	Driver      string // name of the driver, "folder"
+	Source      string // where the driver finds it again: a path, an address
+	Config      []byte // the hypervisor's description of the machine, in its own form; may be empty
+	Disks       []Disk // those that are backed up, in a stable order
+	Unprotected []Unprotected
+}
+
+// Disk is a virtual disk of a guest.
+type Disk struct {
+	ID   id.Disk
+	Key  string // its stable name inside the guest: a file name, a controller's slot
+	Path string // where the driver opens it
+	Info vdisk.Info
+}
+
+// Unprotected is something of a guest that is not backed up, and why.
+type Unprotected struct {
+	Key    string
+	Reason string
+}
+
+// Policy is how still a guest has to be. The zero value is AppPreferred.
+type Policy string
+
+// The policies. Values are recorded, so they are only ever added.
+const (
+	AppPreferred Policy = "app-preferred" // the best that can be had
+	AppRequired  Policy = "app-required"  // applications flushed, or the guest off; else ErrConsistency
+	CrashOnly    Policy = "crash"         // as after a power cut, without asking the guest
+)
+
+// What a freeze obtained. Values are recorded, so they are only ever added.
+const (
+	Offline         = "offline"          // nobody had the disks open for writing
+	AppConsistent   = "app-consistent"   // applications in the guest flushed and paused
+	CrashConsistent = "crash-consistent" // as after a power cut
+)
+
+// Inspector finds guests.
+type Inspector interface {
+	// Inspect returns all guests of the driver's source. A disk that belongs
+	// to a guest but cannot be opened is an error that names it.
+	Inspect(ctx context.Context) ([]Guest, error)
+}
+
+// Freezer holds the disks of guests still.
+type Freezer interface {
+	// Freeze holds all disks of g from one instant on. The error is
+	// ErrConsistency when the policy cannot be met, ErrChanged when a disk is
+	// not what was inspected or cannot be held still for being written to.
+	Freeze(ctx context.Context, g Guest, p Policy) (Frozen, error)
+	// Resume takes up the freeze of g that made record, after the process that
+	// held it has ended. The error is ErrChanged when that instant is gone.
+	Resume(ctx context.Context, g Guest, record []byte) (Frozen, error)
+}
+
+// Frozen is a guest held still, with what is to be said about it.
+type Frozen struct {
+	Hold
+	Consistency string // Offline, AppConsistent or CrashConsistent
+	Method      string // how, in the driver's words: "folder"
+	Reason      string // why no better consistency, for people; may be empty
+	// RecheckPercent is how much of what was read must be read again at the
+	// end and compared, because Changed alone would not see every write: from
+	// 1, a sample to keep the driver honest, to 100.
+	RecheckPercent int
+}
+
+// Hold keeps a freeze in force until it is released or its process ends.
+type Hold interface {
+	// Record is what Resume needs. It does not change, holds no secret, and
+	// has to be stored before the freeze is relied on.
+	Record() []byte
+	// Changed returns nil when, as far as the system can tell, every disk has
+	// the bytes it had at the instant of the freeze. The error is ErrChanged,
+	// wrapped with the disk and what differs; it stays so once it was.
+	Changed(ctx context.Context) error
+	// Release ends the freeze. Releasing again does nothing. Changed after it
+	// is ErrReleased.
+	Release(ctx context.Context) error
+}
+
+// OpenDisk is the image of a disk while it is open.
+type OpenDisk interface {
+	vdisk.Image
+	io.Closer
+}
+
+// Opener opens disks of a frozen guest for reading.
+type Opener interface {
+	// Open may be called in other processes than the one that froze, any
+	// number of times.
+	Open(ctx context.Context, d Disk) (OpenDisk, error)
+}
