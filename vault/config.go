@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func signJSON(v any, signature *[]byte, kind string, k *Keys) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	covered, err := allButLast(text)
+	covered, err := allButLast(text) // the last is null so far
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +120,23 @@ func allButLast(text []byte) ([]byte, error) {
 	return append(b[:cut:cut], '}'), nil
 }
 
+// checkSigned returns the part of text that is signed, after checking that
+// signature, read from it, is c's of that part and of this kind. The rest must be
+// the signature and nothing else, written the one way we write it.
+func (c Config) checkSigned(text, signature []byte, kind string) ([]byte, error) {
+	covered, err := allButLast(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, ErrDamaged)
+	}
+	var compact bytes.Buffer
+	_ = json.Compact(&compact, text) // allButLast has done it before
+	last := fmt.Sprintf(`,"signature":"%s"}`, base64.StdEncoding.EncodeToString(signature))
+	if string(compact.Bytes()[len(covered)-1:]) != last {
+		return nil, fmt.Errorf("its last member is not a signature: %w", ErrDamaged)
+	}
+	return covered, c.Verify(append([]byte(kind), covered...), signature)
+}
+
 // parseConfig reads and checks the "vault" object. What it returns is signed by
 // the key that the vault's id stands for.
 func parseConfig(text []byte) (Config, error) {
@@ -135,15 +153,11 @@ func parseConfig(text []byte) (Config, error) {
 	if err := json.Unmarshal(text, &j); err != nil {
 		return Config{}, damaged(ConfigName, "%v", err)
 	}
-	covered, err := allButLast(text)
-	if err != nil {
-		return Config{}, damaged(ConfigName, "%v", err)
-	}
 	c := j.Config
 	if len(c.SigningKey) != ed25519.PublicKeySize || seal.VaultID(c.SigningKey) != c.ID {
 		return Config{}, damaged(ConfigName, "its id is not the hash of its signing key")
 	}
-	if err := c.Verify(append([]byte(configSigned), covered...), j.Signature); err != nil {
+	if _, err := c.checkSigned(text, j.Signature, configSigned); err != nil {
 		return Config{}, fmt.Errorf("%s: %w", ConfigName, err)
 	}
 	if err := c.check(); err != nil {
