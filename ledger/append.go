@@ -1,0 +1,120 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store"
+)
+
+// Append adds facts as one segment and returns its position. Objects that the
+// facts name are durable already; in lists those this segment brings into the
+// vault, out those it retires, for everyone to see and to check.
+//
+// A crash before the put leaves nothing; after it, a whole segment that the
+// next opener adopts, so facts may stand there whose writer never heard of it.
+// Of a failed put it is not known which: Append looks, and only if the segment
+// is not there returns the error.
+func (l *Ledger) Append(ctx context.Context, job id.Job, facts []events.Fact, in, out []ObjectRef) (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.vault == nil {
+		return 0, fmt.Errorf("append: opened without the password: %w", vault.ErrNoPart)
+	}
+	if len(facts) == 0 {
+		return 0, errors.New("append: no facts: every position has some")
+	}
+	now := l.now()
+	records := make([]events.Record, 0, len(facts))
+	for _, f := range facts {
+		records = append(records, events.NewRecord(now, job, f))
+	}
+	metaKey, err := l.vault.Keys.MetaKeyID()
+	if err != nil {
+		return 0, fmt.Errorf("append: %w", err)
+	}
+	h := Header{Vault: l.cfg.ID, Job: job, MetaKey: metaKey, Time: events.At(now), In: in, Out: out}
+	for {
+		h.Seq, h.PrevSize, h.PrevRoot, h.Edge = l.seq, l.head.size, l.head.root(), l.head.edge
+		mine, err := sealSegment(l.vault.Keys, h, records)
+		if err != nil {
+			return 0, fmt.Errorf("append %s: %w", segmentName(h.Seq), err)
+		}
+		won, err := l.put(ctx, mine)
+		if err != nil {
+			return 0, fmt.Errorf("append %s: %w", segmentName(h.Seq), err)
+		}
+		if won {
+			return h.Seq, nil
+		}
+	}
+}
+
+// put stores s as the next segment. It returns false when another writer was
+// faster; that segment has been adopted then.
+func (l *Ledger) put(ctx context.Context, s *Segment) (won bool, err error) {
+	b := s.bytes()
+	putErr := l.st.PutNew(ctx, segmentName(s.Seq), int64(len(b)), bytes.NewReader(b))
+	if putErr == nil {
+		l.take(s)
+		l.keep(s.Seq, b)
+		return true, nil
+	}
+	winner, err := l.adopt(ctx)
+	if errors.Is(err, store.ErrNotFound) || err != nil && !errors.Is(putErr, store.ErrExists) {
+		return false, putErr
+	}
+	if err != nil {
+		return false, err
+	}
+	if winner.leaf() == s.leaf() { // it had arrived after all
+		return true, nil
+	}
+	if !errors.Is(putErr, store.ErrExists) {
+		return false, putErr
+	}
+	return false, nil
+}
+
+// Checkpoint signs the ledger as far as it was read and returns the signed
+// statement, which the caller remembers. Two writers may sign the same size.
+//
+// A crash before the put leaves segments without a checkpoint: valid, adopted
+// by the next opener, but an attacker could cut them off unseen. After it, all
+// is covered.
+func (l *Ledger) Checkpoint(ctx context.Context) (Checkpoint, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.vault == nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint: opened without the password: %w", vault.ErrNoPart)
+	}
+	if l.signed.Note != nil && l.signed.Size == l.head.size {
+		return l.signed, nil
+	}
+	c, err := signCheckpoint(l.vault, l.seq, l.head, l.now())
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	name := checkpointName(c.Size)
+	err = l.st.PutNew(ctx, name, int64(len(c.Note)), bytes.NewReader(c.Note))
+	if errors.Is(err, store.ErrExists) {
+		theirs, rerr := l.readCheckpoint(ctx, c.Size)
+		if rerr != nil {
+			return Checkpoint{}, rerr
+		}
+		if theirs.Root != c.Root || theirs.Seq != c.Seq {
+			return Checkpoint{}, fmt.Errorf("%s has root %s, not %s: %w", name, theirs.Root, c.Root, ErrForked)
+		}
+		c, err = theirs, nil
+	}
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("put %s: %w", name, err)
+	}
+	l.signed = c
+	return c, nil
+}
