@@ -100,11 +100,13 @@ type ReaderPinned struct {
 	Released bool       `json:"released"`
 }
 
-// StateHashed says what the catalog folded from all facts before this one
-// looked like, so that a replay by any later version has something to agree with.
+// StateHashed says what the catalog folded from all facts before a position
+// looked like, so that a replay by any later version has something to agree
+// with. Others may have appended between that position and this fact's own.
 // Written by whoever signs a checkpoint, just before it. Read by audit replay.
 type StateHashed struct {
 	Version uint32 `json:"version"` // of the fold, catalog.Version
-	Size    uint64 `json:"size"`    // leaves of the ledger that were folded
+	Before  uint64 `json:"before"`  // the segments before this position were folded
+	Size    uint64 `json:"size"`    // leaves of the ledger at that position
 	Hash    Hash   `json:"hash"`
 }
