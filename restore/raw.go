@@ -1,0 +1,110 @@
+package restore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store/dir"
+)
+
+// RawOptions are Options, and whether what is there may go.
+type RawOptions struct {
+	Options
+	// Force lets the new file take the place of an ordinary file that is there.
+	// It does so in one step, when the new one is whole: until then, and if the
+	// restore fails, the old one stays.
+	Force bool
+}
+
+// Raw restores d into a sparse raw disk file at path. ErrExists if something is
+// there and Force is off, ErrNotFile if that is no ordinary file.
+//
+// The file is written under a temp name beside path, synced, then renamed without
+// replacing anything, and the folder is synced. If Raw fails nothing is left; a
+// process that dies leaves at most the temp, called ".NAME.*.part". The file can
+// be read and written by its owner alone: it is the inside of a machine.
+func Raw(ctx context.Context, v *vault.Vault, d events.PointDisk, path string, o RawOptions) error {
+	fail := func(err error) error { return fmt.Errorf("restore disk %s to %s: %w", d.Key, path, err) }
+	if err := free(path, o.Force); err != nil {
+		return fail(err)
+	}
+	var word [8]byte
+	_, _ = rand.Read(word[:]) // never fails since Go 1.24
+	folder, name := filepath.Split(path)
+	temp := filepath.Join(folder, fmt.Sprintf(".%.200s.%x.part", name, word))
+	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fail(err)
+	}
+	if err := fill(ctx, v, d, f, o.Options); err != nil {
+		_ = f.Close()
+		_ = os.Remove(temp)
+		return fail(err)
+	}
+	if err := appear(temp, path, o.Force); err != nil {
+		_ = os.Remove(temp)
+		return fail(err)
+	}
+	return nil
+}
+
+// free reports whether a file may be made at path.
+func free(path string, force bool) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return ErrNotFile
+	case !force:
+		return ErrExists
+	}
+	return nil
+}
+
+// fill writes the disk into f, syncs and closes it.
+func fill(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o Options) error {
+	if err := makeSparse(f); err != nil {
+		return err
+	}
+	if err := f.Truncate(d.Size); err != nil {
+		return err
+	}
+	if err := Disk(ctx, v, d, f, o); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// appear gives the whole, synced file its name. A crash before leaves a temp, one
+// after the whole file.
+func appear(temp, path string, force bool) error {
+	disk := dir.OS()
+	var err error
+	if force {
+		if err = free(path, force); err == nil {
+			err = os.Rename(temp, path)
+		}
+	} else {
+		err = disk.Publish(temp, path)
+	}
+	if errors.Is(err, fs.ErrExist) && !errors.Is(err, ErrExists) {
+		err = ErrExists
+	}
+	if err != nil {
+		return err
+	}
+	return disk.SyncDir(filepath.Dir(path))
+}
