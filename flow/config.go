@@ -15,17 +15,17 @@ import (
 // before anything else: never through arguments or environment, which other
 // users may read.
 type Config struct {
-	Job      id.Job          `json:"job"`
-	Stage    string          `json:"stage"`
-	Worker   uint32          `json:"worker"` // also the owner of its slots; never reused in a job
-	Restart  uint32          `json:"restart"`
-	URL      string          `json:"url"` // of the NATS server
-	User     string          `json:"user"`
-	Password Secret          `json:"password"`
-	Arena    uint64          `json:"arena"`    // the inherited handle
-	Folder   string          `json:"folder"`   // the job's folder in the state directory
-	Settings json.RawMessage `json:"settings"` // the stage's own
-	Grant    Secret          `json:"grant"`    // the vault keys that this stage needs, no others
+	Job      id.Job `json:"job"`
+	Stage    string `json:"stage"`
+	Worker   uint32 `json:"worker"` // also the owner of its slots; never reused in a job
+	Restart  uint32 `json:"restart"`
+	URL      string `json:"url"` // of the NATS server
+	User     string `json:"user"`
+	Password Secret `json:"password"`
+	Arena    uint64 `json:"arena"`  // the inherited handle
+	Folder   string `json:"folder"` // the job's folder in the state directory
+	Work     Work   `json:"work"`
+	Grant    Secret `json:"grant"` // the vault keys that this stage needs, no others
 }
 
 // Secret prints as *** everywhere but in the JSON that goes down the pipe.

@@ -48,13 +48,17 @@ func (d *Delivery) Done() error {
 	return nil
 }
 
-func (d *Delivery) giveBack() {
+// Again gives the message back, to be delivered anew to any worker of the stage.
+func (d *Delivery) Again() error {
 	d.w.forget(d)
-	_ = d.msg.Nak()
+	if err := d.msg.Nak(); err != nil {
+		return fmt.Errorf("give a message back: %w", err)
+	}
+	return nil
 }
 
-// Next waits for a message. It returns io-like io.EOF semantics through ok:
-// false means that the worker drains or ctx is over, and nothing more comes.
+// Next waits for a message. False means that the worker drains or ctx is over,
+// and nothing more comes.
 func (w *Worker) Next(ctx context.Context) (*Delivery, bool) {
 	defer w.Meter.enter(starved)()
 	select {

@@ -43,11 +43,14 @@ func (m *Meter) change(state int64) (before int64) {
 func (m *Meter) in(bytes uint64)  { m.inParcels.Add(1); m.inBytes.Add(bytes) }
 func (m *Meter) out(bytes uint64) { m.outParcels.Add(1); m.outBytes.Add(bytes) }
 
-// CountIn and CountOut are for stages that do not go through Pump.
+// CountIn counts a parcel that came, for stages that do not go through Pump.
 func (m *Meter) CountIn(bytes uint64) { m.in(bytes) }
 
-// CountOut counts a parcel that left, with its bytes.
-func (m *Meter) CountOut(bytes uint64) { m.out(bytes) }
+// CountPassed counts bytes that left the arena with a parcel, which counts itself.
+func (m *Meter) CountPassed(bytes uint64) { m.outBytes.Add(bytes) }
+
+// Working switches the account to busy until the returned function is called.
+func (m *Meter) Working() (done func()) { return m.enter(busy) }
 
 // Status is what a worker says of itself four times a second. Times add up to
 // its age. Counters only grow.
@@ -86,3 +89,6 @@ func (w *Worker) status() Status {
 		Redelivered: m.redelivered.Load(), Stale: m.stale.Load(),
 	}
 }
+
+// Parcels is how many parcels have come in.
+func (m *Meter) Parcels() uint64 { return m.inParcels.Load() }

@@ -84,6 +84,7 @@ type Ask struct {
 	Confirm bool           `json:"confirm,omitempty"` // say whether the images held still
 	Release bool           `json:"release,omitempty"` // the guest is settled: let go
 	Reread  []RecheckEntry `json:"reread,omitempty"`  // send these again
+	Pass    uint8          `json:"pass,omitempty"`    // ... in this pass
 	Fresh   bool           `json:"fresh,omitempty"`   // ... and have nothing taken as known
 }
 

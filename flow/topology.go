@@ -96,7 +96,8 @@ type Allowed struct{ Publish, Subscribe []string }
 
 // Permissions returns the rights of one worker: to receive its own stage's
 // messages, to send to its successors, to report, and nothing else. The
-// uploader may also read the queue's counts, to know when nothing more is coming.
+// uploader and the indexer may also read the queue's counts, to know when nothing
+// more is coming; the indexer alone publishes facts.
 func Permissions(job id.Job, stage string, worker uint32) Allowed {
 	s := Stream(job)
 	a := Allowed{
@@ -115,7 +116,9 @@ func Permissions(job id.Job, stage string, worker uint32) Allowed {
 	case Uploader:
 		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s)
 	case Indexer:
-		a.Publish = append(a.Publish, FactSubject(job), ProgressSubject(job))
+		f := FactStream(job)
+		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s, FactSubject(job), ProgressSubject(job),
+			"$JS.API.STREAM.INFO."+f, "$JS.API.STREAM.MSG.GET."+f, "$JS.API.DIRECT.GET."+f, "$JS.API.DIRECT.GET."+f+".>")
 	}
 	return a
 }

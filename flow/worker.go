@@ -140,7 +140,7 @@ func (w *Worker) offer(ctx context.Context, msg jetstream.Msg) {
 	select {
 	case w.queue <- d:
 	case <-ctx.Done():
-		d.giveBack()
+		_ = d.Again() // at the latest AckWait does it
 	}
 }
 

@@ -1,0 +1,60 @@
+package flow
+
+import (
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/id"
+)
+
+// Work is what a job is about. Every worker gets it whole; it holds no secrets.
+// Guests and disks are numbered by their place in the lists.
+type Work struct {
+	Vault      string      `json:"vault"` // URL of the store
+	VaultID    id.Vault    `json:"vault_id"`
+	Domain     id.Domain   `json:"domain"`
+	Codec      string      `json:"codec"`
+	ParcelSize int64       `json:"parcel_size"` // a multiple of the vault's cell size
+	CellSize   int64       `json:"cell_size"`
+	Freeze     string      `json:"freeze"` // require, prefer, never
+	Scan       string      `json:"scan"`   // auto, full, incremental, differential
+	Set        string      `json:"set,omitempty"`
+	Host       string      `json:"host"`
+	Position   uint64      `json:"position"` // of the job's first fact in the ledger
+	Index      []string    `json:"index"`  // chunk index files
+	Ledger     string      `json:"ledger"` // folder of the local segment cache
+	Guests     []WorkGuest `json:"guests"`
+	Disks      []WorkDisk  `json:"disks"`
+}
+
+// WorkGuest is one guest of the job.
+type WorkGuest struct {
+	ID          id.Guest             `json:"id"`
+	Name        string               `json:"name"`
+	Driver      string               `json:"driver"`
+	Source      string               `json:"source"`
+	Config      []byte               `json:"config,omitempty"`
+	Unprotected []events.Unprotected `json:"unprotected,omitempty"`
+	Parent      id.Point             `json:"parent"` // the point it is compared with; zero: none
+	ScanReason  string               `json:"scan_reason"`
+}
+
+// WorkDisk is one disk of one guest.
+type WorkDisk struct {
+	Guest  uint32            `json:"guest"`
+	Info   events.DiskInfo   `json:"info"`
+	Parent *events.PointDisk `json:"parent,omitempty"` // the same disk in the parent point
+}
+
+// Parcels is how many parcels the whole disk has.
+func (w *Work) Parcels(disk int) uint32 {
+	return uint32((w.Disks[disk].Info.VirtualSize + w.ParcelSize - 1) / w.ParcelSize)
+}
+
+// DisksOf lists the ordinals of a guest's disks.
+func (w *Work) DisksOf(guest uint32) (out []uint32) {
+	for n := range w.Disks {
+		if w.Disks[n].Guest == guest {
+			out = append(out, uint32(n))
+		}
+	}
+	return out
+}

@@ -1,0 +1,120 @@
+package delta
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger/table"
+)
+
+// Index knows the chunks that were durable when the job began.
+type Index interface{ Has(c id.Chunk) bool }
+
+// Map is a disk of the parent point.
+type Map interface {
+	Range(ctx context.Context, from, to int64) iter.Seq2[table.MapPiece, error]
+	Size() int64
+}
+
+// OpenMap opens the map of a disk in the parent point; nil if there is none.
+type OpenMap func(ctx context.Context, d flow.WorkDisk) (Map, error)
+
+type stage struct {
+	w      *flow.Worker
+	index  Index
+	recent *flow.Recent
+	open   OpenMap
+	maps   map[uint32]Map
+	old    []table.MapPiece
+}
+
+// Run is the stage.
+func Run(ctx context.Context, w *flow.Worker, index Index, open OpenMap) error {
+	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, maps: map[uint32]Map{}}
+	return w.Pump(ctx, flow.NoSlot, s.decide)
+}
+
+func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ flow.Slot) (string, *flow.Parcel, error) {
+	p := d.Parcel
+	if p.Pass == flow.PassRecheck {
+		p.Claim = flow.Claim{}
+		return flow.Indexer, p, nil
+	}
+	if err := s.load(ctx, p); err != nil {
+		return "", nil, err
+	}
+	news, at := 0, 0
+	for i := range p.Pieces {
+		x := &p.Pieces[i]
+		x.Verdict = s.verdict(x, p, &at)
+		if x.Verdict == flow.New && !x.Zero {
+			news++
+		}
+	}
+	if news > 0 {
+		return flow.Seal, p, nil
+	}
+	p.Claim = flow.Claim{} // nothing in the slot is needed any more
+	return flow.Indexer, p, nil
+}
+
+// load reads what the parent has in the parcel's range.
+func (s *stage) load(ctx context.Context, p *flow.Parcel) error {
+	m, ok := s.maps[p.Disk]
+	if !ok {
+		if int(p.Disk) >= len(s.w.Config.Work.Disks) {
+			return &flow.Fault{Class: flow.Corrupt, Code: "bad_message", Op: "compare", Object: p.String(), Cause: "the job has no such disk", Remedy: "report this"}
+		}
+		d := s.w.Config.Work.Disks[p.Disk]
+		if d.Parent != nil {
+			var err error
+			if m, err = s.open(ctx, d); err != nil {
+				return flow.VaultFault("open the parent's map", d.Info.Path, err)
+			}
+		}
+		s.maps[p.Disk] = m
+	}
+	s.old = s.old[:0]
+	if m == nil {
+		return nil
+	}
+	for x, err := range m.Range(ctx, p.Offset, min(p.Offset+p.Length, m.Size())) {
+		if err != nil {
+			return flow.VaultFault("read the parent's map", fmt.Sprintf("%s of %s", p, s.w.Config.Work.Disks[p.Disk].Info.Path), err)
+		}
+		s.old = append(s.old, x)
+	}
+	return nil
+}
+
+// verdict compares a piece with the old pieces; at moves along with it.
+func (s *stage) verdict(x *flow.Piece, p *flow.Parcel, at *int) flow.Verdict {
+	from := p.Offset + int64(x.Offset)
+	to := from + int64(x.Length)
+	for *at < len(s.old) && s.old[*at].Offset+s.old[*at].Length <= from {
+		*at++
+	}
+	var o *table.MapPiece
+	if *at < len(s.old) {
+		o = &s.old[*at]
+	}
+	switch {
+	case x.Zero && s.maps[p.Disk] == nil:
+		return flow.Unchanged // what no layer covers is zero
+	case x.Zero:
+		if o != nil && o.Zero && o.Offset <= from && o.Offset+o.Length >= to {
+			return flow.Unchanged
+		}
+		return flow.New
+	case p.Fresh:
+		return flow.New
+	case o != nil && !o.Zero && o.Offset == from && o.Length == int64(x.Length) && o.Chunk == x.Chunk && o.ChunkOffset == 0 && o.Domain == s.w.Config.Work.Domain:
+		return flow.Unchanged
+	case s.index.Has(x.Chunk) || s.recent.Has(x.Chunk):
+		return flow.Known
+	}
+	return flow.New
+}

@@ -1,0 +1,368 @@
+package indexer
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/vault"
+)
+
+const (
+	recordEvery = 8                // packs that are durable and not yet in the ledger
+	recordAge   = 30 * time.Second // ... or this long
+	stalled     = 2 * time.Second  // without a message before we look for lost parcels
+)
+
+// Indexer is the stage at work.
+type indexer struct {
+	*state
+	w       *flow.Worker
+	vault   *vault.Vault
+	ledger  *ledger.Ledger
+	journal *journal
+	recent  *flow.Recent
+	live    ledger.Live
+	told    uint64 // position up to which the live copy has been fed
+
+	lastMessage, lastRecord, lastLook time.Time
+	tableBytes                        int64
+	signed                            ledger.Checkpoint
+	dirty                             bool // something changed that progress should tell
+}
+
+// Run is the stage: one process per job. v needs the metadata and signing keys.
+// It returns when it is told to drain.
+func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index) error {
+	work := &w.Config.Work
+	l, err := ledger.Open(ctx, v, ledger.Options{Cache: work.Ledger, Now: time.Now})
+	if err != nil {
+		return halt(w, flow.VaultFault("open the ledger", work.Vault, err))
+	}
+	x := &indexer{
+		state: newState(work, base), w: w, vault: v, ledger: l, recent: w.Arena.Recent(), told: work.Position, dirty: true,
+		live:        ledger.Live{JS: w.JetStream(), Stream: flow.FactStream(w.Config.Job), Subject: flow.FactSubject(w.Config.Job)},
+		lastMessage: time.Now(), lastRecord: time.Now(),
+	}
+	if x.journal, err = openJournal(filepath.Join(w.Config.Folder, "indexer.journal"), x.replay); err != nil {
+		return halt(w, err)
+	}
+	defer x.journal.close()
+	if err := x.recall(ctx); err != nil {
+		return halt(w, err)
+	}
+	return halt(w, x.loop(ctx))
+}
+
+// halt tells the conductor why the stage ends, if it should not.
+func halt(w *flow.Worker, err error) error {
+	if err != nil {
+		w.Alarm(flow.AsFault(err, flow.Indexer))
+	}
+	return err
+}
+
+// replay folds a journaled message into the state, as handle did when it came.
+func (x *indexer) replay(msg []byte) error {
+	m, err := flow.DecodeMessage(msg)
+	if err != nil {
+		return err
+	}
+	return x.fold(m)
+}
+
+// recall learns from the ledger what a predecessor of this process has written.
+func (x *indexer) recall(ctx context.Context) error {
+	for r, err := range x.ledger.Records(ctx, x.work.Position) {
+		if err != nil {
+			return flow.VaultFault("read the ledger", x.work.Vault, err)
+		}
+		if r.Job != x.w.Config.Job {
+			continue
+		}
+		switch f := r.Fact.(type) {
+		case events.PackStored:
+			if n, ok := x.byName[f.Pack]; ok {
+				x.packs[n].recorded = true
+			}
+		case events.GuestInspected:
+			x.each(f.Guest, func(g *guest) { g.recorded = true })
+		case events.PointCommitted:
+			x.each(f.Guest, func(g *guest) { g.point, g.fault = f.Point, nil })
+		case events.SnapshotReleased:
+			x.each(f.Guest, func(g *guest) { g.released = true })
+		}
+	}
+	return nil
+}
+
+func (x *indexer) each(g id.Guest, change func(*guest)) {
+	for n := range x.guests {
+		if x.work.Guests[n].ID == g {
+			change(&x.guests[n])
+		}
+	}
+}
+
+func (x *indexer) loop(ctx context.Context) error {
+	for {
+		d, ok := x.w.TryNext(ctx, 50*time.Millisecond)
+		if !ok {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return x.record(ctx) // drained: leave nothing unsaid
+		}
+		if err := x.turn(ctx, d); err != nil {
+			return err
+		}
+	}
+}
+
+// turn handles one message, if there is one, and whatever has become possible.
+func (x *indexer) turn(ctx context.Context, d *flow.Delivery) error {
+	defer x.w.Meter.Working()()
+	if d != nil {
+		x.lastMessage = time.Now()
+		if err := x.handle(ctx, d); err != nil {
+			return err
+		}
+	}
+	for n := range x.guests {
+		if err := x.advance(ctx, uint32(n)); err != nil {
+			return err
+		}
+	}
+	if x.unrecorded() >= recordEvery || time.Since(x.lastRecord) >= recordAge {
+		if err := x.record(ctx); err != nil {
+			return err
+		}
+	}
+	if time.Since(x.lastMessage) > stalled && time.Since(x.lastLook) > stalled {
+		x.lastLook = time.Now()
+		if err := x.findLost(ctx); err != nil {
+			return err
+		}
+	}
+	x.report(d == nil)
+	return nil
+}
+
+// handle journals a message and folds it in, then acknowledges it.
+func (x *indexer) handle(ctx context.Context, d *flow.Delivery) error {
+	if p := d.Parcel; p != nil {
+		x.w.Meter.CountIn(uint64(p.Length))
+		take, unresolved, err := x.accept(p)
+		switch {
+		case err != nil:
+			return err
+		case !unresolved.IsZero():
+			// Delta took for known what the index cannot place. The parcel is
+			// read again, and this time nothing is taken as known.
+			ask := &flow.Ask{Guest: x.work.Disks[p.Disk].Guest, Reread: []flow.RecheckEntry{{Disk: p.Disk, Number: p.Number}}, Fresh: true}
+			return x.w.Forward(ctx, d, flow.Snapshot, &flow.Message{Ask: ask})
+		case !take:
+			return d.Done()
+		}
+	}
+	if a := d.Answer; a != nil && !a.Released {
+		x.dirty = true
+		if int(a.Guest) < len(x.guests) { // a confirmation is of the moment: not journaled
+			x.guests[a.Guest].confirmed = true
+		}
+		return d.Done()
+	}
+	b, err := d.Encode()
+	if err != nil {
+		return err
+	}
+	if err := x.journal.append(b); err != nil {
+		return err
+	}
+	if err := x.fold(d.Message); err != nil {
+		return err
+	}
+	if a := d.Answer; a != nil {
+		if err := x.released(ctx, a); err != nil {
+			return err
+		}
+	}
+	x.dirty = true
+	return d.Done()
+}
+
+// fold changes the state by a message that is in the journal.
+func (x *indexer) fold(m *flow.Message) error {
+	switch {
+	case m.Plan != nil:
+		return x.takePlan(x.w.Config.Job, m.Plan)
+	case m.Fault != nil:
+		n := m.Fault.Guest
+		if m.Fault.ByDisk && int(m.Fault.Disk) < len(x.work.Disks) {
+			n = x.work.Disks[m.Fault.Disk].Guest
+		}
+		if int(n) < len(x.guests) {
+			x.fail(n, m.Fault)
+		}
+	case m.Parcel != nil:
+		if take, _, err := x.accept(m.Parcel); err != nil || !take {
+			return err
+		}
+		x.take(x.w.Config.Job, m.Parcel)
+		if m.Parcel.Pass == flow.PassBackup {
+			for i := range m.Parcel.Pieces {
+				if c := &m.Parcel.Pieces[i]; c.Verdict == flow.New && !c.Zero {
+					x.recent.Add(c.Chunk) // durable and journaled: from now on it is known
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (x *indexer) released(ctx context.Context, a *flow.Answer) error {
+	if int(a.Guest) >= len(x.guests) || x.guests[a.Guest].released {
+		return nil
+	}
+	records, err := events.DecodeRecords(a.Facts)
+	if err != nil {
+		return problem("answer", err.Error())
+	}
+	x.guests[a.Guest].released = true
+	return x.append(ctx, facts(records), nil)
+}
+
+func facts(records []events.Record) (out []events.Fact) {
+	for _, r := range records {
+		out = append(out, r.Fact)
+	}
+	return out
+}
+
+// advance does for a guest what has become possible: its opening facts, the
+// question whether it held still, the commit, the release.
+func (x *indexer) advance(ctx context.Context, n uint32) error {
+	g := &x.guests[n]
+	if g.planned && !g.recorded {
+		if err := x.append(ctx, facts(g.facts), nil); err != nil {
+			return err
+		}
+		g.recorded = true
+	}
+	settled := g.fault != nil || !g.point.IsZero()
+	switch {
+	case settled && !g.released && !g.releasing:
+		g.releasing = true
+		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Release: true}})
+	case settled || !x.complete(n):
+		return nil
+	case g.confirmed:
+		return x.commit(ctx, n)
+	case !g.asked:
+		g.asked = true
+		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Confirm: true}})
+	}
+	return nil
+}
+
+func (x *indexer) unrecorded() (n int) {
+	for i := range x.packs {
+		if x.packs[i].isNew && !x.packs[i].recorded {
+			n++
+		}
+	}
+	return n
+}
+
+// packFacts are the PackStored facts still to be written, with their objects.
+func (x *indexer) packFacts() (out []events.Fact, in []ledger.ObjectRef, done func()) {
+	var mine []int
+	key, _ := x.vault.Keys.DataKeyID(x.work.Domain) // zero where the indexer holds no data key
+	for i := range x.packs {
+		p := &x.packs[i]
+		if !p.isNew || p.recorded {
+			continue
+		}
+		out = append(out, events.PackStored{Pack: p.Name, Domain: x.work.Domain, DataKey: key, Size: p.Size, Chunks: p.Chunks, RawBytes: p.Raw})
+		in = append(in, ledger.ObjectRef{Name: vault.PackName(p.job, p.Name), Sum: events.Hash(p.Name), Size: p.Size})
+		mine = append(mine, i)
+	}
+	return out, in, func() {
+		for _, i := range mine {
+			x.packs[i].recorded = true
+		}
+	}
+}
+
+// record writes down packs that are durable, so that a later job finds their
+// chunks even if this one dies.
+func (x *indexer) record(ctx context.Context) error {
+	x.lastRecord = time.Now()
+	f, in, done := x.packFacts()
+	if len(f) == 0 {
+		return nil
+	}
+	if err := x.append(ctx, f, in); err != nil {
+		return err
+	}
+	done()
+	return nil
+}
+
+// append adds a segment to the ledger and feeds the live copy. The copy is a
+// courtesy to followers: that it failed is no reason to stop.
+func (x *indexer) append(ctx context.Context, f []events.Fact, in []ledger.ObjectRef) error {
+	pos, err := x.ledger.Append(ctx, x.w.Config.Job, f, in, nil)
+	if err != nil {
+		return flow.VaultFault("append to the ledger", x.work.Vault, err)
+	}
+	x.dirty = true
+	var fresh []events.Record
+	for r, err := range x.ledger.Records(ctx, x.told) {
+		if err != nil {
+			return flow.VaultFault("read the ledger", x.work.Vault, err)
+		}
+		fresh = append(fresh, r)
+	}
+	if x.live.Publish(ctx, fresh) == nil {
+		x.told = pos + 1
+	}
+	return nil
+}
+
+// findLost asks for parcels that no queue holds and that have not come. It
+// happens when a message is lost with everything that knew of it, which the
+// rules of package flow exclude; the plan makes it right all the same.
+func (x *indexer) findLost(ctx context.Context) error {
+	queued, err := x.w.Queued(ctx)
+	if err != nil {
+		return nil // NATS is busy or gone; there will be another look
+	}
+	for _, n := range queued {
+		if n > 0 {
+			return nil
+		}
+	}
+	for n := range x.guests {
+		g := &x.guests[n]
+		if g.fault != nil || !g.point.IsZero() || !g.planned {
+			continue
+		}
+		out, again := x.missing(uint32(n), flow.MaxQueued/4)
+		for pass, list := range [][]flow.RecheckEntry{flow.PassBackup: out, flow.PassRecheck: again} {
+			if len(list) == 0 {
+				continue
+			}
+			ask := &flow.Ask{Guest: uint32(n), Reread: list, Pass: uint8(pass)}
+			if err := x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: ask}); err != nil {
+				return fmt.Errorf("ask for %d lost parcels: %w", len(list), err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package indexer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+)
+
+// journal keeps every message the indexer has acted on, in the order it did:
+// length and CRC-32C (u32, little-endian), then the message. It is written before
+// the message is acknowledged and not synced: it must outlive the process, not
+// the machine (a power cut ends the job, and the vault has what counts).
+type journal struct {
+	f   *os.File
+	buf []byte
+}
+
+const maxEntry = 64 << 20
+
+func castagnoli(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
+
+// openJournal opens the journal and replays what is in it. An entry that a kill
+// left half-written ends the replay and is cut off: its message was not
+// acknowledged.
+func openJournal(path string, replay func(msg []byte) error) (*journal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	whole, err := replayJournal(f, replay)
+	if err == nil {
+		err = f.Truncate(whole)
+	}
+	if err == nil {
+		_, err = f.Seek(whole, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("replay journal %s: %w", path, err)
+	}
+	return &journal{f: f}, nil
+}
+
+func replayJournal(r io.Reader, replay func([]byte) error) (whole int64, err error) {
+	for {
+		var head [8]byte
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return whole, nil
+			}
+			return whole, err
+		}
+		n := binary.LittleEndian.Uint32(head[:])
+		if n > maxEntry {
+			return whole, nil
+		}
+		b := make([]byte, n)
+		if _, err := io.ReadFull(r, b); err != nil || castagnoli(b) != binary.LittleEndian.Uint32(head[4:]) {
+			return whole, nil
+		}
+		if err := replay(b); err != nil {
+			return whole, err
+		}
+		whole += int64(len(head)) + int64(n)
+	}
+}
+
+func (j *journal) append(msg []byte) error {
+	j.buf = binary.LittleEndian.AppendUint32(j.buf[:0], uint32(len(msg)))
+	j.buf = binary.LittleEndian.AppendUint32(j.buf, castagnoli(msg))
+	j.buf = append(j.buf, msg...)
+	if _, err := j.f.Write(j.buf); err != nil {
+		return fmt.Errorf("write journal %s: %w", j.f.Name(), err)
+	}
+	return nil
+}
+
+func (j *journal) close() error { return j.f.Close() }

@@ -1,0 +1,102 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/vdisk"
+)
+
+// Opener opens a frozen disk for reading.
+type Opener func(ctx context.Context, d flow.WorkDisk) (Image, error)
+
+// Image is an open disk.
+type Image interface {
+	vdisk.Image
+	io.Closer
+}
+
+// readSize is the size of one read: larger ones cost more CPU, not less.
+const readSize = 1 << 20
+
+type stage struct {
+	w      *flow.Worker
+	open   Opener
+	images map[uint32]Image
+}
+
+// Run is the stage. It returns when the worker has drained.
+func Run(ctx context.Context, w *flow.Worker, open Opener) error {
+	s := &stage{w: w, open: open, images: map[uint32]Image{}}
+	err := w.Pump(ctx, flow.Raw, s.read)
+	for _, im := range s.images {
+		err = errors.Join(err, im.Close())
+	}
+	return err
+}
+
+func (s *stage) image(ctx context.Context, n uint32) (Image, error) {
+	if im, ok := s.images[n]; ok {
+		return im, nil
+	}
+	if int(n) >= len(s.w.Config.Work.Disks) {
+		return nil, &flow.Fault{Class: flow.Corrupt, Code: "bad_message", Op: "open disk", Object: fmt.Sprint(n), Cause: "the job has no such disk", Remedy: "report this"}
+	}
+	d := s.w.Config.Work.Disks[n]
+	im, err := s.open(ctx, d)
+	if err != nil {
+		return nil, unreadable("open disk", d.Info.Path, err)
+	}
+	s.images[n] = im
+	return im, nil
+}
+
+func unreadable(op, object string, err error) error {
+	return &flow.Fault{
+		Class: flow.Park, Code: "source_unreadable", Op: op, Object: object, Cause: err.Error(), Err: err,
+		Remedy: "check that the image is whole and its disk healthy, then run the job again",
+	}
+}
+
+func (s *stage) read(ctx context.Context, d *flow.Delivery, slot flow.Slot) (string, *flow.Parcel, error) {
+	p := d.Parcel
+	im, err := s.image(ctx, p.Disk)
+	if err != nil {
+		return "", nil, err
+	}
+	mem := s.w.Arena.Bytes(slot.Number)
+	if p.Length > int64(len(mem)) {
+		return "", nil, &flow.Fault{Class: flow.Corrupt, Code: "bad_message", Op: "read", Object: p.String(), Cause: fmt.Sprintf("%d bytes, a slot has %d", p.Length, len(mem)), Remedy: "report this"}
+	}
+	mem = mem[:p.Length]
+	at := int64(0)
+	for _, r := range p.Runs {
+		from := r.Offset - p.Offset
+		clear(mem[at:max(at, from)])
+		if err := readFull(im, mem[from:from+r.Length], r.Offset); err != nil {
+			return "", nil, unreadable("read", s.w.Config.Work.Disks[p.Disk].Info.Path, err)
+		}
+		at = max(at, from+r.Length)
+	}
+	clear(mem[at:])
+	p.Runs = nil
+	p.Claim = flow.Claim{Slot: slot.Number, Generation: slot.Generation, Length: uint32(p.Length)}
+	return flow.Chunker, p, nil
+}
+
+func readFull(im io.ReaderAt, b []byte, at int64) error {
+	for len(b) > 0 {
+		n := min(len(b), readSize)
+		if got, err := im.ReadAt(b[:n], at); got < n {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return fmt.Errorf("%d bytes at %d: %w", n, at, err)
+		}
+		b, at = b[n:], at+int64(n)
+	}
+	return nil
+}

@@ -1,0 +1,228 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/id"
+	"golang.org/x/sync/errgroup"
+)
+
+// Driver is what the stage needs of a hypervisor.
+type Driver interface {
+	hypervisor.Freezer
+	hypervisor.Opener
+}
+
+// DriverFor returns the driver of a guest.
+type DriverFor func(g flow.WorkGuest) (Driver, error)
+
+type stage struct {
+	w       *flow.Worker
+	drivers DriverFor
+
+	mu    sync.Mutex
+	holds map[uint32]*hold // by guest
+}
+
+// hold is a frozen guest.
+type hold struct {
+	driver Driver
+	guest  hypervisor.Guest
+	frozen hypervisor.Frozen
+	since  time.Time
+	plans  map[uint32]*plan // by disk
+	failed bool
+}
+
+// Run is the stage: one process per job. It returns when it is told to drain.
+func Run(ctx context.Context, w *flow.Worker, drivers DriverFor) error {
+	s := &stage{w: w, drivers: drivers, holds: map[uint32]*hold{}}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.answer(ctx) })
+	g.Go(func() error { return s.sendAll(ctx) })
+	err := g.Wait()
+	for _, h := range s.holds {
+		if h.frozen.Hold != nil {
+			err = errors.Join(err, h.frozen.Release(context.WithoutCancel(ctx)))
+		}
+	}
+	return err
+}
+
+func (s *stage) sendAll(ctx context.Context) error {
+	defer s.w.Meter.Working()()
+	for n := range s.w.Config.Work.Guests {
+		err := s.backUp(ctx, uint32(n))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var f *flow.Fault
+		if errors.As(err, &f) && f.Class == flow.Park {
+			err = s.park(ctx, uint32(n), f)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stage) park(ctx context.Context, guest uint32, f *flow.Fault) error {
+	f = flow.AsFault(f, flow.Snapshot)
+	f.Guest, f.ByDisk = guest, false
+	return s.w.Send(ctx, flow.Indexer, &flow.Message{Fault: f})
+}
+
+// guest translates what the job knows into the driver's words.
+func (s *stage) guest(n uint32) hypervisor.Guest {
+	g := s.w.Config.Work.Guests[n]
+	out := hypervisor.Guest{ID: g.ID, Name: g.Name, Driver: g.Driver, Source: g.Source, Config: g.Config}
+	for _, d := range s.w.Config.Work.DisksOf(n) {
+		out.Disks = append(out.Disks, DiskOf(s.w.Config.Work.Disks[d]))
+	}
+	for _, u := range g.Unprotected {
+		out.Unprotected = append(out.Unprotected, hypervisor.Unprotected{Key: u.Key, Reason: u.Reason})
+	}
+	return out
+}
+
+// backUp freezes one guest and sends its plan, its parcels and those read twice.
+func (s *stage) backUp(ctx context.Context, n uint32) error {
+	h, seed, err := s.freeze(ctx, n)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.holds[n] = h
+	s.mu.Unlock()
+	var recheck []flow.RecheckEntry
+	facts := s.opening(n, h)
+	for i, d := range s.w.Config.Work.DisksOf(n) {
+		p, err := s.plan(ctx, h, d, h.guest.Disks[i])
+		if err != nil {
+			return err
+		}
+		h.plans[d] = p
+		facts = append(facts, p.fact)
+		recheck = append(recheck, p.sample(d, seed, h.frozen.RecheckPercent)...)
+	}
+	b, err := encode(s.w.Config.Job, facts...)
+	if err != nil {
+		return err
+	}
+	if err := s.w.Send(ctx, flow.Indexer, &flow.Message{Plan: &flow.Plan{Guest: n, Facts: b, Recheck: recheck}}); err != nil {
+		return err
+	}
+	for _, d := range s.w.Config.Work.DisksOf(n) {
+		if err := s.send(ctx, h, d, all, flow.PassBackup, false); err != nil {
+			return err
+		}
+	}
+	return s.sendListed(ctx, h, recheck, flow.PassRecheck, false)
+}
+
+func (s *stage) opening(n uint32, h *hold) []events.Fact {
+	g := s.w.Config.Work.Guests[n]
+	seen := events.GuestInspected{
+		Guest: g.ID, Name: g.Name, Driver: g.Driver, Source: g.Source, Config: g.Config, Unprotected: g.Unprotected,
+	}
+	taken := events.SnapshotTaken{
+		Guest: g.ID, At: events.At(h.since), Consistency: h.frozen.Consistency, Method: h.frozen.Method, Policy: s.w.Config.Work.Freeze,
+		Reason: h.frozen.Reason, RecheckPercent: h.frozen.RecheckPercent, Record: h.frozen.Record(),
+	}
+	for _, d := range s.w.Config.Work.DisksOf(n) {
+		info := s.w.Config.Work.Disks[d].Info
+		seen.Disks = append(seen.Disks, info)
+		taken.Disks = append(taken.Disks, events.SnapshotDisk{Disk: info.Disk})
+	}
+	return []events.Fact{seen, taken}
+}
+
+func encode(job id.Job, facts ...events.Fact) ([]byte, error) {
+	now := time.Now()
+	records := make([]events.Record, len(facts))
+	for i, f := range facts {
+		records[i] = events.NewRecord(now, job, f)
+	}
+	b, err := events.EncodeRecords(records)
+	if err != nil {
+		return nil, fmt.Errorf("encode facts: %w", err)
+	}
+	return b, nil
+}
+
+// answer serves the indexer's questions until the worker drains.
+func (s *stage) answer(ctx context.Context) error {
+	for {
+		d, ok := s.w.Next(ctx)
+		if !ok {
+			return ctx.Err()
+		}
+		if d.Ask == nil {
+			if err := d.Done(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := s.serve(ctx, d); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *stage) serve(ctx context.Context, d *flow.Delivery) error {
+	a := d.Ask
+	s.mu.Lock()
+	h := s.holds[a.Guest]
+	s.mu.Unlock()
+	switch {
+	case a.Release:
+		facts, err := s.release(ctx, a.Guest, h)
+		if err != nil {
+			return err
+		}
+		return s.w.Forward(ctx, d, flow.Indexer, &flow.Message{Answer: &flow.Answer{Guest: a.Guest, Released: true, Facts: facts}})
+	case h == nil: // restarted, and not there yet
+		return d.Again()
+	case a.Confirm:
+		if err := h.frozen.Changed(ctx); err != nil {
+			f := changed(h.guest.Source, err)
+			f.Guest, f.Stage = a.Guest, flow.Snapshot
+			return s.w.Forward(ctx, d, flow.Indexer, &flow.Message{Fault: f})
+		}
+		return s.w.Forward(ctx, d, flow.Indexer, &flow.Message{Answer: &flow.Answer{Guest: a.Guest, Confirmed: true}})
+	}
+	if err := s.sendListed(ctx, h, a.Reread, a.Pass, a.Fresh); err != nil {
+		return s.w.Settle(ctx, d, err)
+	}
+	return d.Done()
+}
+
+func changed(source string, err error) *flow.Fault {
+	return &flow.Fault{
+		Class: flow.Park, Code: "source_changed", Op: "read image", Object: source, Cause: err.Error(), Err: err,
+		Remedy: "shut the guest down, or back it up through its hypervisor, then run the job again; nothing of it is listed",
+	}
+}
+
+func (s *stage) release(ctx context.Context, n uint32, h *hold) ([]byte, error) {
+	fact := events.SnapshotReleased{Guest: s.w.Config.Work.Guests[n].ID, Verdict: "unknown"}
+	if h != nil && h.frozen.Hold != nil {
+		fact.HeldNS = int64(time.Since(h.since))
+		fact.Verdict = "unchanged"
+		if err := h.frozen.Changed(ctx); err != nil {
+			fact.Verdict, fact.Detail = "changed", err.Error()
+		}
+		if err := h.frozen.Release(ctx); err != nil {
+			fact.Detail = err.Error()
+		}
+	}
+	return encode(s.w.Config.Job, fact)
+}
