@@ -53,6 +53,7 @@ type Pack struct {
 	Size   int64     `json:"size"`
 	Chunks uint32    `json:"chunks"`
 	Raw    int64     `json:"raw"` // of its chunks, before compression
+	Key    uint32    `json:"key"` // Tink id of the data key
 }
 
 // Same reports whether both are the same work, though perhaps at another stage.

@@ -19,8 +19,8 @@ type Work struct {
 	Set        string      `json:"set,omitempty"`
 	Host       string      `json:"host"`
 	Position   uint64      `json:"position"` // of the job's first fact in the ledger
-	Index      []string    `json:"index"`  // chunk index files
-	Ledger     string      `json:"ledger"` // folder of the local segment cache
+	Index      []string    `json:"index"`    // chunk index files
+	Ledger     string      `json:"ledger"`   // folder of the local segment cache
 	Guests     []WorkGuest `json:"guests"`
 	Disks      []WorkDisk  `json:"disks"`
 }

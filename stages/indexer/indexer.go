@@ -282,13 +282,12 @@ func (x *indexer) unrecorded() (n int) {
 // packFacts are the PackStored facts still to be written, with their objects.
 func (x *indexer) packFacts() (out []events.Fact, in []ledger.ObjectRef, done func()) {
 	var mine []int
-	key, _ := x.vault.Keys.DataKeyID(x.work.Domain) // zero where the indexer holds no data key
 	for i := range x.packs {
 		p := &x.packs[i]
 		if !p.isNew || p.recorded {
 			continue
 		}
-		out = append(out, events.PackStored{Pack: p.Name, Domain: x.work.Domain, DataKey: key, Size: p.Size, Chunks: p.Chunks, RawBytes: p.Raw})
+		out = append(out, events.PackStored{Pack: p.Name, Domain: x.work.Domain, DataKey: p.Key, Size: p.Size, Chunks: p.Chunks, RawBytes: p.Raw})
 		in = append(in, ledger.ObjectRef{Name: vault.PackName(p.job, p.Name), Sum: events.Hash(p.Name), Size: p.Size})
 		mine = append(mine, i)
 	}

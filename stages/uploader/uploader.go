@@ -165,7 +165,7 @@ func (s *stage) flush(ctx context.Context) error {
 		s.w.Alarm(f)
 		return f
 	}
-	ref := flow.Pack{Name: info.Name, Size: info.Size, Chunks: uint32(len(info.Entries)), Raw: s.raw}
+	ref := flow.Pack{Name: info.Name, Size: info.Size, Chunks: uint32(len(info.Entries)), Raw: s.raw, Key: info.DataKey}
 	for _, d := range s.held {
 		p := d.Parcel
 		out := *p
