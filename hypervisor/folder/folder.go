@@ -24,7 +24,8 @@
 //     inode, mtime and ctime of the file held open and of its path. Writing
 //     through a memory map stamps ctime when a clean page is first written, so
 //     Freeze flushes the file to make its pages clean, and does so until the
-//     stamps stay put.
+//     stamps stay put for a quarter of a second. A write that had begun before
+//     and takes longer than that is not seen; only the recheck may find it.
 //   - Where that is not so (tmpfs, network file systems, block devices, other
 //     systems than Linux), nothing proves anything; RecheckPercent is then 100.
 //

@@ -184,11 +184,16 @@ func (h *heldGuest) Release(context.Context) error {
 }
 
 const (
-	// settleAge is how old a file's last change must be before its stamp tells
-	// a later one apart: kernels count time for files in ticks of up to 10 ms.
-	settleAge = 25 * time.Millisecond
+	// settleLeased is how old a file's last change must be before its stamp
+	// tells a later one apart: kernels count time for files in ticks of up to
+	// 10 ms.
+	settleLeased = 25 * time.Millisecond
+	// settleOpen is the same for a file that somebody has open for writing. A
+	// write stamps the file when it begins; this much longer it may take to
+	// end, and would not be seen after that.
+	settleOpen = 250 * time.Millisecond
 	// settleTries bounds how long a file that is being written is waited for.
-	settleTries = 40
+	settleTries = 12
 )
 
 // settle flushes the file until its stamps neither are too young to tell
@@ -209,7 +214,11 @@ func (d *heldDisk) settle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		young := youth(before)
+		age := settleOpen
+		if d.leased {
+			age = settleLeased
+		}
+		young := youth(before, age)
 		if before == after && young == 0 {
 			d.was = after
 			return nil

@@ -120,19 +120,19 @@ func flushFile(f *os.File) error {
 	return nil
 }
 
-// youth is how long to wait until the file's last change is settleAge old. The
+// youth is how long to wait until the file's last change has the given age. The
 // clock is the one that stamps files. A change in the future is another
 // machine's or from before the clock was set back; the next will differ.
-func youth(s stamp) time.Duration {
+func youth(s stamp, wanted time.Duration) time.Duration {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now); err != nil {
 		return 0
 	}
 	age := time.Duration(now.Nano() - max(s.CTime, s.MTime))
-	if age < 0 || age >= settleAge {
+	if age < 0 || age >= wanted {
 		return 0
 	}
-	return settleAge - age
+	return wanted - age
 }
 
 // stampsEveryWrite reports whether the file system is known to move ctime when

@@ -30,6 +30,6 @@ func stampOf(f *os.File) (stamp, error) {
 // flushFile does nothing: a file that is open for reading cannot be flushed.
 func flushFile(*os.File) error { return nil }
 
-func youth(stamp) time.Duration { return 0 }
+func youth(stamp, time.Duration) time.Duration { return 0 }
 
 func stampsEveryWrite(*os.File) bool { return false }

@@ -228,16 +228,20 @@ const claimPiece = 64 << 30 // bytes of the file
 // claim takes the MiBs that off..off+length touches and reports whether all
 // were free. off is a multiple of 1 MiB and the end below maxFileSize.
 func (c *claims) claim(off, length int64) bool {
-	for end := off + length; off < end; off += mib {
-		piece := &c.pieces[off/claimPiece]
+	at, end := off/mib, (off+length+mib-1)/mib
+	for at < end {
+		piece := &c.pieces[at/(claimPiece/mib)]
 		if *piece == nil {
 			*piece = new([claimPiece / mib / 64]uint64)
 		}
-		word, bit := off%claimPiece/mib/64, uint64(1)<<(off/mib%64)
-		if (*piece)[word]&bit != 0 {
+		word, bit := at%(claimPiece/mib)/64, at%64
+		n := min(64-bit, end-at)
+		mask := (^uint64(0) >> (64 - n)) << bit
+		if (*piece)[word]&mask != 0 {
 			return false
 		}
-		(*piece)[word] |= bit
+		(*piece)[word] |= mask
+		at += n
 	}
 	return true
 }

@@ -251,3 +251,28 @@ func TestLargestTable(t *testing.T) {
 	}
 	vdisktest.Run(t, m, x.want)
 }
+
+// TestClaims compares the bits with a plain list.
+func TestClaims(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(8, 8))
+	c, plain := new(claims), map[int64]bool{}
+	for range 2000 {
+		off, length := rnd.Int64N(200_000)*mib, rnd.Int64N(300*mib)
+		free := true
+		for at := off; at < off+length; at += mib {
+			free = free && !plain[at]
+		}
+		if got := c.claim(off, length); got != free {
+			t.Fatalf("claim %d bytes at %d: %v, want %v", length, off, got, free)
+		} else if got {
+			for at := off; at < off+length; at += mib {
+				plain[at] = true
+			}
+		} else {
+			c, plain = new(claims), map[int64]bool{} // a refused claim may have taken a part
+		}
+	}
+	if !c.claim(maxFileSize-mib, mib) || c.claim(maxFileSize-mib, 1) {
+		t.Error("the last MiB")
+	}
+}
