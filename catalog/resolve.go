@@ -1,0 +1,185 @@
+package catalog
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace-backup/millrace/id"
+)
+
+// The two ways in which an argument can fail to name one thing.
+var (
+	ErrNone      = errors.New("nothing has this name")
+	ErrAmbiguous = errors.New("more than one has this name")
+)
+
+// minPrefix is how many hex digits an abbreviated id has at least, so that a
+// guest named "a" is never taken for a point.
+const minPrefix = 4
+
+// maxCandidates bounds how many are listed in an error.
+const maxCandidates = 10
+
+// Point finds the point that arg names: "latest" (the newest of the vault), the
+// first digits of a point's id, GUEST@latest, or GUEST@TIME (the newest of the
+// guest that is not after TIME). A guest is its name or the first digits of its
+// id. Times without a zone are in loc; a date alone means the end of that day.
+// Forgotten points are not found. The error wraps ErrNone or ErrAmbiguous and
+// lists what could have been meant.
+func (s *State) Point(arg string, loc *time.Location) (*Point, error) {
+	if arg == "latest" {
+		if all := s.Listed(); len(all) > 0 {
+			return all[len(all)-1], nil
+		}
+		return nil, fmt.Errorf("point %q: the vault has no point: %w", arg, ErrNone)
+	}
+	if at := strings.LastIndexByte(arg, '@'); at >= 0 {
+		return s.pointAt(arg, arg[:at], arg[at+1:], loc)
+	}
+	var found, forgotten []*Point
+	for _, p := range s.Points {
+		if !abbreviates(arg, p.Point.String()) {
+			continue
+		}
+		if p.Forgotten == 0 {
+			found = append(found, p)
+		} else {
+			forgotten = append(forgotten, p)
+		}
+	}
+	slices.SortFunc(found, byTime)
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return nil, fmt.Errorf("point %q: %w: %s", arg, ErrAmbiguous, list(found, describePoint))
+	case len(forgotten) > 0:
+		return nil, fmt.Errorf("point %q was forgotten: %w", arg, ErrNone)
+	}
+	return nil, fmt.Errorf("point %q: %w; there are: %s", arg, ErrNone, list(newestFirst(s.Listed()), describePoint))
+}
+
+func (s *State) pointAt(arg, guest, when string, loc *time.Location) (*Point, error) {
+	g, err := s.Guest(guest)
+	if err != nil {
+		return nil, fmt.Errorf("point %q: %w", arg, err)
+	}
+	until := time.Time{} // none
+	if when != "latest" {
+		if until, err = parseTime(when, loc); err != nil {
+			return nil, fmt.Errorf("point %q: %w", arg, err)
+		}
+	}
+	for _, p := range slices.Backward(g.Points) {
+		if until.IsZero() || !p.Time.Time().After(until) {
+			return p, nil
+		}
+	}
+	return nil, fmt.Errorf("point %q: %s has none: %w; there are: %s", arg, g.Name, ErrNone, list(newestFirst(g.Points), describePoint))
+}
+
+// parseTime understands RFC 3339 and its shorter forms down to a date.
+func parseTime(text string, loc *time.Location) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return t, nil
+	}
+	text = strings.Replace(text, " ", "T", 1)
+	for _, form := range []struct {
+		layout  string
+		through func(time.Time) time.Time // the last instant that is meant
+	}{
+		{"2006-01-02T15:04:05", func(t time.Time) time.Time { return t.Add(time.Second) }},
+		{"2006-01-02T15:04", func(t time.Time) time.Time { return t.Add(time.Minute) }},
+		{"2006-01-02", func(t time.Time) time.Time { return t.AddDate(0, 0, 1) }},
+	} {
+		if t, err := time.ParseInLocation(form.layout, text, loc); err == nil {
+			return form.through(t).Add(-time.Microsecond), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q is not a time like 2026-11-22T16:07:15Z or 2026-11-22: %w", text, ErrNone)
+}
+
+// Guest finds the guest that arg names: its name, or the first digits of its
+// id. A name goes before an id.
+func (s *State) Guest(arg string) (*Guest, error) {
+	var named, numbered []*Guest
+	for _, g := range s.GuestList() {
+		if g.Name == arg {
+			named = append(named, g)
+		}
+		if abbreviates(arg, g.ID.String()) {
+			numbered = append(numbered, g)
+		}
+	}
+	if len(named) == 0 {
+		named = numbered
+	}
+	switch len(named) {
+	case 1:
+		return named[0], nil
+	case 0:
+		return nil, fmt.Errorf("guest %q: %w; there are: %s", arg, ErrNone, list(s.GuestList(), describeGuest))
+	}
+	return nil, fmt.Errorf("guest %q: %w: %s", arg, ErrAmbiguous, list(named, describeGuest))
+}
+
+// Job finds the job that arg names: "latest", or the first digits of its id.
+func (s *State) Job(arg string) (*Job, error) {
+	all := s.JobList()
+	if arg == "latest" && len(all) > 0 {
+		return all[len(all)-1], nil
+	}
+	var found []*Job
+	for _, j := range all {
+		if abbreviates(arg, j.ID.String()) {
+			found = append(found, j)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, fmt.Errorf("job %q: %w; there are: %s", arg, ErrNone, list(newestFirst(all), describeJob))
+	}
+	return nil, fmt.Errorf("job %q: %w: %s", arg, ErrAmbiguous, list(found, describeJob))
+}
+
+// abbreviates reports whether arg is the beginning of an id, in any case and
+// with or without dashes.
+func abbreviates(arg, full string) bool {
+	plain := strings.ReplaceAll(strings.ToLower(arg), "-", "")
+	return len(plain) >= minPrefix && strings.HasPrefix(strings.ReplaceAll(full, "-", ""), plain)
+}
+
+func newestFirst[T any](all []T) []T {
+	all = slices.Clone(all)
+	slices.Reverse(all)
+	return all
+}
+
+func list[T any](all []T, describe func(T) string) string {
+	if len(all) == 0 {
+		return "none"
+	}
+	var texts []string
+	for _, each := range all[:min(len(all), maxCandidates)] {
+		texts = append(texts, describe(each))
+	}
+	if more := len(all) - len(texts); more > 0 {
+		texts = append(texts, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(texts, ", ")
+}
+
+func describePoint(p *Point) string {
+	return fmt.Sprintf("%s (%s@%s)", id.Short(p.Point), p.GuestName, p.Time.Time().Format(time.RFC3339))
+}
+
+func describeGuest(g *Guest) string { return fmt.Sprintf("%s (%s)", g.Name, id.Short(g.ID)) }
+
+func describeJob(j *Job) string {
+	return fmt.Sprintf("%s (%s %s)", j.ID, j.Started.Verb, j.StartedAt.Format(time.RFC3339))
+}
