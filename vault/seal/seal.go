@@ -66,7 +66,7 @@ func (b *box) seal(dst []byte, t ObjectType, v id.Vault, scope [16]byte, name, p
 }
 
 func (b *box) open(dst []byte, t ObjectType, v id.Vault, scope [16]byte, name, sealed []byte) ([]byte, error) {
-	if len(sealed) < Overhead || sealed[0] != 1 {
+	if len(sealed) < tinkPrefix || sealed[0] != 1 {
 		return nil, fmt.Errorf("%d bytes are no sealed object: %w", len(sealed), ErrDamaged)
 	}
 	tinkKey := binary.BigEndian.Uint32(sealed[1:tinkPrefix])
