@@ -220,7 +220,7 @@ func TestArguments(t *testing.T) {
 		{"web2@2026-11-04T22:59:59Z", id.Point{0x11, 0x11}, nil, ""},
 		{"web2@2026-11-03", id.Point{0x11, 0x11}, nil, ""},
 		{"web2@2026-11-02", id.Point{}, ErrNone, "web2 has none"}, // it was the third by then
-		{"web2@2026-11-05 00:00", id.Point{0x11, 0x11}, nil, ""}, // of +02:00: 22:00 UTC the day before
+		{"web2@2026-11-05 00:00", id.Point{0x11, 0x11}, nil, ""},  // of +02:00: 22:00 UTC the day before
 		{"web2@2026-11-05T01:00:00", id.Point{0x11, 0x12}, nil, ""},
 		{"web2@2026-11-01", id.Point{}, ErrNone, "web2 has none"},
 		{"web2@soon", id.Point{}, ErrNone, "not a time"},

@@ -83,7 +83,7 @@ func writeExtents(ctx context.Context, v *vault.Vault, job id.Job, d id.Domain,
 		}
 		w.plain = appendExtent(w.plain, e, last)
 		w.root.Write(contentOf(e, r.ID))
-		last = e
+		last = e.neighbour(last)
 	}
 	return w.close(job, false, nil)
 }
@@ -100,6 +100,15 @@ func (e extent) end() int64 { return e.offset + e.length }
 func (e extent) sane() bool {
 	return e.offset >= 0 && e.length > 0 && e.length <= MaxDisk && e.offset <= MaxDisk-e.length &&
 		e.inner >= 0 && e.inner <= vault.MaxChunk && (!e.zero || e.inner == 0 && e.chunk == 0)
+}
+
+// neighbour is what the row after e is encoded against: e, but a zero row
+// passes on the chunk number of its own neighbour.
+func (e extent) neighbour(last extent) extent {
+	if e.zero {
+		e.chunk = last.chunk
+	}
+	return e
 }
 
 // contentOf is what the root covers of an extent: what the disk holds, not
@@ -178,7 +187,7 @@ func decodeExtentPage(b []byte, rows uint32, first uint64) ([]extent, error) {
 			return nil, damaged("extent row %d", len(out))
 		}
 		out = append(out, e)
-		last = e
+		last = e.neighbour(last)
 	}
 	if len(c.b) != 0 {
 		return nil, damaged("%d bytes behind the rows of a page", len(c.b))

@@ -481,12 +481,23 @@ func TestALargeSparseDisk(t *testing.T) {
 	for i := range extents {
 		extents[i].Offset = int64(i) << 26 // one in each 64 MiB: 16 TiB
 	}
-	for _, order := range []string{"by use", "by id"} {
+	for _, order := range []string{"by use", "eight layers", "by id"} {
 		if order == "by id" {
 			chunks, extents = byID(chunks, extents)
 		}
-		c, e := layerOf(t, v, packs, chunks, extents)
-		pd := events.PointDisk{Size: 1 << 44, Extents: []events.TableRef{e}, Chunks: []events.TableRef{c}}
+		pd := events.PointDisk{Size: 1 << 44}
+		layers := 1
+		if order == "eight layers" {
+			layers = MaxLayers
+		}
+		for l := range layers {
+			var part []ExtentRow
+			for i := l; i < len(extents); i += layers {
+				part = append(part, extents[i])
+			}
+			c, e := layerOf(t, v, packs, chunks, part)
+			pd.Extents, pd.Chunks = append(pd.Extents, e), append(pd.Chunks, c)
+		}
 		before := heap()
 		start := time.Now()
 		m, err := OpenMap(ctx, v, pd)
@@ -506,7 +517,9 @@ func TestALargeSparseDisk(t *testing.T) {
 		walk := time.Since(start)
 		most = max(most, heap()) - before
 		t.Logf("%s: open %v, open and walk %d pieces %v, %.1f MiB live", order, open, n, walk, float64(most)/(1<<20))
-		if n != 2*len(extents) || walk > time.Second*slow || most > 32<<20 {
+		// A machine of our own takes 0.15 s; the limit leaves room for busy ones
+		// and still catches a page read for every extent (20 s).
+		if n != 2*len(extents) || walk > 5*time.Second*slow || most > 32<<20 {
 			t.Errorf("%s: %d pieces in %v with %d bytes", order, n, walk, most)
 		}
 		runtime.KeepAlive(m)
@@ -564,7 +577,7 @@ func TestForms(t *testing.T) {
 	}
 	for _, e := range extents {
 		page2 = appendExtent(page2, e, before)
-		before = e
+		before = e.neighbour(before)
 	}
 	if got, err := decodeExtentPage(page2, 4, 1<<20); err != nil || !slices.Equal(got, extents) {
 		t.Errorf("extents: %v %v", got, err)
@@ -647,7 +660,7 @@ func FuzzPages(f *testing.F) {
 	for _, r := range extents {
 		e := extent{r.Offset, r.Length, r.ChunkOffset, r.Chunk, r.Zero}
 		b2 = appendExtent(b2, e, before)
-		before = e
+		before = e.neighbour(before)
 	}
 	f.Add(b1, uint32(len(chunks)), uint64(0))
 	f.Add(b2, uint32(len(extents)), uint64(0))
