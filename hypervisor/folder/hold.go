@@ -47,8 +47,8 @@ func hold(ctx context.Context, g hypervisor.Guest) (*heldGuest, error) {
 	h := &heldGuest{stop: make(chan struct{}), done: make(chan struct{})}
 	// The signal must have its receiver before the first lease is taken.
 	wanted := make(chan os.Signal, 1)
-	if len(leaseSignals) > 0 {
-		signal.Notify(wanted, leaseSignals...)
+	if signals := leaseSignals(); len(signals) > 0 { // without any, Notify means all
+		signal.Notify(wanted, signals...)
 	}
 	go h.watch(wanted)
 	for _, d := range g.Disks {

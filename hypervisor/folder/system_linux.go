@@ -30,8 +30,8 @@ func openFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// leaseSignals tell that a lease is wanted back.
-var leaseSignals = []os.Signal{unix.SIGIO}
+// leaseSignals are what tells that a lease is wanted back.
+func leaseSignals() []os.Signal { return []os.Signal{unix.SIGIO} }
 
 // control calls fn with the file's descriptor and returns its error.
 func control(f *os.File, fn func(fd int) error) error {

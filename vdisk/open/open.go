@@ -82,16 +82,18 @@ func File(f *os.File, o Options) (*Disk, error) {
 	return nil, fmt.Errorf("open image %s: %w: format %s", f.Name(), vdisk.ErrUnsupported, format)
 }
 
-// signatures of formats at the beginning of a file.
-var signatures = []struct{ format, magic string }{
-	{"vhdx", "vhdxfile"},
-	{"qcow2", "QFI\xfb"},
-	{"vhd", "conectix"}, // dynamic and differencing VHD repeat their footer at 0
-	{"vmdk", "KDMV"},
-	{"vmdk", "COWD"},
-	{"vmdk", "# Disk DescriptorFile"},
-	{"qed", "QED\x00"},
-	{"vdi", "<<< "},
+// signatures lists what formats have at the beginning of a file.
+func signatures() []struct{ format, magic string } {
+	return []struct{ format, magic string }{
+		{"vhdx", "vhdxfile"},
+		{"qcow2", "QFI\xfb"},
+		{"vhd", "conectix"}, // dynamic and differencing VHD repeat their footer at 0
+		{"vmdk", "KDMV"},
+		{"vmdk", "COWD"},
+		{"vmdk", "# Disk DescriptorFile"},
+		{"qed", "QED\x00"},
+		{"vdi", "<<< "},
+	}
 }
 
 // Probe tells the format of a file of the given size by its signature: "vhdx",
@@ -102,7 +104,7 @@ func Probe(r io.ReaderAt, size int64) (string, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", fmt.Errorf("read signature: %w", err)
 	}
-	for _, s := range signatures {
+	for _, s := range signatures() {
 		if bytes.HasPrefix(head[:n], []byte(s.magic)) {
 			return s.format, nil
 		}
