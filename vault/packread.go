@@ -135,7 +135,7 @@ func parseFooter(info *PackInfo, b []byte, end int64) error {
 	}
 	entries := int64(binary.BigEndian.Uint32(b))
 	b = b[4:]
-	if entries > MaxPackEntries || int64(len(b)) != entries*entrySize {
+	if entries < 1 || entries > MaxPackEntries || int64(len(b)) != entries*entrySize {
 		return fmt.Errorf("footer of %d chunks in %d bytes: %w", entries, len(b), ErrDamaged)
 	}
 	info.Entries = make([]PackEntry, entries)
