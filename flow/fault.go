@@ -36,7 +36,7 @@ func (c Class) String() string {
 // within this process; on the wire only Cause goes.
 type Fault struct {
 	Class  Class  `json:"class"`
-	Code   string `json:"code"`   // stable, for scripts: source_changed, vault_full, ...
+	Code   string `json:"code"`   // stable, for scripts: source-changed, store-full, ...
 	Stage  string `json:"stage"`  // where it happened
 	Op     string `json:"op"`     // what was being done
 	Object string `json:"object"` // to what
@@ -65,7 +65,7 @@ func AsFault(err error, stage string) *Fault {
 		return f
 	}
 	return &Fault{
-		Class: Halt, Code: "internal", Stage: stage, Op: "run stage", Object: stage, Cause: err.Error(),
+		Class: Halt, Code: "failed", Stage: stage, Op: "run stage", Object: stage, Cause: err.Error(),
 		Remedy: "look into the job's log; report it if the cause is not on this machine", Err: err,
 	}
 }
@@ -73,16 +73,16 @@ func AsFault(err error, stage string) *Fault {
 // VaultFault says what it means for a job that the vault could not be written
 // or read: full, read-only or gone halts it, damage stops it as corrupt.
 func VaultFault(op, object string, err error) error {
-	f := &Fault{Class: Halt, Code: "vault_io", Op: op, Object: object, Cause: err.Error(), Err: err, Remedy: "check the vault's disk or server, then run the job again; what was stored is found again"}
+	f := &Fault{Class: Halt, Code: "vault-io", Op: op, Object: object, Cause: err.Error(), Err: err, Remedy: "check the vault's disk or server, then run the job again; what was stored is found again"}
 	switch {
 	case errors.Is(err, store.ErrFull):
-		f.Code, f.Remedy = "vault_full", "make room in the vault (millrace prune, or a larger disk), then run the job again; what was stored is found again"
+		f.Code, f.Remedy = "store-full", "make room in the vault (millrace prune, or a larger disk), then run the job again; what was stored is found again"
 	case errors.Is(err, store.ErrReadOnly):
-		f.Code, f.Remedy = "vault_read_only", "give this account the right to write to the vault, or mount it writable"
+		f.Code, f.Remedy = "store-read-only", "give this account the right to write to the vault, or mount it writable"
 	case errors.Is(err, store.ErrNoStore):
-		f.Code, f.Remedy = "no_vault", "mount or connect the vault, then run the job again"
+		f.Code, f.Remedy = "no-store", "mount or connect the vault, then run the job again"
 	case errors.Is(err, vault.ErrDamaged):
-		f.Class, f.Code, f.Remedy = Corrupt, "vault_damaged", "run millrace verify; restore the damaged object from a copy of the vault if there is one"
+		f.Class, f.Code, f.Remedy = Corrupt, "damaged", "run millrace verify; restore the damaged object from a copy of the vault if there is one"
 	}
 	return f
 }

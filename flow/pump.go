@@ -80,7 +80,7 @@ func (w *Worker) pump(ctx context.Context, pool Pool, step Step, out chan<- hand
 
 func (w *Worker) step(ctx context.Context, d *Delivery, slot Slot, step Step) (handOver, error) {
 	if d.Parcel == nil {
-		return handOver{}, &Fault{Class: Corrupt, Code: "bad_message", Op: "receive", Object: w.Config.Stage, Cause: "a message without a parcel", Remedy: "report this"}
+		return handOver{}, &Fault{Class: Corrupt, Code: "bad-message", Op: "receive", Object: w.Config.Stage, Cause: "a message without a parcel", Remedy: "report this"}
 	}
 	w.Meter.in(uint64(d.Parcel.Claim.Length))
 	leave := w.Meter.enter(busy)

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 )
@@ -8,21 +9,22 @@ import (
 // Work is what a job is about. Every worker gets it whole; it holds no secrets.
 // Guests and disks are numbered by their place in the lists.
 type Work struct {
-	Vault      string      `json:"vault"` // URL of the store
-	VaultID    id.Vault    `json:"vault_id"`
-	Domain     id.Domain   `json:"domain"`
-	Codec      string      `json:"codec"`
-	ParcelSize int64       `json:"parcel_size"` // a multiple of the vault's cell size
-	CellSize   int64       `json:"cell_size"`
-	Freeze     string      `json:"freeze"` // require, prefer, never
-	Scan       string      `json:"scan"`   // auto, full, incremental, differential
-	Set        string      `json:"set,omitempty"`
-	Host       string      `json:"host"`
-	Position   uint64      `json:"position"` // of the job's first fact in the ledger
-	Index      []string    `json:"index"`    // chunk index files
-	Ledger     string      `json:"ledger"`   // folder of the local segment cache
-	Guests     []WorkGuest `json:"guests"`
-	Disks      []WorkDisk  `json:"disks"`
+	Vault      string       `json:"vault"` // URL of the store
+	VaultID    id.Vault     `json:"vault_id"`
+	Domain     id.Domain    `json:"domain"`
+	Cutter     chunk.Params `json:"cutter"` // of the domain
+	Codec      string       `json:"codec"`
+	ParcelSize int64        `json:"parcel_size"` // a multiple of the vault's cell size
+	CellSize   int64        `json:"cell_size"`
+	Freeze     string       `json:"freeze"` // require, prefer, never
+	Scan       string       `json:"scan"`   // auto, full, incremental, differential
+	Set        string       `json:"set,omitempty"`
+	Host       string       `json:"host"`
+	Position   uint64       `json:"position"` // of the job's first fact in the ledger
+	Index      []string     `json:"index"`    // chunk index files
+	Ledger     string       `json:"ledger"`   // folder of the local segment cache
+	Guests     []WorkGuest  `json:"guests"`
+	Disks      []WorkDisk   `json:"disks"`
 }
 
 // WorkGuest is one guest of the job.

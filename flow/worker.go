@@ -162,7 +162,7 @@ func (w *Worker) accept(msg jetstream.Msg) *Delivery {
 	if err != nil {
 		// Only our own workers can publish here. A message that does not decode
 		// is a bug or a forgery; the parcel it stood for is read again.
-		w.Alarm(&Fault{Class: Corrupt, Code: "bad_message", Stage: w.Config.Stage, Op: "receive", Object: msg.Subject(), Cause: err.Error(), Remedy: "report this; run the job again"})
+		w.Alarm(&Fault{Class: Corrupt, Code: "bad-message", Stage: w.Config.Stage, Op: "receive", Object: msg.Subject(), Cause: err.Error(), Remedy: "report this; run the job again"})
 		_ = msg.Term()
 		w.forget(d)
 		return nil

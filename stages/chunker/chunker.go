@@ -27,7 +27,7 @@ func (s *stage) cut(_ context.Context, d *flow.Delivery, _ flow.Slot) (string, *
 	}
 	p, b := d.Parcel, d.Bytes()
 	if p.Offset%s.cell != 0 || int64(len(b)) != p.Length {
-		return "", nil, &flow.Fault{Class: flow.Corrupt, Code: "bad_message", Op: "cut", Object: p.String(), Cause: fmt.Sprintf("%d bytes at %d are not whole cells", len(b), p.Offset), Remedy: "report this"}
+		return "", nil, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "cut", Object: p.String(), Cause: fmt.Sprintf("%d bytes at %d are not whole cells", len(b), p.Offset), Remedy: "report this"}
 	}
 	p.Pieces = p.Pieces[:0]
 	for at := int64(0); at < p.Length; at += s.cell {

@@ -66,7 +66,7 @@ func (s *stage) load(ctx context.Context, p *flow.Parcel) error {
 	m, ok := s.maps[p.Disk]
 	if !ok {
 		if int(p.Disk) >= len(s.w.Config.Work.Disks) {
-			return &flow.Fault{Class: flow.Corrupt, Code: "bad_message", Op: "compare", Object: p.String(), Cause: "the job has no such disk", Remedy: "report this"}
+			return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "compare", Object: p.String(), Cause: "the job has no such disk", Remedy: "report this"}
 		}
 		d := s.w.Config.Work.Disks[p.Disk]
 		if d.Parent != nil {

@@ -68,7 +68,7 @@ func (x *indexer) checkPacks(ctx context.Context, n uint32) error {
 			}
 			if err != nil {
 				x.fail(n, &flow.Fault{
-					Class: flow.Park, Code: "vault_damaged", Stage: flow.Indexer, Op: "check pack", Object: name, Cause: err.Error(), Err: err,
+					Class: flow.Park, Code: "damaged", Stage: flow.Indexer, Op: "check pack", Object: name, Cause: err.Error(), Err: err,
 					Remedy: "run millrace verify; delete the chunk index in the state directory and run the job again with --scan full",
 				})
 				return nil

@@ -122,7 +122,7 @@ func (d *disk) has(n uint32) bool { return d.here[n/8]&(1<<(n%8)) != 0 }
 
 // problem is an error in what a message says.
 func problem(object, cause string) *flow.Fault {
-	return &flow.Fault{Class: flow.Corrupt, Code: "bad_message", Op: "index", Object: object, Cause: cause, Remedy: "report this; run the job again"}
+	return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "index", Object: object, Cause: cause, Remedy: "report this; run the job again"}
 }
 
 // takePlan enters a guest's plan; a second one is the same and changes nothing.
@@ -305,7 +305,7 @@ func (s *state) compare(diskN, number uint32) {
 	if second != d.digests[number] {
 		info := s.work.Disks[diskN].Info
 		s.fail(s.work.Disks[diskN].Guest, &flow.Fault{
-			Class: flow.Park, Code: "source_changed", Stage: flow.Indexer, Op: "read image", Object: info.Path,
+			Class: flow.Park, Code: "source-changed", Stage: flow.Indexer, Op: "read image", Object: info.Path,
 			Cause:  fmt.Sprintf("bytes at %d differ when they are read again", int64(number)*s.work.ParcelSize),
 			Remedy: "shut the guest down, or back it up through its hypervisor, then run the job again; nothing of it is listed",
 		})

@@ -43,7 +43,7 @@ func (s *stage) image(ctx context.Context, n uint32) (Image, error) {
 		return im, nil
 	}
 	if int(n) >= len(s.w.Config.Work.Disks) {
-		return nil, &flow.Fault{Class: flow.Corrupt, Code: "bad_message", Op: "open disk", Object: fmt.Sprint(n), Cause: "the job has no such disk", Remedy: "report this"}
+		return nil, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "open disk", Object: fmt.Sprint(n), Cause: "the job has no such disk", Remedy: "report this"}
 	}
 	d := s.w.Config.Work.Disks[n]
 	im, err := s.open(ctx, d)
@@ -56,7 +56,7 @@ func (s *stage) image(ctx context.Context, n uint32) (Image, error) {
 
 func unreadable(op, object string, err error) error {
 	return &flow.Fault{
-		Class: flow.Park, Code: "source_unreadable", Op: op, Object: object, Cause: err.Error(), Err: err,
+		Class: flow.Park, Code: "image-unreadable", Op: op, Object: object, Cause: err.Error(), Err: err,
 		Remedy: "check that the image is whole and its disk healthy, then run the job again",
 	}
 }
@@ -69,7 +69,7 @@ func (s *stage) read(ctx context.Context, d *flow.Delivery, slot flow.Slot) (str
 	}
 	mem := s.w.Arena.Bytes(slot.Number)
 	if p.Length > int64(len(mem)) {
-		return "", nil, &flow.Fault{Class: flow.Corrupt, Code: "bad_message", Op: "read", Object: p.String(), Cause: fmt.Sprintf("%d bytes, a slot has %d", p.Length, len(mem)), Remedy: "report this"}
+		return "", nil, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "read", Object: p.String(), Cause: fmt.Sprintf("%d bytes, a slot has %d", p.Length, len(mem)), Remedy: "report this"}
 	}
 	mem = mem[:p.Length]
 	at := int64(0)

@@ -75,7 +75,7 @@ func (s *stage) seal(_ context.Context, d *flow.Delivery, slot flow.Slot) (strin
 
 func (s *stage) wrong(p *flow.Parcel, x *flow.Piece, err error) error {
 	return &flow.Fault{
-		Class: flow.Corrupt, Code: "seal_mismatch", Op: "seal chunk", Object: fmt.Sprintf("%s at byte %d of %s", x.Chunk, p.Offset+int64(x.Offset), p),
+		Class: flow.Corrupt, Code: "seal-mismatch", Op: "seal chunk", Object: fmt.Sprintf("%s at byte %d of %s", x.Chunk, p.Offset+int64(x.Offset), p),
 		Cause: err.Error(), Err: err, Remedy: "test this machine's memory; nothing wrong was stored",
 	}
 }

@@ -77,14 +77,14 @@ func policy(word string) hypervisor.Policy {
 
 func unfrozen(g hypervisor.Guest, err error) error {
 	f := &flow.Fault{
-		Class: flow.Park, Code: "freeze_failed", Op: "freeze", Object: g.Source, Cause: err.Error(), Err: err,
+		Class: flow.Park, Code: "freeze-failed", Op: "freeze", Object: g.Source, Cause: err.Error(), Err: err,
 		Remedy: "check that the guest's disks are there and readable by this account, then run the job again",
 	}
 	switch {
 	case errors.Is(err, hypervisor.ErrChanged):
 		return changed(g.Source, err)
 	case errors.Is(err, hypervisor.ErrConsistency):
-		f.Code, f.Remedy = "consistency_refused", "shut the guest down, or allow a softer method with --freeze prefer"
+		f.Code, f.Remedy = "consistency", "shut the guest down, or allow a softer method with --freeze prefer"
 	}
 	return f
 }

@@ -170,7 +170,7 @@ func unreadable(path string, err error) error {
 		return err
 	}
 	return &flow.Fault{
-		Class: flow.Park, Code: "source_unreadable", Op: "read image", Object: path, Cause: err.Error(), Err: err,
+		Class: flow.Park, Code: "image-unreadable", Op: "read image", Object: path, Cause: err.Error(), Err: err,
 		Remedy: "check that the image is whole and its disk healthy, then run the job again",
 	}
 }

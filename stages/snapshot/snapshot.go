@@ -207,7 +207,7 @@ func (s *stage) serve(ctx context.Context, d *flow.Delivery) error {
 
 func changed(source string, err error) *flow.Fault {
 	return &flow.Fault{
-		Class: flow.Park, Code: "source_changed", Op: "read image", Object: source, Cause: err.Error(), Err: err,
+		Class: flow.Park, Code: "source-changed", Op: "read image", Object: source, Cause: err.Error(), Err: err,
 		Remedy: "shut the guest down, or back it up through its hypervisor, then run the job again; nothing of it is listed",
 	}
 }

@@ -61,7 +61,7 @@ func Run(ctx context.Context, w *flow.Worker, st store.Store, keys *vault.Keys) 
 func (s *stage) take(ctx context.Context, d *flow.Delivery) error {
 	defer s.w.Meter.Working()()
 	if d.Parcel == nil {
-		return s.w.Settle(ctx, d, &flow.Fault{Class: flow.Corrupt, Code: "bad_message", Op: "receive", Object: flow.Uploader, Cause: "a message without a parcel", Remedy: "report this"})
+		return s.w.Settle(ctx, d, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "receive", Object: flow.Uploader, Cause: "a message without a parcel", Remedy: "report this"})
 	}
 	s.w.Meter.CountIn(uint64(d.Parcel.Claim.Length))
 	if !d.Live() {

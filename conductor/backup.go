@@ -1,0 +1,341 @@
+package conductor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/stages/indexer"
+	"github.com/millrace-backup/millrace/stages/snapshot"
+	"github.com/nats-io/nats.go"
+	"go.uber.org/zap"
+)
+
+// job is a backup while it runs.
+type job struct {
+	id      id.Job
+	o       *Options
+	log     *zap.Logger
+	folder  string
+	work    flow.Work
+	started time.Time
+	queue   *queue
+	arena   *flow.Arena
+	crew    *crew
+
+	mu       sync.Mutex
+	progress indexer.Progress
+	pending  []events.Fact // of the conductor's own, not yet in the ledger
+	fault    *flow.Fault   // why the job must stop
+	over     chan struct{} // closed when every guest is settled, or the job must stop
+	overOnce sync.Once
+	changed  chan struct{} // something to tell
+}
+
+// Backup runs a job to its end. The summary is complete whenever JobStarted could
+// be written; the error is the *flow.Fault that stopped the job, if one did: a
+// guest that failed alone is in the summary.
+func Backup(ctx context.Context, o Options) (Summary, error) {
+	if err := o.Fill(); err != nil {
+		return Summary{}, err
+	}
+	j := &job{id: id.NewJob(), o: &o, started: o.Now(), over: make(chan struct{}), changed: make(chan struct{}, 1)}
+	j.folder = filepath.Join(o.State, "jobs", j.id.String())
+	if err := os.MkdirAll(filepath.Join(j.folder, "log"), 0o700); err != nil {
+		return Summary{}, fmt.Errorf("make the job's folder: %w", err)
+	}
+	log, err := NewLog(filepath.Join(j.folder, "log", "conductor.log"))
+	if err != nil {
+		return Summary{}, err
+	}
+	defer func() { _ = log.Sync() }()
+	j.log = log.With(zap.Stringer("job", j.id))
+	defer j.cleanUp()
+	j.plan()
+	_, size, _ := o.Ledger.Head()
+	position, err := o.Ledger.Append(ctx, j.id, []events.Fact{events.JobStarted{
+		Verb: "backup", Host: o.Host, PID: os.Getpid(), Version: o.Version, OS: operatingSystem(), CPUs: o.CPUs, By: o.User, Set: o.Set,
+		Sources: o.Sources, Settings: o.settings(), Size: size,
+	}}, nil, nil)
+	if err != nil {
+		return Summary{}, flow.VaultFault("append to the ledger", o.Location, err)
+	}
+	j.work.Position = position
+	if len(o.Guests) > 0 {
+		if err := j.run(ctx); err != nil {
+			j.stop(flow.AsFault(err, "conductor"))
+		}
+	}
+	return j.finish(ctx)
+}
+
+// plan lists guests and disks with the points they are compared with.
+func (j *job) plan() {
+	o := j.o
+	j.work = flow.Work{
+		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.Vault.Config.DefaultDomain, Codec: o.Codec, ParcelSize: o.ParcelSize,
+		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host, Index: o.Index,
+		Ledger: filepath.Join(j.folder, "ledger"),
+	}
+	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
+		j.work.Cutter = d.Cutter
+	}
+	for n, g := range o.Guests {
+		wg := flow.WorkGuest{ID: g.ID, Name: g.Name, Driver: g.Driver, Source: g.Source, Config: g.Config}
+		for _, u := range g.Unprotected {
+			wg.Unprotected = append(wg.Unprotected, events.Unprotected{Key: u.Key, Reason: u.Reason})
+		}
+		parent, why := j.parent(g)
+		wg.ScanReason = why
+		if parent != nil {
+			wg.Parent = parent.Point
+		}
+		for _, d := range g.Disks {
+			wd := flow.WorkDisk{Guest: uint32(n), Info: snapshot.InfoOf(d)}
+			if parent != nil {
+				wd.Parent = sameDisk(parent, wd.Info)
+			}
+			j.work.Disks = append(j.work.Disks, wd)
+		}
+		j.work.Guests = append(j.work.Guests, wg)
+	}
+}
+
+// parent is the point a guest is compared with, and why the scan is as it is. A
+// parent only saves work: cuts and ids do not depend on it.
+func (j *job) parent(g hypervisor.Guest) (*events.PointCommitted, string) {
+	if j.o.Scan == "full" {
+		return nil, "asked for: nothing is compared with an earlier point"
+	}
+	const untracked = "the source does not track changes, so all data is read"
+	known := j.o.Catalog.Guests[g.ID]
+	if known == nil || len(known.Points) == 0 {
+		return nil, "first point of this guest"
+	}
+	p := known.Points[len(known.Points)-1]
+	return &p.PointCommitted, untracked + " and compared with point " + id.Short(p.Point)
+}
+
+// sameDisk finds the disk in the parent. One that has another size now is a new
+// disk: layers below could show what lay behind the old end.
+func sameDisk(p *events.PointCommitted, info events.DiskInfo) *events.PointDisk {
+	for i := range p.Disks {
+		if d := &p.Disks[i]; d.Disk == info.Disk && d.Size == info.VirtualSize && len(d.Extents) > 0 {
+			return d
+		}
+	}
+	return nil
+}
+
+// run starts everything, waits until every guest is settled, and stops
+// everything. What it returns is why the job could not go on.
+func (j *job) run(ctx context.Context) error {
+	var err error
+	if j.arena, err = flow.NewArena(j.o.shape(j.work.Disks)); err != nil {
+		return err
+	}
+	if j.queue, err = startQueue(ctx, j.id, filepath.Join(j.folder, "nats")); err != nil {
+		return err
+	}
+	j.crew = &crew{job: j}
+	if err := j.listen(); err != nil {
+		return err
+	}
+	watching, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	var watchers sync.WaitGroup
+	watchers.Go(func() { j.watch(watching) })
+	watchers.Go(func() { j.followFacts(watching) })
+	defer func() { stopWatching(); watchers.Wait() }()
+	for i := len(flow.Stages()) - 1; i >= 0; i-- { // sinks first: nobody emits into nothing
+		stage := flow.Stages()[i]
+		for range j.o.Parallel[stage] {
+			if err := j.crew.start(stage, 0); err != nil {
+				j.crew.dismiss()
+				return err
+			}
+		}
+	}
+	select {
+	case <-j.over:
+	case <-ctx.Done():
+		j.stop(&flow.Fault{Class: flow.Halt, Code: "interrupted", Op: "back up", Object: j.o.Location, Cause: "interrupted", Remedy: "run the job again; what was stored is found again", Err: ctx.Err()})
+	}
+	if j.stopped() != nil {
+		j.crew.dismiss()
+	} else {
+		j.crew.drain() // sources first
+	}
+	return nil
+}
+
+// listen takes in what workers say of themselves.
+func (j *job) listen() error {
+	status := func(m *nats.Msg) {
+		var s flow.Status
+		if events.Unmarshal(m.Data, &s) != nil {
+			return // from a worker that was killed in mid-sentence; there will be another
+		}
+		j.crew.heard(s)
+		if s.Fault != nil && s.Fault.Class != flow.Park {
+			j.stop(s.Fault)
+		}
+	}
+	progress := func(m *nats.Msg) {
+		var p indexer.Progress
+		if events.Unmarshal(m.Data, &p) != nil || len(p.Guests) != len(j.work.Guests) {
+			return
+		}
+		j.mu.Lock()
+		j.progress = p
+		j.mu.Unlock()
+		if p.Final {
+			j.overOnce.Do(func() { close(j.over) })
+		}
+	}
+	if _, err := j.queue.nc.Subscribe("w."+j.id.String()+".*", status); err != nil {
+		return fmt.Errorf("listen to workers: %w", err)
+	}
+	if _, err := j.queue.nc.Subscribe(flow.ProgressSubject(j.id), progress); err != nil {
+		return fmt.Errorf("listen to the indexer: %w", err)
+	}
+	return j.queue.nc.Flush()
+}
+
+// stop makes the job end for a reason. The first reason counts.
+func (j *job) stop(f *flow.Fault) {
+	j.mu.Lock()
+	if j.fault == nil {
+		j.fault = f
+	}
+	j.mu.Unlock()
+	j.overOnce.Do(func() { close(j.over) })
+}
+
+func (j *job) stopped() *flow.Fault {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.fault
+}
+
+// note keeps a fact of the conductor's own for the next segment.
+func (j *job) note(f events.Fact) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.pending = append(j.pending, f)
+}
+
+// watch observes a few times a second, and writes down what has gathered.
+func (j *job) watch(ctx context.Context) {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	wrote := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if time.Since(wrote) > 10*time.Second {
+			wrote = time.Now()
+			j.writeDown(ctx)
+		}
+		if j.o.Observe != nil {
+			j.mu.Lock()
+			p := j.progress
+			j.mu.Unlock()
+			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: j.crew.updates(j.queue.depths(ctx)), Progress: p, Work: &j.work})
+		}
+	}
+}
+
+// writeDown appends what the conductor itself has to say. On an error it is kept
+// and said later: the indexer notices first that a vault is gone.
+func (j *job) writeDown(ctx context.Context) {
+	j.mu.Lock()
+	facts := j.pending
+	j.pending = nil
+	j.mu.Unlock()
+	if len(facts) == 0 {
+		return
+	}
+	if _, err := j.o.Ledger.Append(ctx, j.id, facts, nil, nil); err != nil {
+		j.log.Warn("facts wait", zap.Error(err))
+		j.mu.Lock()
+		j.pending = append(facts, j.pending...)
+		j.mu.Unlock()
+	}
+}
+
+// followFacts passes on facts as they enter the ledger, from the live copy; where
+// that has a gap, from the vault.
+func (j *job) followFacts(ctx context.Context) {
+	if j.o.Fact == nil {
+		return
+	}
+	live := ledger.Live{JS: j.queue.js, Stream: flow.FactStream(j.id), Subject: flow.FactSubject(j.id)}
+	for at := j.work.Position; ctx.Err() == nil; {
+		for r, err := range live.Follow(ctx, at) {
+			if err == nil {
+				j.o.Fact(r)
+				at = r.Position + 1
+			}
+		}
+		for r, err := range j.o.Ledger.Records(ctx, at) {
+			if err == nil {
+				j.o.Fact(r)
+				at = r.Position + 1
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// cleanUp removes what only the running job needed. Logs stay.
+func (j *job) cleanUp() {
+	if j.queue != nil {
+		j.queue.close()
+	}
+	var errs []error
+	if j.arena != nil {
+		errs = append(errs, j.arena.Close())
+	}
+	for _, name := range []string{"nats", "ledger", "indexer.journal"} {
+		errs = append(errs, os.RemoveAll(filepath.Join(j.folder, name)))
+	}
+	freezes, _ := filepath.Glob(filepath.Join(j.folder, "freeze-*.json"))
+	for _, f := range freezes {
+		errs = append(errs, os.Remove(f))
+	}
+	if err := errors.Join(errs...); err != nil {
+		j.log.Warn("clean up", zap.Error(err))
+	}
+}
+
+// hashed is what the catalog of all facts so far looks like, for the ledger.
+func (j *job) hashed(ctx context.Context) (events.Fact, error) {
+	s := j.o.Catalog
+	for r, err := range j.o.Ledger.Records(ctx, s.Next) {
+		if err == nil {
+			err = s.Apply(r)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	_, size, _ := j.o.Ledger.Head()
+	return events.StateHashed{Version: catalog.Version, Before: s.Next, Size: size, Hash: s.Hash()}, nil
+}

@@ -1,0 +1,195 @@
+package conductor
+
+import (
+	"fmt"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/stages/indexer"
+	"github.com/millrace-backup/millrace/vault"
+)
+
+// Options are what a backup needs to know. Zero values of the tunables mean the
+// defaults, which Fill enters.
+type Options struct {
+	Vault    *vault.Vault
+	Location string // URL of the vault's store, for the workers
+	Ledger   *ledger.Ledger
+	Catalog  *catalog.State // folded up to now
+	State    string         // state directory
+	Index    []string       // chunk index files, see catalog/chunkindex
+	Command  []string       // what to start for a stage; its name is appended
+
+	Guests  []hypervisor.Guest
+	Failed  []events.GuestOutcome // sources that could not be inspected: recorded, and the job is done in part
+	Sources []string              // as the user named them
+	Set     string
+
+	Parallel   map[string]int // workers per stage
+	CPUs       int
+	Codec      string
+	Freeze     string // require, prefer, never
+	Scan       string // auto, full, incremental, differential
+	Memory     int64  // of the arena, bytes
+	ParcelSize int64  // bytes, a multiple of the vault's cell size
+
+	Version string
+	Host    string
+	User    string
+	Now     func() time.Time
+
+	// Observe is called a few times a second, and Fact for every fact of the
+	// job as it enters the ledger. Both from one goroutine each; both may be nil.
+	Observe func(Update)
+	Fact    func(events.Record)
+	// Started is called for every worker that is started. May be nil.
+	Started func(stage string, worker uint32, pid int)
+}
+
+// Limits of what an operator may ask for.
+const (
+	maxWorkers = 64
+	minMemory  = 16 << 20
+)
+
+// Fill enters defaults and refuses what makes no sense.
+func (o *Options) Fill() error {
+	if o.CPUs == 0 {
+		o.CPUs = runtime.NumCPU()
+	}
+	parallel := DefaultParallel(o.CPUs)
+	for stage, n := range o.Parallel {
+		if _, ok := parallel[stage]; !ok {
+			return fmt.Errorf("parallel: there is no stage %q", stage)
+		}
+		if n < 1 || n > maxWorkers || (flow.Single(stage) && n != 1) {
+			return fmt.Errorf("parallel: %s=%d is not possible", stage, n)
+		}
+		parallel[stage] = n
+	}
+	o.Parallel = parallel
+	defaults := []struct{ field, value *string }{
+		{&o.Codec, ptr("auto")}, {&o.Freeze, ptr("prefer")}, {&o.Scan, ptr("auto")},
+	}
+	for _, d := range defaults {
+		if *d.field == "" {
+			*d.field = *d.value
+		}
+	}
+	cell := o.Vault.Config.CellSize
+	if o.ParcelSize == 0 {
+		o.ParcelSize = cell
+	}
+	if o.ParcelSize < cell || o.ParcelSize%cell != 0 || o.ParcelSize > 64<<20 {
+		return fmt.Errorf("parcel size: %d is not a multiple of the cell size %d up to 64 MiB", o.ParcelSize, cell)
+	}
+	if o.Memory != 0 && o.Memory < max(minMemory, 3*int64(flow.SealedSize(int(o.ParcelSize)))) {
+		return fmt.Errorf("memory: %d bytes are too few for parcels of %d", o.Memory, o.ParcelSize)
+	}
+	if _, err := vault.NewCodec(o.Codec); err != nil {
+		return fmt.Errorf("codec: %w", err)
+	}
+	return nil
+}
+
+func ptr(s string) *string { return &s }
+
+// DefaultParallel derives the workers per stage from the number of processors.
+// Seal is two thirds of all work; one chunker keeps about five seals busy.
+func DefaultParallel(cpus int) map[string]int {
+	p := map[string]int{}
+	for _, s := range flow.Stages() {
+		p[s] = 1
+	}
+	p[flow.Seal] = max(2, min(maxWorkers, cpus*2/3))
+	p[flow.Chunker] = max(1, p[flow.Seal]/5)
+	p[flow.Reader] = max(1, cpus/16)
+	p[flow.Uploader] = max(1, cpus/16)
+	return p
+}
+
+// shape sizes the arena: slots to read into, and enough sealed ones that a whole
+// pack can be held until it is durable.
+func (o *Options) shape(disks []flow.WorkDisk) flow.Shape {
+	raw, sealed := int(o.ParcelSize), flow.SealedSize(int(o.ParcelSize))
+	s := flow.Shape{
+		RawSize: raw, SealedSize: sealed,
+		RawSlots:    max(8, 2*(o.Parallel[flow.Reader]+o.Parallel[flow.Chunker]+o.Parallel[flow.Seal])),
+		SealedSlots: max(24, 4*o.Parallel[flow.Seal]+16*o.Parallel[flow.Uploader]),
+	}
+	if o.Memory > 0 {
+		slots := int(o.Memory / int64(sealed))
+		s.RawSlots = min(s.RawSlots, max(1, slots/4))
+		s.SealedSlots = min(s.SealedSlots, max(1, slots-s.RawSlots))
+	}
+	var bytes int64
+	for _, d := range disks {
+		bytes += d.Info.VirtualSize
+	}
+	s.RecentEntries = 1 << 10
+	for want := min(bytes/(48<<10), 1<<21); int64(s.RecentEntries) < want; {
+		s.RecentEntries *= 2
+	}
+	return s
+}
+
+// settings is how facts record the tunables.
+func (o *Options) settings() map[string]string {
+	m := map[string]string{
+		"codec": o.Codec, "freeze": o.Freeze, "scan": o.Scan, "transport": "claim",
+		"parcel": strconv.FormatInt(o.ParcelSize, 10), "cpus": strconv.Itoa(o.CPUs),
+	}
+	for stage, n := range o.Parallel {
+		m["parallel."+stage] = strconv.Itoa(n)
+	}
+	return m
+}
+
+// Update is how a job stands.
+type Update struct {
+	Job      id.Job
+	Elapsed  time.Duration
+	Stages   []StageUpdate // in flow order
+	Progress indexer.Progress
+	Work     *flow.Work
+}
+
+// StageUpdate is how a stage stands; times and counts are those of all its
+// workers that ever were.
+type StageUpdate struct {
+	Stage    string
+	Workers  int
+	Restarts int
+	Queue    uint64
+	flow.Status
+}
+
+// Summary is what came of a job.
+type Summary struct {
+	Job        id.Job
+	Outcome    string // done, part, failed, interrupted
+	Guests     []events.GuestOutcome
+	Finished   events.JobFinished
+	Position   uint64 // of JobFinished in the ledger
+	Checkpoint ledger.Checkpoint
+	Duration   time.Duration
+	CPU        time.Duration // of the workers
+	Stages     []StageUpdate
+}
+
+// Points lists what was committed.
+func (s Summary) Points() (out []id.Point) {
+	for _, g := range s.Guests {
+		if !g.Point.IsZero() {
+			out = append(out, g.Point)
+		}
+	}
+	return out
+}

@@ -1,0 +1,328 @@
+package conductor
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/vault"
+	"go.uber.org/zap"
+)
+
+// maxRestarts is how often workers of one stage may die in a job. A stage that
+// dies again and again has a reason that another try does not remove.
+const maxRestarts = 25
+
+// worker is one process.
+type worker struct {
+	stage   string
+	number  uint32
+	restart uint32
+	cmd     *exec.Cmd
+	control io.WriteCloser
+	log     *os.File
+	gone    chan struct{} // closed when it has been waited for
+
+	mu       sync.Mutex
+	status   flow.Status // the last it said
+	draining bool
+}
+
+// crew is all workers of a job, those that have gone included.
+type crew struct {
+	job    *job
+	mu     sync.Mutex
+	last   uint32
+	all    []*worker
+	ending bool // the job is over: who leaves now is not replaced
+	exits  sync.WaitGroup
+}
+
+// grants is which vault keys a stage is given.
+func grants(stage string) vault.Part {
+	switch stage {
+	case flow.Chunker:
+		return vault.PartIDs | vault.PartCut
+	case flow.Delta:
+		return vault.PartMeta
+	case flow.Seal:
+		return vault.PartData | vault.PartIDs
+	case flow.Uploader:
+		return vault.PartMeta | vault.PartData
+	case flow.Indexer:
+		return vault.PartMeta | vault.PartSign
+	}
+	return 0
+}
+
+// start starts one worker and watches it.
+func (c *crew) start(stage string, restart uint32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ending {
+		return nil
+	}
+	c.last++
+	w := &worker{stage: stage, number: c.last, restart: restart, gone: make(chan struct{})}
+	if err := c.spawn(w); err != nil {
+		return fmt.Errorf("start a worker of %s: %w", stage, err)
+	}
+	c.all = append(c.all, w)
+	c.job.log.Info("worker started", zap.String("stage", stage), zap.Uint32("worker", w.number), zap.Int("pid", w.cmd.Process.Pid), zap.Uint32("restart", restart))
+	c.job.note(events.StageStarted{
+		Stage: stage, Worker: w.number, PID: w.cmd.Process.Pid, Host: c.job.o.Host, Restart: restart, Transport: "claim",
+	})
+	c.exits.Add(1)
+	go c.wait(w)
+	if c.job.o.Started != nil {
+		c.job.o.Started(stage, w.number, w.cmd.Process.Pid)
+	}
+	return nil
+}
+
+func (c *crew) spawn(w *worker) error {
+	var err error
+	name := filepath.Join(c.job.folder, "log", fmt.Sprintf("%s-%d.log", w.stage, w.number))
+	if w.log, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
+		return err
+	}
+	defer w.log.Close() // the child has its own
+	w.cmd = exec.Command(c.job.o.Command[0], append(slices.Clone(c.job.o.Command[1:]), w.stage)...)
+	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
+	w.cmd.Env = workerEnvironment()
+	cfg := flow.Config{
+		Job: c.job.id, Stage: w.stage, Worker: w.number, Restart: w.restart, URL: c.job.queue.url(),
+		Folder: c.job.folder, Work: c.job.work, Arena: c.job.arena.Inherit(w.cmd),
+	}
+	var password string
+	cfg.User, password = c.job.queue.admit(w.stage, w.number)
+	cfg.Password = flow.Secret(password)
+	if parts := grants(w.stage); parts != 0 {
+		g, err := c.job.o.Vault.Keys.Grant(parts, c.job.work.Domain)
+		if err != nil {
+			return err
+		}
+		cfg.Grant = g
+	}
+	if w.control, err = w.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	if err := w.cmd.Start(); err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(w.control, 64<<10)
+	if err := errors.Join(flow.WriteConfig(out, cfg), out.Flush()); err != nil {
+		// It died at once; the watcher will see that.
+		c.job.log.Warn("settings not taken", zap.String("stage", w.stage), zap.Error(err))
+	}
+	return nil
+}
+
+// workerEnvironment is what a worker sees of ours: no secrets, and the settings
+// of its runtime. One thread per worker is the unit that operators scale by; a
+// worker's own heap is a few MiB, so collecting it rarely costs nothing.
+func workerEnvironment() []string {
+	env := []string{"GOMAXPROCS=1", "GOGC=400", "GOTRACEBACK=single"}
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "SystemRoot", "USERPROFILE", "TEMP", "GOCOVERDIR"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
+// wait waits for a worker's end. Only then are the slots it was filling freed.
+func (c *crew) wait(w *worker) {
+	defer c.exits.Done()
+	err := w.cmd.Wait()
+	freed := c.job.arena.Reap(w.number)
+	c.job.queue.users.remove(fmt.Sprintf("%s-%d", w.stage, w.number))
+	expected := w.lastWords(err)
+	close(w.gone)
+	c.job.log.Info("worker gone", zap.String("stage", w.stage), zap.Uint32("worker", w.number), zap.Int("freed", freed), zap.Error(err))
+	c.job.note(w.stopped(err))
+	c.mu.Lock()
+	replace := !expected && !c.ending
+	c.mu.Unlock()
+	if !replace {
+		return
+	}
+	if n := c.restarts(w.stage); n > maxRestarts {
+		c.job.stop(&flow.Fault{
+			Class: flow.Halt, Code: "stage-dies", Stage: w.stage, Op: "run stage", Object: w.stage, Cause: fmt.Sprintf("its workers ended %d times, the last with %v", n, err),
+			Remedy: "look into the logs under " + filepath.Join(c.job.folder, "log"),
+		})
+		return
+	}
+	if err := c.start(w.stage, w.restart+1); err != nil {
+		c.job.stop(flow.AsFault(err, w.stage))
+	}
+}
+
+// lastWords waits a moment for the report of a worker that left in good order,
+// which comes by another way than its exit, and reports whether it did.
+func (w *worker) lastWords(err error) bool {
+	for range 50 {
+		w.mu.Lock()
+		draining, final := w.draining, w.status.Final
+		w.mu.Unlock()
+		if err != nil || !draining {
+			return false
+		}
+		if final {
+			return true
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return true
+}
+
+// stopped is the account of a worker's life.
+func (w *worker) stopped(err error) events.StageStopped {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.status
+	f := events.StageStopped{
+		Stage: w.stage, Worker: w.number, PID: w.cmd.Process.Pid, Exit: "ok", BusyNS: s.BusyNS, StarvedNS: s.StarvedNS, BlockedNS: s.BlockedNS,
+		InParcels: s.InParcels, OutParcels: s.OutParcels, InBytes: s.InBytes, OutBytes: s.OutBytes,
+		Redelivered: s.Redelivered, Stale: s.Stale, Restarts: w.restart,
+	}
+	if err != nil {
+		f.Exit = err.Error()
+	}
+	if p := w.cmd.ProcessState; p != nil {
+		f.CPUNS = int64(p.UserTime() + p.SystemTime())
+		f.MaxRSS = maxRSS(p)
+	}
+	return f
+}
+
+func (c *crew) restarts(stage string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.all {
+		if w.stage == stage && w.restart > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// heard enters a worker's report.
+func (c *crew) heard(s flow.Status) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.all {
+		if w.number == s.Worker && w.stage == s.Stage {
+			w.mu.Lock()
+			w.status = s
+			w.mu.Unlock()
+		}
+	}
+}
+
+// drain stops the workers, sources first, and waits for each stage in turn. Who
+// does not leave in time is killed: everything that counts is durable by now.
+func (c *crew) drain() {
+	c.mu.Lock()
+	c.ending = true
+	all := slices.Clone(c.all)
+	c.mu.Unlock()
+	for _, stage := range flow.Stages() {
+		for _, w := range all {
+			if w.stage == stage {
+				w.leave()
+			}
+		}
+		for _, w := range all {
+			if w.stage == stage {
+				w.await(5 * time.Second)
+			}
+		}
+	}
+	c.exits.Wait()
+}
+
+func (w *worker) leave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.draining = true
+	_, _ = io.WriteString(w.control, flow.Drain+"\n") // a worker that is gone needs no telling
+}
+
+func (w *worker) await(patience time.Duration) {
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-w.gone:
+	case <-t.C:
+		_ = w.cmd.Process.Kill()
+		<-w.gone
+	}
+}
+
+// dismiss ends all workers at once by closing their control pipes.
+func (c *crew) dismiss() {
+	c.mu.Lock()
+	c.ending = true
+	all := slices.Clone(c.all)
+	c.mu.Unlock()
+	for _, w := range all {
+		_ = w.control.Close()
+	}
+	for _, w := range all {
+		w.await(3 * time.Second)
+	}
+	c.exits.Wait()
+}
+
+// updates sums up the stages.
+func (c *crew) updates(queued map[string]uint64) (out []StageUpdate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, stage := range flow.Stages() {
+		u := StageUpdate{Stage: stage, Queue: queued[stage]}
+		u.Status.Stage = stage
+		for _, w := range c.all {
+			if w.stage == stage {
+				u.add(w)
+			}
+		}
+		out = append(out, u)
+	}
+	return out
+}
+
+func (u *StageUpdate) add(w *worker) {
+	select {
+	case <-w.gone:
+	default:
+		u.Workers++
+	}
+	if w.restart > 0 {
+		u.Restarts++
+	}
+	w.mu.Lock()
+	s := w.status
+	w.mu.Unlock()
+	u.PID = w.cmd.Process.Pid
+	u.Held += s.Held
+	u.BusyNS += s.BusyNS
+	u.StarvedNS += s.StarvedNS
+	u.BlockedNS += s.BlockedNS
+	u.InParcels += s.InParcels
+	u.OutParcels += s.OutParcels
+	u.InBytes += s.InBytes
+	u.OutBytes += s.OutBytes
+	u.Redelivered += s.Redelivered
+	u.Stale += s.Stale
+}
