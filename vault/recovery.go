@@ -19,7 +19,7 @@ const (
 	recoveryGroup  = 4
 )
 
-var recoveryBase32 = base32.StdEncoding.WithPadding(base32.NoPadding)
+func recoveryBase32() *base32.Encoding { return base32.StdEncoding.WithPadding(base32.NoPadding) }
 
 func newRecovery() (secret []byte, text string) {
 	secret = make([]byte, recoverySize)
@@ -28,7 +28,7 @@ func newRecovery() (secret []byte, text string) {
 }
 
 func formatRecovery(secret []byte) string {
-	digits := recoveryBase32.EncodeToString(append(bytes.Clone(secret), recoveryChecksum(secret)...))
+	digits := recoveryBase32().EncodeToString(append(bytes.Clone(secret), recoveryChecksum(secret)...))
 	groups := []string{recoveryPrefix}
 	for ; digits != ""; digits = digits[recoveryGroup:] {
 		groups = append(groups, digits[:recoveryGroup])
@@ -59,7 +59,7 @@ func parseRecovery(text []byte) (secret []byte, looksLike, ok bool) {
 		return nil, false, false
 	}
 	digits = strings.NewReplacer("0", "O", "1", "I", "8", "B").Replace(digits)
-	all, err := recoveryBase32.DecodeString(digits)
+	all, err := recoveryBase32().DecodeString(digits)
 	if err != nil || len(all) != recoverySize+recoverySum {
 		return nil, true, false
 	}
