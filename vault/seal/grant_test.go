@@ -145,7 +145,12 @@ func TestForeignGrants(t *testing.T) {
 		"short id key":         {strings.Replace(good, `"id_key":"`, `"id_key":"AAAA","x":"`, 1), ErrDamaged},
 		"no keyset":            {strings.Replace(good, `"meta":{`, `"meta":{"x":1},"y":{`, 1), ErrDamaged},
 		"keyset of nothing":    {strings.Replace(good, `"meta":{`, `"meta":{},"y":{`, 1), ErrDamaged},
-		"too long":             {good + strings.Repeat(" ", maxGrant), ErrDamaged},
+		"key without bytes": {`{"format":1,"vault":"` + k.Vault().String() + `","meta":{"primaryKeyId":7,"key":[` +
+			`{"keyData":{},"status":"ENABLED","keyId":7,"outputPrefixType":"TINK"}]}}`, ErrDamaged},
+		"key without an id": {strings.ReplaceAll(good, `"TINK"`, `"RAW"`), ErrDamaged},
+		"keys all disabled": {strings.ReplaceAll(good, `"ENABLED"`, `"DISABLED"`), ErrDamaged},
+		"key of a MAC":      {strings.ReplaceAll(good, `XAesGcmKey`, `HmacKey`), ErrDamaged},
+		"too long":          {good + strings.Repeat(" ", maxGrant), ErrDamaged},
 	} {
 		if got, err := LoadGrant([]byte(each.grant)); got != nil || !errors.Is(err, each.want) {
 			t.Errorf("%s: %v", what, err)

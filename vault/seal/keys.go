@@ -75,7 +75,7 @@ func boxOf(h *keyset.Handle) (*box, error) {
 			continue
 		}
 		if _, prefixed := e.Key().IDRequirement(); !prefixed {
-			return nil, fmt.Errorf("use keyset: key %08x writes no key id: %w", e.KeyID(), ErrDamaged)
+			return nil, fmt.Errorf("use keyset: key %08x writes no key id", e.KeyID())
 		}
 		b.ids = append(b.ids, e.KeyID())
 		if e.IsPrimary() {
@@ -83,7 +83,7 @@ func boxOf(h *keyset.Handle) (*box, error) {
 		}
 	}
 	if !b.holds(b.primary) {
-		return nil, fmt.Errorf("use keyset: no primary key: %w", ErrDamaged)
+		return nil, fmt.Errorf("use keyset: no primary key")
 	}
 	return b, nil
 }
@@ -99,10 +99,14 @@ func (b *box) json() ([]byte, error) {
 
 func boxFromJSON(text []byte) (*box, error) {
 	h, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(text)))
-	if err != nil { // Tink's error may quote its input, which is secret
+	if err != nil { // Tink's errors may quote their input, which is secret
 		return nil, fmt.Errorf("read keyset: not a Tink keyset: %w", ErrDamaged)
 	}
-	return boxOf(h)
+	b, err := boxOf(h)
+	if err != nil {
+		return nil, fmt.Errorf("read keyset: not of AEAD keys with ids: %w", ErrDamaged)
+	}
+	return b, nil
 }
 
 // New makes the secrets of a new vault with one domain.
