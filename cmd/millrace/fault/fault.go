@@ -1,0 +1,194 @@
+// Package fault says what went wrong in the words that users and scripts get.
+//
+// Library errors carry operation, object and cause in their text; a verb adds
+// [At] where it knows better, or a [Fault] with a code of its own. [Of] turns
+// whatever arrives at the top into a complete Fault: a code that never changes,
+// what was being done to what, the cause, what to do about it, and the exit code.
+// [Kinds] is the table of all codes; docs/operator.md holds the same one, and a
+// test compares them.
+//
+// The package prints nothing and ends nothing.
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/restore"
+	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store"
+	"github.com/millrace-backup/millrace/vdisk"
+)
+
+// Exit codes; docs/operator.md says what each means.
+const (
+	ExitDone        = 0
+	ExitFailed      = 1
+	ExitUsage       = 2
+	ExitPart        = 3
+	ExitDamage      = 4
+	ExitNoVault     = 10
+	ExitGuestBusy   = 11
+	ExitWrongKey    = 12
+	ExitInterrupted = 130
+)
+
+// Fault is an error as its reader needs it: a code that scripts may rely on,
+// what was being done to what, why it did not work, and what to do about it.
+// Any part may be empty and is then filled in by Of.
+type Fault struct {
+	Code   string // of the table kinds
+	Op     string // what was being done: "open vault"
+	Object string // to what: a path, an id
+	Remedy string // what to do; the kind's own if empty
+	Err    error  // the cause
+}
+
+func (f *Fault) Error() string {
+	return strings.Join(slices.DeleteFunc([]string{strings.TrimSpace(f.Op + " " + f.Object), f.Cause()},
+		func(s string) bool { return s == "" }), ": ")
+}
+
+func (f *Fault) Unwrap() error { return f.Err }
+
+// Cause is the text of the error below, without the operation if that begins
+// with it too.
+func (f *Fault) Cause() string {
+	if f.Err == nil {
+		return ""
+	}
+	return strings.TrimPrefix(f.Err.Error(), f.Op+": ")
+}
+
+// Exit is the exit code that goes with the fault.
+func (f *Fault) Exit() int { return kindOf(f.Code).Exit }
+
+// At says what was being done to what when err came up; nil stays nil.
+func At(op, object string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Fault{Op: op, Object: object, Err: err}
+}
+
+// Usage is the error of a command line that makes no sense.
+func Usage(format string, args ...any) error {
+	return &Fault{Code: "usage", Op: "read command line", Err: fmt.Errorf(format, args...)}
+}
+
+// Interrupted marks an error that came up because the user stopped the program.
+func Interrupted(err error) error { return &Fault{Code: "interrupted", Err: err} }
+
+// ErrOtherVault: the place holds a vault, but not the one that was there.
+var ErrOtherVault = errors.New("another vault is where this one was")
+
+// ErrNoPassword: nobody said what the password is, and nobody can be asked.
+var ErrNoPassword = errors.New("no password was given")
+
+// Kind is one sort of error: its stable code, the error that marks it, its exit
+// code and what its reader can do about it.
+type Kind struct {
+	Code   string
+	Is     error // nil: chosen by code only
+	Exit   int
+	Remedy string
+}
+
+// Kinds is the table of all errors, in order of precedence: an error that is of
+// several kinds has the first. docs/operator.md holds the same table, and a test
+// compares them. Codes are never renamed.
+func Kinds() []Kind {
+	return []Kind{
+		{"usage", nil, ExitUsage, "see millrace help, or the command's --help"},
+		{"interrupted", context.Canceled, ExitInterrupted, "run it again: what is already stored is found and not stored twice"},
+		{"part-failed", nil, ExitPart, "see the errors above: each names a guest and what to do; the other guests have their points"},
+		{"guest-busy", nil, ExitGuestBusy, "wait for the other job; if its host is gone, its claim on the guest ends by itself"},
+		{"other-vault", ErrOtherVault, ExitNoVault, "check the path and what is mounted there"},
+		{"wrong-key", vault.ErrWrongKey, ExitWrongKey, "check the password file; the recovery key printed by init opens the vault too"},
+		{"rollback", ledger.ErrRollback, ExitDamage, "the vault was set back to an earlier state: find out who restored or copied it, and when, before using it"},
+		{"forked", ledger.ErrForked, ExitDamage, "two copies of this vault were written to: keep both, and find out which is genuine"},
+		{"damaged", vault.ErrDamaged, ExitDamage, "keep the vault as it is, check the disk below it, then run millrace audit verify and millrace verify --read-data"},
+		{"newer-format", vault.ErrNewer, ExitFailed, "use the version of Millrace that wrote it, or a later one"},
+		{"no-vault", vault.ErrNoVault, ExitNoVault, "check the path and what is mounted there; millrace init makes a new vault"},
+		{"no-store", store.ErrNoStore, ExitNoVault, "check the path and what is mounted there; millrace init makes a new vault"},
+		{"vault-exists", vault.ErrVaultExists, ExitFailed, "use it, or choose another place: init never replaces a vault"},
+		{"store-full", store.ErrFull, ExitFailed, "make room where the vault lies; what is already stored stays usable"},
+		{"store-read-only", store.ErrReadOnly, ExitFailed, "check permissions and mount options where the vault lies"},
+		{"no-password", ErrNoPassword, ExitUsage, "give --password-file, --password-command or --password-fd, set MILLRACE_PASSWORD_FILE, or use a terminal"},
+		{"no-match", catalog.ErrNone, ExitFailed, "see millrace points, or millrace audit show, for what there is"},
+		{"ambiguous", catalog.ErrAmbiguous, ExitFailed, "give more of the name: the message lists what could be meant"},
+		{"image-truncated", vdisk.ErrTruncated, ExitFailed, "the disk image is shorter than it says: copy or export it again"},
+		{"image-damaged", vdisk.ErrFormat, ExitFailed, "the disk image is damaged: check it with qemu-img check, or export it again"},
+		{"image-unsupported", vdisk.ErrUnsupported, ExitFailed, "convert the disk image to raw, or to fixed or dynamic VHDX"},
+		{"source-changed", hypervisor.ErrChanged, ExitFailed, "the disk was written to while it was read, so no point was made: stop the guest, or back up a snapshot of it"},
+		{"consistency", hypervisor.ErrConsistency, ExitPart, "see which writer held the disk; --freeze prefer takes what can be had"},
+		{"no-disks", hypervisor.ErrNoDisks, ExitFailed, "check the source: a disk image, or a folder with at least one"},
+		{"not-a-file", restore.ErrNotFile, ExitFailed, "choose another target: a device or folder is never replaced"},
+		{"exists", fs.ErrExist, ExitFailed, "choose another target, or give --force to replace what is there"},
+		{"disk-full", syscall.ENOSPC, ExitFailed, "make room on the disk that the message names"},
+		{"not-permitted", fs.ErrPermission, ExitFailed, "run as a user who may do this, or change the permissions"},
+		{"not-found", fs.ErrNotExist, ExitFailed, "check the name"},
+		{"timeout", context.DeadlineExceeded, ExitFailed, "try again; if it stays so, see the log"},
+		{"failed", nil, ExitFailed, "run it again; if it stays so, report it with this message"},
+	}
+}
+
+func kindOf(code string) Kind {
+	all := Kinds()
+	for _, k := range all {
+		if k.Code == code {
+			return k
+		}
+	}
+	return all[len(all)-1]
+}
+
+// Of turns any error into a complete fault. Op and object are the
+// outermost that were given, the code is the outermost given or else the first
+// kind that the error is of, and the cause is what stood below.
+func Of(err error) *Fault {
+	var out Fault
+	for inner := err; ; {
+		var f *Fault
+		if !errors.As(inner, &f) {
+			break
+		}
+		if out.Op == "" && f.Op != "" {
+			out.Op, out.Object = f.Op, f.Object
+		}
+		out.Code = first(out.Code, f.Code)
+		out.Remedy = first(out.Remedy, f.Remedy)
+		out.Err = f.Err
+		inner = f.Err
+	}
+	if out.Err == nil {
+		out.Err = err
+	}
+	if out.Code == "" {
+		out.Code = "failed"
+		for _, k := range Kinds() {
+			if k.Is != nil && errors.Is(err, k.Is) {
+				out.Code = k.Code
+				break
+			}
+		}
+	}
+	out.Op = first(out.Op, "run command")
+	out.Remedy = first(out.Remedy, kindOf(out.Code).Remedy)
+	return &out
+}
+
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}

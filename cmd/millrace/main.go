@@ -1,0 +1,51 @@
+// Command millrace backs up virtual machines into a vault and gets them back.
+//
+// Each verb is a file of its own and is wired here by hand: it takes its
+// settings from the app value that root.go fills, calls the library that does
+// the work, and prints what came of it. Nothing is global: run takes arguments
+// and streams and returns the exit code, so that a test can call it as the
+// shell would.
+//
+// Promises, on which scripts rely: stdout is data and stderr is for people;
+// --json gives one object or lines of objects on stdout, errors included; exit
+// codes and error codes are those of docs/operator.md (package fault is where they
+// are decided); a secret never comes from or goes to a command line.
+//
+// The same program is every process of a job: "millrace stage NAME" is what the
+// conductor starts, and of no use to a person.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program: it carries out one command line and returns the
+// exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := newApp(stdin, stdout, stderr)
+	root := a.rootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return fault.ExitDone
+	}
+	if ctx.Err() != nil {
+		err = fault.Interrupted(err)
+	}
+	f := fault.Of(err)
+	a.reportFault(f, a.Settings.JSON || asksForJSON(args))
+	return f.Exit()
+}

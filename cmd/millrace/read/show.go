@@ -1,0 +1,119 @@
+package read
+
+import (
+	"context"
+	"fmt"
+	"text/tabwriter"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-backup/millrace/cmd/millrace/session"
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/id"
+)
+
+// Show is the verb show.
+func Show(app *session.App) *cobra.Command {
+	a := verb{app}
+	var past session.Past
+	c := &cobra.Command{
+		Use:   "show POINT",
+		Short: "Show a point: its guest's configuration and disks",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.show(c.Context(), args[0], past)
+		},
+	}
+	past.AddFlag(c)
+	return c
+}
+
+// diskJSON is one disk of a point. Number is what restore --disk takes.
+type diskJSON struct {
+	Number  int         `json:"number"`
+	Disk    id.Disk     `json:"disk"`
+	Key     string      `json:"key"`
+	Format  string      `json:"format"`
+	Variant string      `json:"variant"`
+	Size    int64       `json:"size"`
+	Sector  int         `json:"sector"`
+	Layers  int         `json:"layers"` // tables that its map is made of, newest on top
+	Root    events.Hash `json:"root"`
+}
+
+func (a verb) show(ctx context.Context, name string, past session.Past) error {
+	v, err := a.OpenVault(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := v.FindPoint(ctx, name, past)
+	if err != nil {
+		return err
+	}
+	disks := []diskJSON{}
+	for n, d := range p.Disks {
+		disks = append(disks, diskJSON{n, d.Disk, d.Key, d.Format, d.Variant, d.Size, d.Sector, len(d.Extents), d.Root})
+	}
+	if a.Settings.JSON {
+		a.PrintJSON(struct {
+			pointJSON
+			Driver   string     `json:"driver"`
+			Source   string     `json:"source"`
+			Set      string     `json:"set"`
+			Parent   string     `json:"parent"` // empty: there is none
+			Position uint64     `json:"position"`
+			Config   string     `json:"config"`
+			Disks    []diskJSON `json:"disks"`
+		}{jsonOf(p), p.Driver, p.Source, p.Set, parentOf(p), p.Position, configText(p.Config), disks})
+		return nil
+	}
+	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	row := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "%s\t%s\n", name, value)
+		}
+	}
+	row("point", p.Point.String())
+	row("guest", p.GuestName+" ("+p.Guest.String()+")")
+	row("time", p.Time.Time().Local().Format(time.RFC3339))
+	row("source", p.Source)
+	row("driver", p.Driver)
+	row("set", p.Set)
+	row("consistency", p.Consistency)
+	row("scan", p.Scan)
+	row("why", p.ScanReason)
+	row("parent", parentOf(p))
+	row("size", fmt.Sprintf("%s of disks, %s read, %s new, %s stored", session.Size(p.DiskBytes), session.Size(p.ReadBytes), session.Size(p.NewBytes), session.Size(p.StoredBytes)))
+	row("position", fmt.Sprint(p.Position))
+	for _, d := range disks {
+		row(fmt.Sprintf("disk %d", d.Number), fmt.Sprintf("%s: %s, %s %s, sectors of %d", d.Key, session.Size(d.Size), d.Format, d.Variant, d.Sector))
+	}
+	for _, u := range p.Unprotected {
+		row("not in it", u.Key+": "+u.Reason)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if text := configText(p.Config); text != "" {
+		fmt.Fprintf(a.Stdout, "\n%s\n", text)
+	}
+	return nil
+}
+
+func parentOf(p session.Listed) string {
+	if p.Parent.IsZero() {
+		return ""
+	}
+	return p.Parent.String()
+}
+
+// configText is the guest's configuration if it is text; what is not would only
+// spoil a terminal.
+func configText(b []byte) string {
+	if !utf8.Valid(b) {
+		return fmt.Sprintf("(%d bytes that are not text)", len(b))
+	}
+	return string(b)
+}

@@ -1,0 +1,165 @@
+package read
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/cmd/millrace/session"
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/restore"
+	"github.com/millrace-backup/millrace/vault"
+)
+
+// maxDamageFacts bounds how many damaged ranges one fact lists; the count in it
+// is exact.
+const maxDamageFacts = 1000
+
+// Verify is the verb verify.
+func Verify(app *session.App) *cobra.Command {
+	a := verb{app}
+	var readData string
+	c := &cobra.Command{
+		Use:   "verify [POINT...]",
+		Short: "Prove that points can be restored",
+		Long: `Prove that points can be restored; all of them if none is named.
+
+Every reference of a point is followed: that its table is what the ledger says, and
+that each chunk is where it should be in a pack that is whole in length. With
+--read-data chunks are read, decrypted, unpacked and compared with their ids too:
+all of them, or the given percentage, another sample each time.
+
+Whatever is found wrong is listed with the ranges of the disks that need it, is
+recorded in the ledger, and ends in exit code 4.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			percent, err := strconv.Atoi(strings.TrimSuffix(readData, "%"))
+			if err != nil || percent < 0 || percent > 100 {
+				return fault.Usage("--read-data %s: not a percentage", readData)
+			}
+			return a.verify(c.Context(), args, percent)
+		},
+	}
+	c.Flags().StringVar(&readData, "read-data", "0", "percentage of the chunks to read and check")
+	c.Flags().Lookup("read-data").NoOptDefVal = "100"
+	return c
+}
+
+func (a verb) verify(ctx context.Context, names []string, percent int) error {
+	v, err := a.OpenVault(ctx)
+	if err != nil {
+		return err
+	}
+	points, err := v.ChoosePoints(ctx, names)
+	if err != nil {
+		return err
+	}
+	var facts []events.Fact
+	var bad []error
+	for _, p := range points {
+		fact, err := a.verifyPoint(ctx, v, p, percent)
+		if err != nil && !errors.Is(err, vault.ErrDamaged) {
+			return fault.At("verify point", id.Short(p.Point), err)
+		}
+		facts = append(facts, fact)
+		if err != nil {
+			bad = append(bad, fmt.Errorf("point %s of %s: %w", id.Short(p.Point), p.GuestName, err))
+		}
+	}
+	where, err := a.Record(ctx, v, facts...)
+	if err != nil {
+		return errors.Join(append(bad, err)...)
+	}
+	if a.Settings.JSON {
+		a.PrintJSON(struct {
+			Type       string `json:"type"`
+			Points     int    `json:"points"`
+			Damaged    int    `json:"damaged"`
+			Position   uint64 `json:"position"`
+			Checkpoint uint64 `json:"checkpoint"`
+		}{"summary", len(points), len(bad), where.Position, where.Checkpoint})
+	}
+	return fault.At("verify vault", v.Location, errors.Join(bad...))
+}
+
+// verifyPoint checks one point and prints what it found.
+func (a verb) verifyPoint(ctx context.Context, v *session.Vault, p events.PointCommitted, percent int) (events.PointVerified, error) {
+	bar := a.Progress("verify " + id.Short(p.Point) + " " + p.GuestName)
+	start := a.Now()
+	report, err := restore.Verify(ctx, v.Vault, p, restore.Options{ReadPercent: percent, Seed: rand.Uint64(),
+		Progress: func(now restore.Progress) { bar.At(now.Done, now.Size) }})
+	bar.Done()
+	took := a.Now().Sub(start)
+	fact := events.PointVerified{Point: p.Point, Guest: p.Guest, Mode: "objects", Chunks: uint64(report.Chunks), Bytes: report.ReadBytes,
+		DurationNS: took.Nanoseconds(), DamagedCount: uint64(report.DamageCount), Damaged: report.Facts(maxDamageFacts)}
+	if percent > 0 {
+		fact.Mode = "chunks"
+	}
+	a.printReport(p, report, fact.Mode, took)
+	return fact, err
+}
+
+// damageJSON is one thing that is wrong, for scripts.
+type damageJSON struct {
+	Object string      `json:"object"`
+	Chunk  string      `json:"chunk,omitempty"`
+	Cause  string      `json:"cause"`
+	Ranges []rangeJSON `json:"ranges"`
+}
+
+type rangeJSON struct {
+	Disk   id.Disk `json:"disk"`
+	Key    string  `json:"key"`
+	Offset int64   `json:"offset"`
+	Length int64   `json:"length"`
+}
+
+func (a verb) printReport(p events.PointCommitted, r restore.Report, mode string, took time.Duration) {
+	if a.Settings.JSON {
+		damages := []damageJSON{}
+		for _, d := range r.Damages {
+			j := damageJSON{Object: d.Object, Cause: d.Cause.Error(), Ranges: []rangeJSON{}}
+			if !d.Chunk.IsZero() {
+				j.Chunk = d.Chunk.String()
+			}
+			for _, at := range d.Ranges {
+				j.Ranges = append(j.Ranges, rangeJSON{at.Disk, at.Key, at.Offset, at.Length})
+			}
+			damages = append(damages, j)
+		}
+		a.PrintJSON(struct {
+			Type      string       `json:"type"`
+			Point     id.Point     `json:"point"`
+			GuestName string       `json:"guest_name"`
+			Mode      string       `json:"mode"`
+			DiskBytes int64        `json:"disk_bytes"`
+			DataBytes int64        `json:"data_bytes"`
+			Chunks    int64        `json:"chunks"`
+			ReadCount int64        `json:"read_chunks"`
+			ReadBytes int64        `json:"read_bytes"`
+			Duration  float64      `json:"duration_s"`
+			Damaged   int          `json:"damaged_count"`
+			Damages   []damageJSON `json:"damages"`
+		}{"status", p.Point, p.GuestName, mode, r.DiskBytes, r.DataBytes, r.Chunks, r.ReadCount, r.ReadBytes, took.Seconds(), r.DamageCount, damages})
+		return
+	}
+	state := "whole"
+	if r.DamageCount > 0 {
+		state = fmt.Sprintf("DAMAGED in %d places", r.DamageCount)
+	}
+	fmt.Fprintf(a.Stdout, "%s  %s  %s: %s; %d chunks in %d packs, %d read (%s)\n", id.Short(p.Point), p.GuestName,
+		p.Time.Time().Format(time.RFC3339), state, r.Chunks, r.Packs, r.ReadCount, session.Size(r.ReadBytes))
+	for _, d := range r.Damages {
+		fmt.Fprintf(a.Stdout, "  %s: %v\n", d.Object, d.Cause)
+		for _, at := range d.Ranges {
+			fmt.Fprintf(a.Stdout, "    needed by %s at %d, %d bytes\n", at.Key, at.Offset, at.Length)
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/millrace-backup/millrace/bench/workload"
+)
+
+// scriptCommands are the words that scripts have besides testscript's own.
+func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		"exits":   exits,
+		"json":    hasJSON,
+		"flip":    flip,
+		"random":  random,
+		"scatter": scatter,
+		"newest":  newest,
+		"point":   point,
+	}
+}
+
+// exits N PROGRAM [ARGS]: runs it and wants exit code N; stdout and stderr are
+// then what testscript's own words look at.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits N program [args]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("run %s: %v", args[1], err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d\nstdout: %s\nstderr: %s", got, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+// json KEY=VALUE...: the last line of stdout is a JSON object with these members;
+// KEY alone wants the member to be there and not empty.
+func hasJSON(ts *testscript.TestScript, neg bool, args []string) {
+	lines := strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n")
+	var got map[string]any
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
+		ts.Fatalf("%v in %s", err, lines[len(lines)-1])
+	}
+	for _, arg := range args {
+		key, want, exact := strings.Cut(arg, "=")
+		value, isText := got[key].(string)
+		if !isText {
+			text, err := json.Marshal(got[key])
+			ts.Check(err)
+			value = string(text)
+		}
+		empty := value == "" || value == "null" || value == "[]"
+		if ok := exact && value == want || !exact && !empty; ok == neg {
+			ts.Fatalf("member %s is %q, want %q, in %s", key, value, want, lines[len(lines)-1])
+		}
+	}
+}
+
+// flip GLOB: changes one bit in the middle of the largest file that matches.
+func flip(ts *testscript.TestScript, neg bool, args []string) {
+	name := largest(ts, args)
+	text, err := os.ReadFile(name)
+	ts.Check(err)
+	text[len(text)/2] ^= 1
+	ts.Check(os.WriteFile(name, text, 0o600))
+}
+
+// newest GLOB removes the newest file by name that matches: what a vault set
+// back to an earlier state lacks.
+func newest(ts *testscript.TestScript, neg bool, args []string) {
+	names, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(names) == 0 {
+		ts.Fatalf("nothing matches %s", args[0])
+	}
+	ts.Check(os.Remove(names[len(names)-1]))
+}
+
+func largest(ts *testscript.TestScript, args []string) (name string) {
+	names, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	var size int64 = -1
+	for _, n := range names {
+		info, err := os.Stat(n)
+		ts.Check(err)
+		if info.Mode().IsRegular() && info.Size() > size {
+			name, size = n, info.Size()
+		}
+	}
+	if name == "" {
+		ts.Fatalf("nothing matches %s", args[0])
+	}
+	return name
+}
+
+// random FILE BYTES SEED: makes an image of random bytes.
+func random(ts *testscript.TestScript, neg bool, args []string) {
+	size, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	seed, err := strconv.ParseUint(args[2], 10, 64)
+	ts.Check(err)
+	ts.Check(workload.Random(ts.MkAbs(args[0]), size, seed))
+}
+
+// scatter FILE RATIO SEED: changes single blocks of an image.
+func scatter(ts *testscript.TestScript, neg bool, args []string) {
+	ratio, err := strconv.ParseFloat(args[1], 64)
+	ts.Check(err)
+	seed, err := strconv.ParseUint(args[2], 10, 64)
+	ts.Check(err)
+	_, err = workload.Scatter(ts.MkAbs(args[0]), ratio, seed)
+	ts.Check(err)
+}

@@ -1,0 +1,52 @@
+// Package session is what all verbs of the command line have in common: the
+// settings, the streams, the password, the vault that is opened with it and what
+// this machine remembers of vaults.
+//
+// A verb gets an [App] whose settings are complete, calls [App.OpenVault], and
+// prints with [App.PrintJSON] or to Stdout what it found, with [App.Note] and
+// [App.Progress] what a person may want to know meanwhile. What it did to the
+// vault it hands to [App.Record].
+//
+// Guarantees: the password comes from a file, a command, a descriptor or a
+// terminal, is tried only on the vault that was at that place before, and is
+// wiped after use. A checkpoint once seen is never forgotten for an older one. The
+// remembered files are replaced whole; a crash leaves the old or the new.
+//
+// An App is for one command line and one goroutine; Progress may be told from
+// many. The package knows no verb.
+package session
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+)
+
+// App is the world as the verbs see it.
+type App struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Now            func() time.Time
+	Settings       Settings // complete once a verb's function runs
+}
+
+// New returns an App on these streams.
+func New(stdin io.Reader, stdout, stderr io.Writer) *App {
+	return &App{Stdin: stdin, Stdout: stdout, Stderr: stderr, Now: time.Now}
+}
+
+// Note tells a person something that is not data, unless --quiet.
+func (a *App) Note(format string, args ...any) {
+	if !a.Settings.Quiet {
+		fmt.Fprintf(a.Stderr, format+"\n", args...)
+	}
+}
+
+// PrintJSON writes v as one line on stdout. An error here has nowhere to go: the
+// reader of stdout is gone.
+func (a *App) PrintJSON(v any) {
+	e := json.NewEncoder(a.Stdout)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v)
+}

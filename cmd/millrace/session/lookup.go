@@ -1,0 +1,121 @@
+package session
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/events"
+)
+
+// Listed is a point as the read commands show it.
+type Listed struct {
+	events.PointCommitted
+	Position uint64
+	Pinned   bool // a reader holds it
+	Damaged  bool // its last check found damage
+}
+
+// Past is --at: the vault as it was when the ledger ended at a position.
+type Past struct {
+	position uint64
+	given    func() bool
+}
+
+// AddFlag adds --at to a command.
+func (p *Past) AddFlag(c *cobra.Command) {
+	c.Flags().Uint64Var(&p.position, "at", 0, "look at the vault as it was at this position of the ledger")
+	p.given = func() bool { return c.Flags().Changed("at") }
+}
+
+// State folds the ledger into what it adds up to, up to and with the position of
+// past if one is asked for.
+func (o *Vault) State(ctx context.Context, past Past) (*catalog.State, error) {
+	s := catalog.New()
+	next, _, _ := o.Ledger.Head()
+	if past.given != nil && past.given() && past.position >= next {
+		return nil, fault.Usage("--at %d: the ledger ends at position %d", past.position, int64(next)-1)
+	}
+	for r, err := range o.Ledger.Records(ctx, 0) {
+		if err != nil {
+			return nil, fault.At("read ledger of vault", o.Location, err)
+		}
+		if past.given != nil && past.given() && r.Position > past.position {
+			break
+		}
+		if err := s.Apply(r); err != nil {
+			return nil, fault.At("read ledger of vault", o.Location, err)
+		}
+	}
+	return s, nil
+}
+
+// list makes a Listed of a point.
+func list(s *catalog.State, p *catalog.Point) Listed {
+	l := Listed{PointCommitted: p.PointCommitted, Position: p.Position, Damaged: p.Verified.DamagedCount > 0}
+	for _, pin := range s.Pins {
+		for _, each := range pin.Points {
+			l.Pinned = l.Pinned || each == p.Point
+		}
+	}
+	return l
+}
+
+// Points returns the listed points, oldest first, of one guest if it is named.
+func (o *Vault) Points(ctx context.Context, guest string, past Past) ([]Listed, error) {
+	s, err := o.State(ctx, past)
+	if err != nil {
+		return nil, err
+	}
+	found := s.Listed()
+	if guest != "" {
+		g, err := s.Guest(guest)
+		if err != nil {
+			return nil, fault.At("find guest", guest, err)
+		}
+		found = g.Points
+	}
+	var out []Listed
+	for _, p := range found {
+		out = append(out, list(s, p))
+	}
+	return out, nil
+}
+
+// FindPoint returns the point that a user's word names.
+func (o *Vault) FindPoint(ctx context.Context, name string, past Past) (Listed, error) {
+	s, err := o.State(ctx, past)
+	if err != nil {
+		return Listed{}, err
+	}
+	p, err := s.Point(name, time.Local)
+	if err != nil {
+		return Listed{}, fault.At("find point", name, err)
+	}
+	return list(s, p), nil
+}
+
+// ChoosePoints returns the points with these names, all if there is none.
+func (o *Vault) ChoosePoints(ctx context.Context, names []string) ([]events.PointCommitted, error) {
+	s, err := o.State(ctx, Past{})
+	if err != nil {
+		return nil, err
+	}
+	var out []events.PointCommitted
+	if len(names) == 0 {
+		for _, p := range s.Listed() {
+			out = append(out, p.PointCommitted)
+		}
+	}
+	for _, name := range names {
+		p, err := s.Point(name, time.Local)
+		if err != nil {
+			return nil, fault.At("find point", name, err)
+		}
+		out = append(out, p.PointCommitted)
+	}
+	return out, nil
+}

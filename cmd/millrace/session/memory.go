@@ -1,0 +1,132 @@
+package session
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/vault"
+)
+
+// Memory is what this machine remembers of vaults, in its state folder: which
+// vault is at which place (vaults/), the newest checkpoint of each
+// (checkpoints/), and caches that may be deleted (cache/).
+type Memory struct{ State string }
+
+// place is the remembered vault of one location.
+type place struct {
+	Location  string    `json:"location"`
+	Vault     id.Vault  `json:"vault"`
+	FirstSeen time.Time `json:"first_seen"`
+}
+
+func (m Memory) placeFile(location string) string {
+	sum := sha256.Sum256([]byte(location))
+	return filepath.Join(m.State, "vaults", hex.EncodeToString(sum[:8])+".json")
+}
+
+// at returns which vault was at a location, zero if none was, and the file that
+// says so.
+func (m Memory) at(location string) (id.Vault, string, error) {
+	file := m.placeFile(location)
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return id.Vault{}, file, nil
+	}
+	var p place
+	if err == nil {
+		err = json.Unmarshal(text, &p)
+	}
+	if err != nil {
+		return id.Vault{}, file, &fault.Fault{Op: "read what is remembered of vaults", Object: file, Err: err,
+			Remedy: "remove the file to trust the vault that is there now"}
+	}
+	return p.Vault, file, nil
+}
+
+// Meet remembers that a vault is at a location.
+func (m Memory) Meet(location string, v id.Vault, now time.Time) error {
+	text, err := json.MarshalIndent(place{location, v, now.UTC().Truncate(time.Second)}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return fault.At("remember vault in", m.placeFile(location), writeFile(m.placeFile(location), append(text, '\n')))
+}
+
+func (m Memory) checkpointFile(v id.Vault) string {
+	return filepath.Join(m.State, "checkpoints", v.String())
+}
+
+// checkpoint returns the newest checkpoint seen of a vault, nil if none was. The
+// file is signed by the vault, so what is not genuine is an error: going on
+// without it would be what an attacker wants.
+func (m Memory) checkpoint(cfg vault.Config) (*ledger.Checkpoint, error) {
+	file := m.checkpointFile(cfg.ID)
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var c ledger.Checkpoint
+	if err == nil {
+		c, err = ledger.ParseCheckpoint(cfg, text)
+	}
+	if err != nil {
+		return nil, &fault.Fault{Op: "read remembered checkpoint", Object: file, Err: err,
+			Remedy: "find out what changed the file; removing it gives up the protection against rollback up to now"}
+	}
+	return &c, nil
+}
+
+// Keep remembers a checkpoint unless a later one is remembered already.
+func (m Memory) Keep(cfg vault.Config, c ledger.Checkpoint) error {
+	if c.Size == 0 {
+		return nil
+	}
+	// Two commands may end at the same time; what is lost then is one step of
+	// the memory, and the next command takes it again.
+	if old, err := m.checkpoint(cfg); err == nil && old != nil && old.Size >= c.Size {
+		return nil
+	}
+	file := m.checkpointFile(cfg.ID)
+	return fault.At("remember checkpoint in", file, writeFile(file, c.Note))
+}
+
+// Cache is a folder for what can be had again from the vault.
+func (m Memory) Cache(v id.Vault, what string) string {
+	return filepath.Join(m.State, "cache", v.String(), what)
+}
+
+// writeFile replaces a file whole: after a crash there is the old or the new one.
+func writeFile(path string, text []byte) (err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

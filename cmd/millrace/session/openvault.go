@@ -1,0 +1,138 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store/dir"
+)
+
+// Vault is a vault as a verb works with it.
+type Vault struct {
+	*vault.Vault
+	Ledger   *ledger.Ledger
+	Location string // canonical
+	memory   Memory
+}
+
+// OpenVault opens the vault of the settings with the password, holds it against
+// what this machine remembers of it, and opens its ledger.
+func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
+	location, err := a.Settings.VaultLocation()
+	if err != nil {
+		return nil, err
+	}
+	folder, err := LocalFolder(location)
+	if err != nil {
+		return nil, err
+	}
+	canonical := CanonicalPath(folder)
+	st, err := dir.Open(folder)
+	if err != nil {
+		return nil, fault.At("open vault", location, err)
+	}
+	// Which vault it is comes before the password: a password typed for one
+	// vault is not to be tried on another.
+	cfg, err := vault.ReadConfig(ctx, st)
+	if err != nil {
+		return nil, fault.At("open vault", location, err)
+	}
+	m := Memory{a.Settings.State}
+	if err := a.meet(m, canonical, cfg); err != nil {
+		return nil, fault.At("open vault", location, err)
+	}
+	password, err := a.Password(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	v, err := vault.Open(ctx, st, password)
+	clear(password)
+	if err != nil {
+		return nil, fault.At("open vault", location, err)
+	}
+	o := &Vault{Vault: v, Location: canonical, memory: m}
+	remembered, err := m.checkpoint(cfg)
+	if err != nil {
+		return nil, err
+	}
+	o.Ledger, err = ledger.Open(ctx, v, ledger.Options{Cache: m.Cache(v.ID, "ledger"), Remembered: remembered, Now: a.Now})
+	if err != nil {
+		return nil, fault.At("read ledger of vault", location, err)
+	}
+	for _, err := range o.Ledger.Damaged() {
+		a.Note("millrace: %v", err)
+	}
+	a.Remember(o)
+	return o, nil
+}
+
+// meet compares the vault at a place with the one that was there before.
+func (a *App) meet(m Memory, canonical string, cfg vault.Config) error {
+	known, file, err := m.at(canonical)
+	if err != nil {
+		return err
+	}
+	switch {
+	case known.IsZero():
+		a.Note("vault %s at %s is trusted on first use: it is remembered in %s", cfg.ID, canonical, file)
+		if err := m.Meet(canonical, cfg.ID, a.Now()); err != nil {
+			a.Note("millrace: %v; the next command will trust it anew", err)
+		}
+	case known != cfg.ID:
+		return &fault.Fault{Err: fmt.Errorf("expected vault %s, found %s: %w", known, cfg.ID, fault.ErrOtherVault),
+			Remedy: "check the path and what is mounted there; to trust the vault that is there now, remove " + file}
+	}
+	return nil
+}
+
+// Cache is a folder for what can be had again from the vault.
+func (o *Vault) Cache(what string) string { return o.memory.Cache(o.ID, what) }
+
+// Remember keeps the newest checkpoint of the ledger, so that a later command
+// notices a vault that was set back. Where the state folder cannot be written,
+// the command goes on and says so.
+func (a *App) Remember(o *Vault) {
+	if err := o.memory.Keep(o.Config, o.Ledger.Signed()); err != nil {
+		a.Note("millrace: %v; a later command could not notice a rollback", err)
+	}
+}
+
+// LocalFolder returns the folder of a vault given as a path or file URL.
+func LocalFolder(location string) (string, error) {
+	scheme, rest, isURL := strings.Cut(location, "://")
+	if !isURL {
+		return location, nil
+	}
+	if scheme != "file" {
+		return "", &fault.Fault{Code: "usage", Op: "find vault", Object: location,
+			Err:    fmt.Errorf("vaults behind %s:// are not supported by this version", scheme),
+			Remedy: "use a folder: a path or file:///PATH"}
+	}
+	u, err := url.Parse(location)
+	if err != nil || u.Host != "" && u.Host != "localhost" || u.Path == "" {
+		return "", &fault.Fault{Code: "usage", Op: "find vault", Object: location, Err: fmt.Errorf("%q is not a local path", rest)}
+	}
+	if runtime.GOOS == "windows" {
+		return filepath.FromSlash(strings.TrimPrefix(u.Path, "/")), nil
+	}
+	return u.Path, nil
+}
+
+// CanonicalPath names a folder the same way however it was reached. A folder
+// that is not there keeps the name it was given.
+func CanonicalPath(folder string) string {
+	if abs, err := filepath.Abs(folder); err == nil {
+		folder = abs
+	}
+	if real, err := filepath.EvalSymlinks(folder); err == nil {
+		folder = real
+	}
+	return folder
+}

@@ -1,0 +1,105 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/store"
+)
+
+// maxOutbox bounds what is read of one file of the outbox.
+const maxOutbox = 16 << 20
+
+// Recorded says where in the ledger the facts of a command stand; zero if they
+// wait in the outbox.
+type Recorded struct{ Position, Checkpoint uint64 }
+
+// Record appends the facts of a command that reads the vault, signs, and
+// remembers. Reading a vault needs no permission to write to it: if it cannot be
+// written to, the facts wait in the state folder for the next command that can.
+func (a *App) Record(ctx context.Context, o *Vault, facts ...events.Fact) (Recorded, error) {
+	waiting, files := o.memory.outbox(o.ID)
+	all := append(slices.Clone(waiting), facts...)
+	if len(all) == 0 {
+		return Recorded{}, nil
+	}
+	position, err := o.Ledger.Append(ctx, id.Job{}, all, nil, nil)
+	if errors.Is(err, store.ErrReadOnly) || errors.Is(err, store.ErrFull) {
+		file, keepErr := o.memory.putOutbox(o.ID, a.events(facts))
+		if keepErr != nil {
+			return Recorded{}, keepErr
+		}
+		a.Note("millrace: %v; what was done is noted in %s until the vault can be written to", err, file)
+		return Recorded{}, nil
+	}
+	if err != nil {
+		return Recorded{}, fault.At("record what was done in vault", o.Location, err)
+	}
+	// A crash before this line appends the same facts once more; every reader
+	// takes a fact twice.
+	for _, f := range files {
+		_ = os.Remove(f)
+	}
+	c, err := o.Ledger.Checkpoint(ctx)
+	if err != nil {
+		return Recorded{}, fault.At("sign ledger of vault", o.Location, err)
+	}
+	a.Remember(o)
+	return Recorded{position, c.Size}, nil
+}
+
+func (a *App) events(facts []events.Fact) []events.Record {
+	var out []events.Record
+	for _, f := range facts {
+		out = append(out, events.NewRecord(a.Now(), id.Job{}, f))
+	}
+	return out
+}
+
+func (m Memory) outboxFolder(v id.Vault) string { return filepath.Join(m.State, "outbox", v.String()) }
+
+// outbox returns the facts that wait for a vault, and the files they are in. What
+// cannot be read is left alone: it is a record of the past, and no reason to
+// refuse the present.
+func (m Memory) outbox(v id.Vault) (facts []events.Fact, files []string) {
+	names, err := filepath.Glob(filepath.Join(m.outboxFolder(v), "*.facts"))
+	if err != nil {
+		return nil, nil
+	}
+	for _, name := range names {
+		info, err := os.Stat(name)
+		if err != nil || info.Size() > maxOutbox {
+			continue
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		records, err := events.DecodeRecords(text)
+		if err != nil {
+			continue
+		}
+		for _, r := range records {
+			facts = append(facts, r.Fact)
+		}
+		files = append(files, name)
+	}
+	return facts, files
+}
+
+// putOutbox keeps records until the vault can be written to.
+func (m Memory) putOutbox(v id.Vault, records []events.Record) (string, error) {
+	text, err := events.EncodeRecords(records)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(m.outboxFolder(v), fmt.Sprintf("%s.facts", id.Sum(text)))
+	return file, fault.At("note what was done in", file, writeFile(file, text))
+}
