@@ -16,14 +16,15 @@ type Delivery struct {
 	Tries    uint64    // 1 at the first delivery
 	QueuedAt time.Time // when it was published
 
-	w   *Worker
-	msg jetstream.Msg
+	w     *Worker
+	msg   jetstream.Msg
+	claim Claim // what it came with: a step changes the parcel
 }
 
 // Live reports whether the parcel's bytes are still its own. Ask before reading
 // them and again after: only the second answer says that what was read was true.
 func (d *Delivery) Live() bool {
-	if d.w.Arena.Live(d.Parcel.Claim) {
+	if d.w.Arena.Live(d.claim) {
 		return true
 	}
 	d.w.Meter.stale.Add(1)
@@ -32,7 +33,7 @@ func (d *Delivery) Live() bool {
 
 // Bytes is what the parcel's claim holds.
 func (d *Delivery) Bytes() []byte {
-	c := d.Parcel.Claim
+	c := d.claim
 	if !d.w.Arena.Valid(c) {
 		return nil
 	}
@@ -173,8 +174,8 @@ func (w *Worker) settled(d *Delivery, m *Message) {
 	if !next.IsZero() {
 		w.Arena.Promote(next)
 	}
-	if d.Parcel != nil && !d.Parcel.Claim.IsZero() && d.Parcel.Claim != next {
-		w.Arena.Release(d.Parcel.Claim)
+	if !d.claim.IsZero() && d.claim != next {
+		w.Arena.Release(d.claim)
 	}
 }
 

@@ -169,7 +169,8 @@ func (w *Worker) accept(msg jetstream.Msg) *Delivery {
 	}
 	d.Message = m
 	if m.Parcel != nil && !m.Parcel.Claim.IsZero() {
-		w.Arena.Promote(m.Parcel.Claim)
+		d.claim = m.Parcel.Claim
+		w.Arena.Promote(d.claim)
 	}
 	return d
 }

@@ -25,10 +25,12 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 func (a *app) verbs() []*cobra.Command {
 	return []*cobra.Command{
 		a.initCommand(),
+		a.backupCommand(),
 		read.Points(a.App),
 		read.Show(a.App),
 		read.Restore(a.App),
 		read.Verify(a.App),
+		a.stageCommand(),
 		a.versionCommand(),
 	}
 }

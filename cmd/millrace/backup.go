@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/cmd/millrace/session"
+	"github.com/millrace-backup/millrace/conductor"
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/hypervisor/folder"
+	"github.com/millrace-backup/millrace/id"
+)
+
+type backupOptions struct {
+	guestID   string
+	disks     []string
+	exclude   []string
+	codec     string
+	freeze    string
+	scan      string
+	transport string
+	parallel  map[string]string
+	cpus      int
+	memory    string
+	parcel    string
+}
+
+func (a *app) backupCommand() *cobra.Command {
+	var o backupOptions
+	c := &cobra.Command{
+		Use:   "backup SOURCE...",
+		Short: "Back up guests into the vault",
+		Long: `Back up guests into the vault.
+
+SOURCE is folder:PATH (a disk image, or a folder of them, is one guest); a bare PATH
+means the same. A guest that fails gets no point and the others go on (exit 3).`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return a.backup(c.Context(), args, o) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.guestID, "guest-id", "", "id of the guest, when it has one from elsewhere (a UUID)")
+	f.StringSliceVar(&o.disks, "disk", nil, "back up only these disks, by their name in the guest")
+	f.StringSliceVar(&o.exclude, "exclude-disk", nil, "leave these disks out; the point lists them as unprotected")
+	f.StringVar(&o.codec, "codec", "auto", "compression: auto, lz4, s2, zstd or none")
+	f.StringVar(&o.freeze, "freeze", "prefer", "consistency: require, prefer or never")
+	f.StringVar(&o.scan, "scan", "auto", "what is read and compared: auto, full, incremental or differential")
+	f.StringVar(&o.transport, "transport", "auto", "how bytes travel between stages: auto or claim (shared memory)")
+	f.StringToStringVar(&o.parallel, "parallel", nil, "workers per stage, as chunker=2,seal=3")
+	f.IntVar(&o.cpus, "cpus", 0, "processors to plan for (default: this machine's)")
+	f.StringVar(&o.memory, "memory", "", "size of the arena, as 64MiB")
+	f.StringVar(&o.parcel, "parcel", "", "bytes that travel together, a multiple of the cell size (default: one cell)")
+	return c
+}
+
+func (a *app) backup(ctx context.Context, sources []string, o backupOptions) error {
+	opts, err := o.conductor()
+	if err != nil {
+		return err
+	}
+	v, err := a.OpenVault(ctx)
+	if err != nil {
+		return err
+	}
+	opts.Guests, opts.Failed, err = o.inspect(ctx, v.ID, sources)
+	if err != nil {
+		return err
+	}
+	if opts.Catalog, err = catalog.Fold(v.Ledger.Records(ctx, 0)); err != nil {
+		return fault.At("read ledger of vault", v.Location, err)
+	}
+	if opts.Index, err = conductor.RefreshIndex(ctx, v.Vault, opts.Catalog, v.Cache("index")); err != nil {
+		return fault.At("index chunks of vault", v.Location, err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fault.At("find", "this program", err)
+	}
+	opts.Command = []string{exe, "stage"}
+	opts.Vault, opts.Ledger, opts.Location, opts.State, opts.Sources = v.Vault, v.Ledger, v.Location, a.Settings.State, sources
+	opts.Version, opts.Now = version().Version, a.Now
+	opts.Host, _ = os.Hostname()
+	if u, err := user.Current(); err == nil {
+		opts.User = u.Username
+	}
+	show := a.jobProgress()
+	opts.Observe, opts.Fact = show.update, show.fact
+	s, err := conductor.Backup(ctx, opts)
+	show.done()
+	if s.Checkpoint.Size > 0 {
+		a.Remember(v)
+	}
+	if s.Job.IsZero() || s.Outcome == "" {
+		return asFault(err)
+	}
+	return a.printSummary(s, err)
+}
+
+// conductor translates what the user asked for.
+func (o *backupOptions) conductor() (c conductor.Options, err error) {
+	c = conductor.Options{Codec: o.codec, Freeze: o.freeze, Scan: o.scan, CPUs: o.cpus, Parallel: map[string]int{}}
+	for name, allowed := range map[string]struct {
+		value string
+		words string
+	}{
+		"freeze": {o.freeze, "require prefer never"}, "scan": {o.scan, "auto full incremental differential"},
+		"codec": {o.codec, "auto lz4 s2 zstd none"}, "transport": {o.transport, "auto claim"},
+	} {
+		if !strings.Contains(" "+allowed.words+" ", " "+allowed.value+" ") || allowed.value == "" {
+			return c, fault.Usage("--%s %s: it is one of %s", name, allowed.value, allowed.words)
+		}
+	}
+	for stage, text := range o.parallel {
+		n, err := strconv.Atoi(text)
+		known := conductor.DefaultParallel(1)[stage] > 0
+		if err != nil || !known || n < 1 || n > 64 || (flow.Single(stage) && n > 1) {
+			return c, fault.Usage("--parallel %s=%s: stages are %s, with 1 to 64 workers; %s and %s have one", stage, text,
+				strings.Join(flow.Stages(), ", "), flow.Snapshot, flow.Indexer)
+		}
+		c.Parallel[stage] = n
+	}
+	for name, size := range map[string]struct {
+		text string
+		to   *int64
+	}{"memory": {o.memory, &c.Memory}, "parcel": {o.parcel, &c.ParcelSize}} {
+		if size.text == "" {
+			continue
+		}
+		n, err := humanize.ParseBytes(size.text)
+		if err != nil || n < 4<<20 || n > 1<<40 {
+			return c, fault.Usage("--%s %s: give a size of 4MiB or more, as 64MiB", name, size.text)
+		}
+		*size.to = int64(n)
+	}
+	if o.cpus < 0 || o.cpus > 4096 {
+		return c, fault.Usage("--cpus %d is not possible", o.cpus)
+	}
+	return c, nil
+}
+
+// inspect looks at every source. One that is there and cannot be read is a guest
+// that failed; one that is not there is a mistake on the command line.
+func (o *backupOptions) inspect(ctx context.Context, v id.Vault, sources []string) (guests []hypervisor.Guest, failed []events.GuestOutcome, err error) {
+	var given id.Guest
+	if o.guestID != "" {
+		if err := given.UnmarshalText([]byte(o.guestID)); err != nil || len(sources) > 1 {
+			return nil, nil, fault.Usage("--guest-id %s: it is a UUID, for one source", o.guestID)
+		}
+	}
+	for _, s := range sources {
+		path, err := sourcePath(s)
+		if err != nil {
+			return nil, nil, err
+		}
+		found, err := folder.New(path, folder.Options{GuestID: given, Vault: v}).Inspect(ctx)
+		if ctx.Err() != nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, hypervisor.ErrNoDisks) {
+			return nil, nil, fault.At("inspect", path, err)
+		}
+		if err != nil {
+			f := fault.Of(fault.At("inspect", path, err))
+			failed = append(failed, events.GuestOutcome{
+				Guest: id.NewGuest(v, path), Name: filepath.Base(path), Outcome: "failed", Code: f.Code, Op: f.Op, Object: f.Object, Cause: f.Cause(), Remedy: f.Remedy,
+			})
+			continue
+		}
+		for _, g := range found {
+			chosen, err := o.choose(g)
+			if err != nil {
+				return nil, nil, err
+			}
+			guests = append(guests, chosen)
+		}
+	}
+	for n, g := range guests {
+		for _, other := range guests[:n] {
+			if g.ID == other.ID {
+				return nil, nil, fault.Usage("%s and %s are the same guest", other.Source, g.Source)
+			}
+		}
+	}
+	return guests, failed, nil
+}
+
+func sourcePath(s string) (string, error) {
+	scheme, rest, ok := strings.Cut(s, ":")
+	if ok && (scheme == "qemu" || scheme == "hyperv") {
+		return "", fault.Usage("source %s: this version has no driver %s; it reads folder:PATH", s, scheme)
+	}
+	if !ok || scheme != "folder" {
+		rest = s
+	}
+	path, err := filepath.Abs(rest)
+	if err != nil || rest == "" {
+		return "", fault.Usage("source %q: it is folder:PATH or PATH", s)
+	}
+	return path, nil
+}
+
+// choose leaves out disks as asked for; what is left out is recorded.
+func (o *backupOptions) choose(g hypervisor.Guest) (hypervisor.Guest, error) {
+	left := map[string]bool{}
+	for _, name := range append(append([]string{}, o.disks...), o.exclude...) {
+		left[name] = true
+	}
+	var keep []hypervisor.Disk
+	for _, d := range g.Disks {
+		named := left[d.Key]
+		delete(left, d.Key)
+		if len(o.disks) > 0 && !slices.Contains(o.disks, d.Key) || named && slices.Contains(o.exclude, d.Key) {
+			g.Unprotected = append(g.Unprotected, hypervisor.Unprotected{Key: d.Key, Reason: "left out by the user"})
+			continue
+		}
+		keep = append(keep, d)
+	}
+	for name := range left {
+		return g, fault.Usage("guest %s has no disk %q", g.Name, name)
+	}
+	if len(keep) == 0 {
+		return g, fault.Usage("no disk of guest %s is left to back up", g.Name)
+	}
+	g.Disks = keep
+	return g, nil
+}
+
+// asFault gives an error of a stage the form and exit code of a command's.
+func asFault(err error) error {
+	var f *flow.Fault
+	if !errors.As(err, &f) {
+		return err
+	}
+	cause := f.Err
+	if cause == nil {
+		cause = errors.New(f.Cause)
+	}
+	return &fault.Fault{Code: f.Code, Op: f.Op, Object: f.Object, Err: cause, Remedy: f.Remedy}
+}
+
+// jobSummary is the last line of backup --json.
+type jobSummary struct {
+	Type       string     `json:"type"`
+	Job        id.Job     `json:"job"`
+	Points     []id.Point `json:"points"`
+	Outcome    string     `json:"outcome"`
+	DiskBytes  int64      `json:"disk_bytes"`
+	ReadBytes  int64      `json:"read_bytes"`
+	ZeroBytes  int64      `json:"zero_bytes"`
+	Unchanged  int64      `json:"unchanged_bytes"`
+	Known      int64      `json:"known_bytes"`
+	New        int64      `json:"new_bytes"`
+	Stored     int64      `json:"stored_bytes"`
+	Duration   float64    `json:"duration_s"`
+	CPU        float64    `json:"cpu_s"` // of the workers
+	Position   uint64     `json:"position"`
+	Checkpoint uint64     `json:"checkpoint"`
+	Root       string     `json:"root"` // of the ledger at the checkpoint
+}
+
+// printSummary says what came of the job and returns the error the command ends with.
+func (a *app) printSummary(s conductor.Summary, stopped error) error {
+	f := s.Finished
+	if a.Settings.JSON {
+		for _, g := range s.Guests {
+			if g.Code != "" {
+				a.PrintJSON(map[string]string{"type": "error", "code": g.Code, "op": g.Op, "object": g.Object, "cause": g.Cause, "remedy": g.Remedy, "guest": g.Guest.String()})
+			}
+		}
+		points := s.Points()
+		if points == nil {
+			points = []id.Point{}
+		}
+		a.PrintJSON(jobSummary{
+			Type: "summary", Job: s.Job, Points: points, Outcome: s.Outcome, DiskBytes: f.DiskBytes, ReadBytes: f.ReadBytes, ZeroBytes: f.ZeroBytes,
+			Unchanged: f.UnchangedBytes, Known: f.KnownBytes, New: f.NewBytes, Stored: f.StoredBytes, Duration: s.Duration.Seconds(), CPU: s.CPU.Seconds(),
+			Position: s.Position, Checkpoint: s.Checkpoint.Size, Root: s.Checkpoint.Root.String(),
+		})
+	} else {
+		a.printJob(s)
+	}
+	if stopped != nil {
+		return asFault(stopped)
+	}
+	if s.Outcome == "part" {
+		return &fault.Fault{Code: "part-failed", Op: "back up", Object: "job " + id.Short(s.Job), Err: fmt.Errorf("%d of %d guests have no new point", len(s.Guests)-len(s.Points()), len(s.Guests))}
+	}
+	return nil
+}
+
+func (a *app) printJob(s conductor.Summary) {
+	f := s.Finished
+	for _, g := range s.Guests {
+		if g.Outcome == "done" {
+			fmt.Fprintf(a.Stdout, "point %s  %s\n", id.Short(g.Point), g.Name)
+			continue
+		}
+		fmt.Fprintf(a.Stdout, "no point  %s: %s %s: %s\n          %s\n", g.Name, g.Op, g.Object, g.Cause, g.Remedy)
+	}
+	fmt.Fprintf(a.Stdout, "job   %s  %s in %.1f s\n", s.Job, s.Outcome, s.Duration.Seconds())
+	fmt.Fprintf(a.Stdout, "disks %s = zero %s + unchanged %s + known %s + new %s; read %s, stored %s\n", session.Size(f.DiskBytes), session.Size(f.ZeroBytes),
+		session.Size(f.UnchangedBytes), session.Size(f.KnownBytes), session.Size(f.NewBytes), session.Size(f.ReadBytes), session.Size(f.StoredBytes))
+	if s.Checkpoint.Size > 0 {
+		fmt.Fprintf(a.Stdout, "ledger position %d, checkpoint %d %s\n", s.Position, s.Checkpoint.Size, s.Checkpoint.Root)
+	}
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/millrace-backup/millrace/catalog/chunkindex"
+	"github.com/millrace-backup/millrace/chunk"
+	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/conductor"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/hypervisor/folder"
+	"github.com/millrace-backup/millrace/ledger/table"
+	"github.com/millrace-backup/millrace/stages/chunker"
+	"github.com/millrace-backup/millrace/stages/delta"
+	"github.com/millrace-backup/millrace/stages/indexer"
+	"github.com/millrace-backup/millrace/stages/reader"
+	"github.com/millrace-backup/millrace/stages/seal"
+	"github.com/millrace-backup/millrace/stages/snapshot"
+	"github.com/millrace-backup/millrace/stages/uploader"
+	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store/dir"
+)
+
+func (a *app) stageCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "stage NAME",
+		Short:  "Run a worker of a job; the conductor starts these",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if !slices.Contains(flow.Stages(), args[0]) {
+				return fault.Usage("there is no stage %q", args[0])
+			}
+			return a.stage(c.Context(), args[0])
+		},
+	}
+}
+
+// stage is a worker's whole life: settings from the conductor, the flow, the work.
+// A signal meant for the conductor's group does not end it: the conductor does.
+func (a *app) stage(ctx context.Context, name string) error {
+	ctx = context.WithoutCancel(ctx)
+	control := bufio.NewReaderSize(a.Stdin, 64<<10)
+	cfg, err := flow.ReadConfig(control)
+	if err != nil {
+		return fault.At("start stage", name, err)
+	}
+	log, err := conductor.NewLog("stderr")
+	if err != nil {
+		return fault.At("start stage", name, err)
+	}
+	log = log.With(zap.Stringer("job", cfg.Job), zap.String("stage", name), zap.Uint32("worker", cfg.Worker))
+	w, err := flow.Connect(ctx, cfg, control)
+	if err != nil {
+		log.Error("connect", zap.Error(err))
+		return fault.At("start stage", name, err)
+	}
+	log.Info("ready")
+	err = runStage(ctx, w)
+	if err != nil {
+		log.Error("stage ends", zap.Error(err))
+		w.Alarm(flow.AsFault(err, name))
+	}
+	if closeErr := w.Close(); closeErr != nil {
+		log.Warn("leave the flow", zap.Error(closeErr))
+	}
+	return fault.At("run stage", name, err)
+}
+
+// runStage gives a stage what it needs, and only that.
+func runStage(ctx context.Context, w *flow.Worker) error {
+	work := &w.Config.Work
+	var keys *vault.Keys
+	if len(w.Config.Grant) > 0 {
+		var err error
+		if keys, err = vault.LoadGrant(w.Config.Grant); err != nil {
+			return err
+		}
+	}
+	switch w.Config.Stage {
+	case flow.Snapshot:
+		return snapshot.Run(ctx, w, func(g flow.WorkGuest) (snapshot.Driver, error) { return driver(g) })
+	case flow.Reader:
+		return reader.Run(ctx, w, func(ctx context.Context, d flow.WorkDisk) (reader.Image, error) {
+			source, err := driver(work.Guests[d.Guest])
+			if err != nil {
+				return nil, err
+			}
+			return source.Open(ctx, snapshot.DiskOf(d))
+		})
+	case flow.Chunker:
+		key, err := keys.CutKey(work.Domain)
+		if err != nil {
+			return err
+		}
+		cutter, err := chunk.New(work.Cutter, key)
+		if err != nil {
+			return err
+		}
+		ids, err := chunkIDs(keys, work)
+		if err != nil {
+			return err
+		}
+		return chunker.Run(ctx, w, cutter, ids)
+	case flow.Seal:
+		codec, err := vault.NewCodec(work.Codec)
+		if err != nil {
+			return err
+		}
+		ids, err := chunkIDs(keys, work)
+		if err != nil {
+			return err
+		}
+		return seal.Run(ctx, w, keys, codec, ids)
+	}
+	return runVaultStage(ctx, w, keys)
+}
+
+// runVaultStage runs the stages that read or write the vault.
+func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error {
+	work := &w.Config.Work
+	st, err := dir.Open(work.Vault)
+	if err != nil {
+		return flow.VaultFault("open vault", work.Vault, err)
+	}
+	cfg, err := vault.ReadConfig(ctx, st)
+	if err != nil {
+		return flow.VaultFault("open vault", work.Vault, err)
+	}
+	if cfg.ID != work.VaultID {
+		return flow.VaultFault("open vault", work.Vault, fmt.Errorf("%w: %s instead of %s", fault.ErrOtherVault, cfg.ID, work.VaultID))
+	}
+	v := &vault.Vault{ID: cfg.ID, Config: cfg, Store: st, Keys: keys}
+	if w.Config.Stage == flow.Uploader {
+		return uploader.Run(ctx, w, st, keys)
+	}
+	index, err := chunkindex.Open(work.Index)
+	if err != nil {
+		return err
+	}
+	defer index.Close()
+	if w.Config.Stage == flow.Indexer {
+		return indexer.Run(ctx, w, v, index)
+	}
+	return delta.Run(ctx, w, index, func(ctx context.Context, d flow.WorkDisk) (delta.Map, error) {
+		return table.OpenMap(ctx, v, *d.Parent)
+	})
+}
+
+func chunkIDs(keys *vault.Keys, work *flow.Work) (*chunk.IDs, error) {
+	key, err := keys.IDKey(work.Domain)
+	if err != nil {
+		return nil, err
+	}
+	return chunk.NewIDs(key), nil
+}
+
+// driver is the table of hypervisor drivers.
+func driver(g flow.WorkGuest) (*folder.Driver, error) {
+	if g.Driver != "folder" {
+		return nil, fmt.Errorf("there is no driver %q", g.Driver)
+	}
+	return folder.New(g.Source, folder.Options{GuestID: g.ID}), nil
+}
