@@ -12,12 +12,11 @@ import (
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/id"
-	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/stages/indexer"
 	"github.com/millrace-backup/millrace/stages/snapshot"
-	"github.com/nats-io/nats.go"
 	"go.uber.org/zap"
 )
 
@@ -30,7 +29,7 @@ type job struct {
 	work    flow.Work
 	started time.Time
 	queue   *queue
-	arena   *flow.Arena
+	arena   *arena.Arena
 	crew    *crew
 
 	mu       sync.Mutex
@@ -141,7 +140,7 @@ func sameDisk(p *events.PointCommitted, info events.DiskInfo) *events.PointDisk 
 // everything. What it returns is why the job could not go on.
 func (j *job) run(ctx context.Context) error {
 	var err error
-	if j.arena, err = flow.NewArena(j.o.shape(j.work.Disks)); err != nil {
+	if j.arena, err = arena.New(j.o.shape(j.work.Disks)); err != nil {
 		return err
 	}
 	if j.queue, err = startQueue(ctx, j.id, filepath.Join(j.folder, "nats")); err != nil {
@@ -181,19 +180,15 @@ func (j *job) run(ctx context.Context) error {
 
 // listen takes in what workers say of themselves.
 func (j *job) listen() error {
-	status := func(m *nats.Msg) {
-		var s flow.Status
-		if events.Unmarshal(m.Data, &s) != nil {
-			return // from a worker that was killed in mid-sentence; there will be another
-		}
+	status := func(s flow.Status) {
 		j.crew.heard(s)
 		if s.Fault != nil && s.Fault.Class != flow.Park {
 			j.stop(s.Fault)
 		}
 	}
-	progress := func(m *nats.Msg) {
+	return j.queue.hub.Listen(status, func(b []byte) {
 		var p indexer.Progress
-		if events.Unmarshal(m.Data, &p) != nil || len(p.Guests) != len(j.work.Guests) {
+		if events.Unmarshal(b, &p) != nil || len(p.Guests) != len(j.work.Guests) {
 			return
 		}
 		j.mu.Lock()
@@ -202,14 +197,7 @@ func (j *job) listen() error {
 		if p.Final {
 			j.overOnce.Do(func() { close(j.over) })
 		}
-	}
-	if _, err := j.queue.nc.Subscribe("w."+j.id.String()+".*", status); err != nil {
-		return fmt.Errorf("listen to workers: %w", err)
-	}
-	if _, err := j.queue.nc.Subscribe(flow.ProgressSubject(j.id), progress); err != nil {
-		return fmt.Errorf("listen to the indexer: %w", err)
-	}
-	return j.queue.nc.Flush()
+	})
 }
 
 // stop makes the job end for a reason. The first reason counts.
@@ -254,7 +242,7 @@ func (j *job) watch(ctx context.Context) {
 			j.mu.Lock()
 			p := j.progress
 			j.mu.Unlock()
-			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: j.crew.updates(j.queue.depths(ctx)), Progress: p, Work: &j.work})
+			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: j.crew.updates(j.queue.hub.Depths(ctx)), Progress: p, Work: &j.work})
 		}
 	}
 }
@@ -283,7 +271,7 @@ func (j *job) followFacts(ctx context.Context) {
 	if j.o.Fact == nil {
 		return
 	}
-	live := ledger.Live{JS: j.queue.js, Stream: flow.FactStream(j.id), Subject: flow.FactSubject(j.id)}
+	live := j.queue.hub.Live()
 	for at := j.work.Position; ctx.Err() == nil; {
 		for r, err := range live.Follow(ctx, at) {
 			if err == nil {

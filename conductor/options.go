@@ -9,6 +9,7 @@ import (
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
@@ -90,7 +91,7 @@ func (o *Options) Fill() error {
 	if o.ParcelSize < cell || o.ParcelSize%cell != 0 || o.ParcelSize > 64<<20 {
 		return fmt.Errorf("parcel size: %d is not a multiple of the cell size %d up to 64 MiB", o.ParcelSize, cell)
 	}
-	if o.Memory != 0 && o.Memory < max(minMemory, 3*int64(flow.SealedSize(int(o.ParcelSize)))) {
+	if o.Memory != 0 && o.Memory < max(minMemory, 3*int64(arena.SealedSize(int(o.ParcelSize)))) {
 		return fmt.Errorf("memory: %d bytes are too few for parcels of %d", o.Memory, o.ParcelSize)
 	}
 	if _, err := vault.NewCodec(o.Codec); err != nil {
@@ -117,9 +118,9 @@ func DefaultParallel(cpus int) map[string]int {
 
 // shape sizes the arena: slots to read into, and enough sealed ones that a whole
 // pack can be held until it is durable.
-func (o *Options) shape(disks []flow.WorkDisk) flow.Shape {
-	raw, sealed := int(o.ParcelSize), flow.SealedSize(int(o.ParcelSize))
-	s := flow.Shape{
+func (o *Options) shape(disks []flow.WorkDisk) arena.Shape {
+	raw, sealed := int(o.ParcelSize), arena.SealedSize(int(o.ParcelSize))
+	s := arena.Shape{
 		RawSize: raw, SealedSize: sealed,
 		RawSlots:    max(8, 2*(o.Parallel[flow.Reader]+o.Parallel[flow.Chunker]+o.Parallel[flow.Seal])),
 		SealedSlots: max(24, 4*o.Parallel[flow.Seal]+16*o.Parallel[flow.Uploader]),

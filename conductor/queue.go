@@ -11,10 +11,9 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/hub"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // queue is the job's NATS server with its streams. It keeps nothing on disk that
@@ -23,8 +22,7 @@ type queue struct {
 	job    id.Job
 	server *server.Server
 	users  *users
-	nc     *nats.Conn
-	js     jetstream.JetStream
+	hub    *hub.Hub
 }
 
 // users is who may connect. Workers come and go while the server runs.
@@ -89,45 +87,15 @@ func startQueue(ctx context.Context, job id.Job, folder string) (*queue, error) 
 		}
 		time.Sleep(time.Millisecond)
 	}
-	q.nc, err = nats.Connect("", nats.InProcessServer(s), nats.UserInfo("conductor", q.users.add("conductor", nil)), nats.Name("conductor"))
+	q.hub, err = hub.Join(s, job, "conductor", q.users.add("conductor", nil))
 	if err == nil {
-		q.js, err = jetstream.New(q.nc)
-	}
-	if err == nil {
-		err = q.makeStreams(ctx)
+		err = q.hub.MakeQueues(ctx)
 	}
 	if err != nil {
 		q.close()
 		return nil, fmt.Errorf("start NATS server: %w", err)
 	}
 	return q, nil
-}
-
-func (q *queue) makeStreams(ctx context.Context) error {
-	work, err := q.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: flow.Stream(q.job), Subjects: []string{flow.Subjects(q.job)}, Retention: jetstream.WorkQueuePolicy,
-		Storage: jetstream.MemoryStorage, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: flow.MaxQueued,
-	})
-	if err != nil {
-		return fmt.Errorf("make the work queue: %w", err)
-	}
-	for _, stage := range flow.Stages() {
-		_, err := work.CreateConsumer(ctx, jetstream.ConsumerConfig{
-			Durable: stage, FilterSubject: flow.Subject(q.job, stage), AckPolicy: jetstream.AckExplicitPolicy,
-			AckWait: flow.AckWait, MaxAckPending: flow.MaxAckPending, MaxDeliver: -1, MemoryStorage: true,
-		})
-		if err != nil {
-			return fmt.Errorf("make the queue of %s: %w", stage, err)
-		}
-	}
-	_, err = q.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: flow.FactStream(q.job), Subjects: []string{flow.FactSubject(q.job)}, Storage: jetstream.MemoryStorage,
-		Retention: jetstream.LimitsPolicy, MaxBytes: 64 << 20, Discard: jetstream.DiscardOld,
-	})
-	if err != nil {
-		return fmt.Errorf("make the live copy's stream: %w", err)
-	}
-	return nil
 }
 
 func (q *queue) url() string { return "nats://" + q.server.Addr().String() }
@@ -142,26 +110,9 @@ func (q *queue) admit(stage string, worker uint32) (name, password string) {
 	})
 }
 
-// depths counts the messages that wait or are being worked on, per stage.
-func (q *queue) depths(ctx context.Context) map[string]uint64 {
-	out := map[string]uint64{}
-	s, err := q.js.Stream(ctx, flow.Stream(q.job))
-	if err != nil {
-		return out
-	}
-	info, err := s.Info(ctx, jetstream.WithSubjectFilter(flow.Subjects(q.job)))
-	if err != nil {
-		return out
-	}
-	for _, stage := range flow.Stages() {
-		out[stage] = info.State.Subjects[flow.Subject(q.job, stage)]
-	}
-	return out
-}
-
 func (q *queue) close() {
-	if q.nc != nil {
-		q.nc.Close()
+	if q.hub != nil {
+		q.hub.Close()
 	}
 	q.server.Shutdown()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -18,7 +19,7 @@ type Delivery struct {
 
 	w     *Worker
 	msg   jetstream.Msg
-	claim Claim // what it came with: a step changes the parcel
+	claim arena.Claim // what it came with: a step changes the parcel
 }
 
 // Live reports whether the parcel's bytes are still its own. Ask before reading
@@ -86,7 +87,7 @@ func (w *Worker) TryNext(ctx context.Context, wait time.Duration) (*Delivery, bo
 }
 
 // Acquire takes a free slot of the pool, waiting for one if need be.
-func (w *Worker) Acquire(ctx context.Context, c Pool) (Slot, error) {
+func (w *Worker) Acquire(ctx context.Context, c arena.Pool) (arena.Slot, error) {
 	if s, ok := w.Arena.TryAcquire(c, w.Config.Worker); ok {
 		return s, nil
 	}
@@ -166,7 +167,7 @@ func (w *Worker) finish(ctx context.Context, h handOver) error {
 }
 
 func (w *Worker) settled(d *Delivery, m *Message) {
-	var next Claim
+	var next arena.Claim
 	if p := m.Parcel; p != nil {
 		next = p.Claim
 		w.Meter.out(uint64(next.Length))

@@ -4,19 +4,9 @@ import (
 	"fmt"
 
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 )
-
-// Claim is a hold on bytes in the arena. The zero Claim holds nothing
-// (generations begin at 1).
-type Claim struct {
-	Slot       uint32 `json:"s"`
-	Generation uint32 `json:"g"`
-	Length     uint32 `json:"n"` // bytes used, from the slot's start
-}
-
-// IsZero reports whether nothing is claimed.
-func (c Claim) IsZero() bool { return c.Generation == 0 }
 
 // Passes of a parcel.
 const (
@@ -41,10 +31,10 @@ type Parcel struct {
 	Offset int64  `json:"o"`           // of its first byte in the disk
 	Length int64  `json:"l"`
 
-	Runs   []Run  `json:"r,omitempty"` // snapshot: where data may be; the rest is holes
-	Claim  Claim  `json:"c"`           // reader: raw bytes; seal: sealed bytes
-	Pieces Pieces `json:"x,omitempty"` // chunker, delta, seal, uploader: see Piece
-	Packs  []Pack `json:"k,omitempty"` // uploader: where the new pieces went
+	Runs   []Run       `json:"r,omitempty"` // snapshot: where data may be; the rest is holes
+	Claim  arena.Claim `json:"c"`           // reader: raw bytes; seal: sealed bytes
+	Pieces Pieces      `json:"x,omitempty"` // chunker, delta, seal, uploader: see Piece
+	Packs  []Pack      `json:"k,omitempty"` // uploader: where the new pieces went
 }
 
 // Pack is a durable pack as the uploader reports it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/millrace-backup/millrace/flow/arena"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -12,7 +13,7 @@ import (
 // the parcel, or "" when the parcel is to be dropped (its claim was stale). slot
 // is a slot of the pool that Pump was given, to be filled if the returned
 // parcel's claim names it; otherwise Pump keeps it for the next parcel.
-type Step func(ctx context.Context, d *Delivery, slot Slot) (to string, out *Parcel, err error)
+type Step func(ctx context.Context, d *Delivery, slot arena.Slot) (to string, out *Parcel, err error)
 
 const (
 	inFlight = 8 // hand-overs not yet confirmed by the server
@@ -22,7 +23,7 @@ const (
 // Pump runs step over the stage's parcels until the worker drains or the job
 // stops. It takes the slot to be filled before it takes a message, so that no
 // message ages for want of room.
-func (w *Worker) Pump(ctx context.Context, pool Pool, step Step) error {
+func (w *Worker) Pump(ctx context.Context, pool arena.Pool, step Step) error {
 	g, ctx := errgroup.WithContext(ctx)
 	out := make(chan handOver, inFlight)
 	g.Go(func() error {
@@ -40,10 +41,10 @@ func (w *Worker) Pump(ctx context.Context, pool Pool, step Step) error {
 	return g.Wait()
 }
 
-func (w *Worker) pump(ctx context.Context, pool Pool, step Step, out chan<- handOver) error {
-	var slot Slot
+func (w *Worker) pump(ctx context.Context, pool arena.Pool, step Step, out chan<- handOver) error {
+	var slot arena.Slot
 	for {
-		if pool != NoSlot && slot.Generation == 0 {
+		if pool != arena.NoSlot && slot.Generation == 0 {
 			s, err := w.Acquire(ctx, pool)
 			if err != nil {
 				return err
@@ -53,7 +54,7 @@ func (w *Worker) pump(ctx context.Context, pool Pool, step Step, out chan<- hand
 		d, ok := w.Next(ctx)
 		if !ok {
 			if slot.Generation != 0 {
-				w.Arena.Release(Claim{Slot: slot.Number, Generation: slot.Generation})
+				w.Arena.Release(arena.Claim{Slot: slot.Number, Generation: slot.Generation})
 			}
 			return ctx.Err()
 		}
@@ -65,7 +66,7 @@ func (w *Worker) pump(ctx context.Context, pool Pool, step Step, out chan<- hand
 			continue // dropped or settled as a fault
 		}
 		if p := h.m.Parcel; p != nil && p.Claim.Slot == slot.Number && p.Claim.Generation == slot.Generation {
-			slot = Slot{}
+			slot = arena.Slot{}
 		}
 		leave := w.Meter.enter(blocked)
 		select {
@@ -78,7 +79,7 @@ func (w *Worker) pump(ctx context.Context, pool Pool, step Step, out chan<- hand
 	}
 }
 
-func (w *Worker) step(ctx context.Context, d *Delivery, slot Slot, step Step) (handOver, error) {
+func (w *Worker) step(ctx context.Context, d *Delivery, slot arena.Slot, step Step) (handOver, error) {
 	if d.Parcel == nil {
 		return handOver{}, &Fault{Class: Corrupt, Code: "bad-message", Op: "receive", Object: w.Config.Stage, Cause: "a message without a parcel", Remedy: "report this"}
 	}

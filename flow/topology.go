@@ -88,6 +88,9 @@ func StatusSubject(job id.Job, worker uint32) string {
 	return fmt.Sprintf("w.%s.%d", job, worker)
 }
 
+// StatusSubjects matches the reports of all workers of a job.
+func StatusSubjects(job id.Job) string { return "w." + job.String() + ".*" }
+
 // ProgressSubject is where the indexer says how far the job is.
 func ProgressSubject(job id.Job) string { return "p." + job.String() }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/id"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -20,7 +22,7 @@ import (
 // Receiving is for one goroutine; the rest may be used from several.
 type Worker struct {
 	Config Config
-	Arena  *Arena
+	Arena  *arena.Arena
 	Meter  Meter
 
 	nc       *nats.Conn
@@ -43,7 +45,7 @@ const Prefetch = 3
 // end is the conductor's death, and then the process leaves at once, because
 // whatever it would still do nobody can account for.
 func Connect(ctx context.Context, cfg Config, control *bufio.Reader) (*Worker, error) {
-	arena, err := OpenArena(os.NewFile(uintptr(cfg.Arena), "arena"))
+	mem, err := arena.Open(os.NewFile(uintptr(cfg.Arena), "arena"))
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +64,7 @@ func Connect(ctx context.Context, cfg Config, control *bufio.Reader) (*Worker, e
 		return nil, fmt.Errorf("open the queue of %s: %w", cfg.Stage, err)
 	}
 	w := &Worker{
-		Config: cfg, Arena: arena, nc: nc, js: js, consumer: consumer,
+		Config: cfg, Arena: mem, nc: nc, js: js, consumer: consumer,
 		queue: make(chan *Delivery), held: map[*Delivery]struct{}{}, drain: make(chan struct{}),
 	}
 	w.Meter.begin(time.Now())
@@ -235,17 +237,22 @@ func (w *Worker) JetStream() jetstream.JetStream { return w.js }
 
 // Queued counts the messages of the job that wait or are held, per stage.
 func (w *Worker) Queued(ctx context.Context) (map[string]uint64, error) {
-	s, err := w.js.Stream(ctx, Stream(w.Config.Job))
+	return Depths(ctx, w.js, w.Config.Job)
+}
+
+// Depths counts the messages of a job that wait or are held, per stage.
+func Depths(ctx context.Context, js jetstream.JetStream, job id.Job) (map[string]uint64, error) {
+	s, err := js.Stream(ctx, Stream(job))
 	if err != nil {
 		return nil, fmt.Errorf("look at the queue: %w", err)
 	}
-	info, err := s.Info(ctx, jetstream.WithSubjectFilter(Subjects(w.Config.Job)))
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(Subjects(job)))
 	if err != nil {
 		return nil, fmt.Errorf("look at the queue: %w", err)
 	}
 	out := map[string]uint64{}
 	for _, stage := range Stages() {
-		out[stage] = info.State.Subjects[Subject(w.Config.Job, stage)]
+		out[stage] = info.State.Subjects[Subject(job, stage)]
 	}
 	return out, nil
 }

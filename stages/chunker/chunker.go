@@ -6,6 +6,7 @@ import (
 
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 )
 
 type stage struct {
@@ -18,10 +19,10 @@ type stage struct {
 // Run is the stage: cutter and ids are those of the job's dedup domain.
 func Run(ctx context.Context, w *flow.Worker, cutter chunk.Cutter, ids *chunk.IDs) error {
 	s := &stage{cell: w.Config.Work.CellSize, cutter: cutter, ids: ids}
-	return w.Pump(ctx, flow.NoSlot, s.cut)
+	return w.Pump(ctx, arena.NoSlot, s.cut)
 }
 
-func (s *stage) cut(_ context.Context, d *flow.Delivery, _ flow.Slot) (string, *flow.Parcel, error) {
+func (s *stage) cut(_ context.Context, d *flow.Delivery, _ arena.Slot) (string, *flow.Parcel, error) {
 	if !d.Live() {
 		return "", nil, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger/table"
 )
@@ -25,7 +26,7 @@ type OpenMap func(ctx context.Context, d flow.WorkDisk) (Map, error)
 type stage struct {
 	w      *flow.Worker
 	index  Index
-	recent *flow.Recent
+	recent *arena.Recent
 	open   OpenMap
 	maps   map[uint32]Map
 	old    []table.MapPiece
@@ -34,13 +35,13 @@ type stage struct {
 // Run is the stage.
 func Run(ctx context.Context, w *flow.Worker, index Index, open OpenMap) error {
 	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, maps: map[uint32]Map{}}
-	return w.Pump(ctx, flow.NoSlot, s.decide)
+	return w.Pump(ctx, arena.NoSlot, s.decide)
 }
 
-func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ flow.Slot) (string, *flow.Parcel, error) {
+func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ arena.Slot) (string, *flow.Parcel, error) {
 	p := d.Parcel
 	if p.Pass == flow.PassRecheck {
-		p.Claim = flow.Claim{}
+		p.Claim = arena.Claim{}
 		return flow.Indexer, p, nil
 	}
 	if err := s.load(ctx, p); err != nil {
@@ -57,7 +58,7 @@ func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ flow.Slot) (stri
 	if news > 0 {
 		return flow.Seal, p, nil
 	}
-	p.Claim = flow.Claim{} // nothing in the slot is needed any more
+	p.Claim = arena.Claim{} // nothing in the slot is needed any more
 	return flow.Indexer, p, nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
@@ -26,7 +27,7 @@ type indexer struct {
 	vault   *vault.Vault
 	ledger  *ledger.Ledger
 	journal *journal
-	recent  *flow.Recent
+	recent  *arena.Recent
 	live    ledger.Live
 	told    uint64 // position up to which the live copy has been fed
 

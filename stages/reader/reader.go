@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/vdisk"
 )
 
@@ -31,7 +32,7 @@ type stage struct {
 // Run is the stage. It returns when the worker has drained.
 func Run(ctx context.Context, w *flow.Worker, open Opener) error {
 	s := &stage{w: w, open: open, images: map[uint32]Image{}}
-	err := w.Pump(ctx, flow.Raw, s.read)
+	err := w.Pump(ctx, arena.Raw, s.read)
 	for _, im := range s.images {
 		err = errors.Join(err, im.Close())
 	}
@@ -61,7 +62,7 @@ func unreadable(op, object string, err error) error {
 	}
 }
 
-func (s *stage) read(ctx context.Context, d *flow.Delivery, slot flow.Slot) (string, *flow.Parcel, error) {
+func (s *stage) read(ctx context.Context, d *flow.Delivery, slot arena.Slot) (string, *flow.Parcel, error) {
 	p := d.Parcel
 	im, err := s.image(ctx, p.Disk)
 	if err != nil {
@@ -83,7 +84,7 @@ func (s *stage) read(ctx context.Context, d *flow.Delivery, slot flow.Slot) (str
 	}
 	clear(mem[at:])
 	p.Runs = nil
-	p.Claim = flow.Claim{Slot: slot.Number, Generation: slot.Generation, Length: uint32(p.Length)}
+	p.Claim = arena.Claim{Slot: slot.Number, Generation: slot.Generation, Length: uint32(p.Length)}
 	return flow.Chunker, p, nil
 }
 

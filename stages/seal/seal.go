@@ -6,6 +6,7 @@ import (
 
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vault"
 )
@@ -24,10 +25,10 @@ type stage struct {
 // Run is the stage. keys need the data and id keys of the job's dedup domain.
 func Run(ctx context.Context, w *flow.Worker, keys *vault.Keys, codec vault.Codec, ids *chunk.IDs) error {
 	s := &stage{w: w, keys: keys, codec: codec, ids: ids, domain: w.Config.Work.Domain, twins: map[id.Chunk]int{}}
-	return w.Pump(ctx, flow.Sealed, s.seal)
+	return w.Pump(ctx, arena.Sealed, s.seal)
 }
 
-func (s *stage) seal(_ context.Context, d *flow.Delivery, slot flow.Slot) (string, *flow.Parcel, error) {
+func (s *stage) seal(_ context.Context, d *flow.Delivery, slot arena.Slot) (string, *flow.Parcel, error) {
 	if !d.Live() {
 		return "", nil, nil
 	}
@@ -69,7 +70,7 @@ func (s *stage) seal(_ context.Context, d *flow.Delivery, slot flow.Slot) (strin
 	if !d.Live() {
 		return "", nil, nil
 	}
-	p.Claim = flow.Claim{Slot: slot.Number, Generation: slot.Generation, Length: uint32(len(out))}
+	p.Claim = arena.Claim{Slot: slot.Number, Generation: slot.Generation, Length: uint32(len(out))}
 	return flow.Uploader, p, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
@@ -131,7 +132,7 @@ func (s *stage) maybeFlush(ctx context.Context, idle bool) error {
 	if s.pack == nil {
 		return nil
 	}
-	free, filling, _ := s.w.Arena.Usage(flow.Sealed)
+	free, filling, _ := s.w.Arena.Usage(arena.Sealed)
 	switch {
 	case s.pack.Size() >= packSize, len(s.held) >= flow.MaxAckPending/2, time.Since(s.opened) >= maxAge:
 	case free == 0 && idle, free == 0 && filling == 0:
@@ -169,7 +170,7 @@ func (s *stage) flush(ctx context.Context) error {
 	for _, d := range s.held {
 		p := d.Parcel
 		out := *p
-		out.Claim = flow.Claim{}
+		out.Claim = arena.Claim{}
 		out.Packs = []flow.Pack{ref}
 		s.w.Meter.CountPassed(uint64(p.Claim.Length))
 		if err := s.w.Forward(ctx, d, flow.Indexer, &flow.Message{Parcel: &out}); err != nil {

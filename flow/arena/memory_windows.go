@@ -1,4 +1,4 @@
-package flow
+package arena
 
 import (
 	"fmt"
@@ -34,7 +34,7 @@ func mapArena(f *os.File, size int) (*Arena, error) {
 }
 
 // Inherit lets cmd's process have the arena; the number it returns goes into
-// [Config.Arena].
+// the worker's settings.
 func (a *Arena) Inherit(cmd *exec.Cmd) uint64 {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

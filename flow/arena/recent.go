@@ -1,4 +1,4 @@
-package flow
+package arena
 
 import (
 	"encoding/binary"

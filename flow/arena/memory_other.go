@@ -1,6 +1,6 @@
 //go:build !linux && !windows
 
-package flow
+package arena
 
 import (
 	"errors"

@@ -1,4 +1,4 @@
-package flow
+package arena
 
 import (
 	"fmt"
@@ -43,7 +43,7 @@ func mapArena(f *os.File, size int) (*Arena, error) {
 }
 
 // Inherit lets cmd's process have the arena; the number it returns goes into
-// [Config.Arena].
+// the worker's settings.
 func (a *Arena) Inherit(cmd *exec.Cmd) uint64 {
 	cmd.ExtraFiles = append(cmd.ExtraFiles, a.file)
 	return uint64(2 + len(cmd.ExtraFiles))

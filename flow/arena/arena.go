@@ -1,4 +1,4 @@
-package flow
+package arena
 
 import (
 	"context"
@@ -99,7 +99,7 @@ func (s Shape) check() error {
 
 // NewArena makes an arena for a job. Its memory is anonymous: it goes with the
 // last process that has it open, and counts only as far as it is touched.
-func NewArena(s Shape) (*Arena, error) {
+func New(s Shape) (*Arena, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func NewArena(s Shape) (*Arena, error) {
 }
 
 // OpenArena maps the arena behind an inherited handle.
-func OpenArena(f *os.File) (*Arena, error) {
+func Open(f *os.File) (*Arena, error) {
 	head, err := mapArena(f, headerBytes)
 	if err != nil {
 		return nil, err
@@ -304,4 +304,20 @@ func (a *Arena) Usage(c Pool) (free, filling, full int) {
 		}
 	}
 	return free, filling, full
+}
+
+// Claim is a hold on bytes in the arena. The zero Claim holds nothing
+// (generations begin at 1).
+type Claim struct {
+	Slot       uint32 `json:"s"`
+	Generation uint32 `json:"g"`
+	Length     uint32 `json:"n"` // bytes used, from the slot's start
+}
+
+// IsZero reports whether nothing is claimed.
+func (c Claim) IsZero() bool { return c.Generation == 0 }
+
+// Claim is the claim on the first n bytes of a slot.
+func (s Slot) Claim(n int) Claim {
+	return Claim{Slot: s.Number, Generation: s.Generation, Length: uint32(n)}
 }

@@ -1,0 +1,105 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Server is one in this process: no socket is needed to reach it.
+type Server interface {
+	InProcessConn() (net.Conn, error)
+}
+
+// Hub is a connection with all rights.
+type Hub struct {
+	job id.Job
+	nc  *nats.Conn
+	js  jetstream.JetStream
+}
+
+// Join connects to the server.
+func Join(s Server, job id.Job, user, password string) (*Hub, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo(user, password), nats.Name(user))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the job's server: %w", err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return &Hub{job: job, nc: nc, js: js}, nil
+}
+
+// Close leaves the server.
+func (h *Hub) Close() { h.nc.Close() }
+
+// MakeQueues makes the job's streams and consumers.
+func (h *Hub) MakeQueues(ctx context.Context) error {
+	work, err := h.js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: flow.Stream(h.job), Subjects: []string{flow.Subjects(h.job)}, Retention: jetstream.WorkQueuePolicy,
+		Storage: jetstream.MemoryStorage, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: flow.MaxQueued,
+	})
+	if err != nil {
+		return fmt.Errorf("make the work queue: %w", err)
+	}
+	for _, stage := range flow.Stages() {
+		_, err := work.CreateConsumer(ctx, jetstream.ConsumerConfig{
+			Durable: stage, FilterSubject: flow.Subject(h.job, stage), AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: flow.AckWait, MaxAckPending: flow.MaxAckPending, MaxDeliver: -1, MemoryStorage: true,
+		})
+		if err != nil {
+			return fmt.Errorf("make the queue of %s: %w", stage, err)
+		}
+	}
+	_, err = h.js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: flow.FactStream(h.job), Subjects: []string{flow.FactSubject(h.job)}, Storage: jetstream.MemoryStorage,
+		Retention: jetstream.LimitsPolicy, MaxBytes: 64 << 20, Discard: jetstream.DiscardOld,
+	})
+	if err != nil {
+		return fmt.Errorf("make the live copy's stream: %w", err)
+	}
+	return nil
+}
+
+// Listen delivers what workers say of themselves, and what the indexer says of
+// the job in its own form. What does not decode is passed over: it is from a
+// worker that was killed in mid-sentence, and there will be another.
+func (h *Hub) Listen(status func(flow.Status), progress func([]byte)) error {
+	_, err := h.nc.Subscribe(flow.StatusSubjects(h.job), func(m *nats.Msg) {
+		var s flow.Status
+		if events.Unmarshal(m.Data, &s) == nil {
+			status(s)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("listen to workers: %w", err)
+	}
+	if _, err := h.nc.Subscribe(flow.ProgressSubject(h.job), func(m *nats.Msg) { progress(m.Data) }); err != nil {
+		return fmt.Errorf("listen to the indexer: %w", err)
+	}
+	if err := h.nc.Flush(); err != nil {
+		return fmt.Errorf("listen to workers: %w", err)
+	}
+	return nil
+}
+
+// Live is the live copy of the job's facts.
+func (h *Hub) Live() ledger.Live {
+	return ledger.Live{JS: h.js, Stream: flow.FactStream(h.job), Subject: flow.FactSubject(h.job)}
+}
+
+// Depths counts the messages that wait or are being worked on, per stage. Where
+// the server does not answer the counts are missing.
+func (h *Hub) Depths(ctx context.Context) map[string]uint64 {
+	n, _ := flow.Depths(ctx, h.js, h.job)
+	return n
+}
