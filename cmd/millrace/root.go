@@ -30,6 +30,7 @@ func (a *app) verbs() []*cobra.Command {
 		read.Show(a.App),
 		read.Restore(a.App),
 		read.Verify(a.App),
+		a.auditCommand(),
 		a.stageCommand(),
 		a.versionCommand(),
 	}

@@ -1,0 +1,186 @@
+package audit
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/id"
+)
+
+// writeFacts lists the facts in their order, a line each; what comes many times
+// in a row is one line.
+func (a *Account) writeFacts(p *page) {
+	p.line("\nfacts, at the time they entered the ledger")
+	var rows []string
+	for n := 0; n < len(a.Facts); {
+		r := a.Facts[n]
+		same := a.run(n)
+		text := sentence(r)
+		if same > 1 {
+			text = together(a.Facts[n : n+same])
+		}
+		rows = append(rows, fmt.Sprintf("%s\t@%d\t%s", a.since(r.Time), r.Position, clean(text)))
+		n += same
+	}
+	p.table(rows)
+}
+
+// run is how many facts from the n-th on are told together: packs, workers that
+// start, workers that leave in good order.
+func (a *Account) run(n int) (count int) {
+	alike := func(r events.Record) string {
+		switch f := r.Fact.(type) {
+		case events.PackStored:
+			return r.Kind
+		case events.StageStarted:
+			if f.Restart == 0 {
+				return r.Kind
+			}
+		case events.StageStopped:
+			if f.Exit == "ok" {
+				return r.Kind
+			}
+		}
+		return ""
+	}
+	kind := alike(a.Facts[n])
+	for count = 1; kind != "" && n+count < len(a.Facts) && alike(a.Facts[n+count]) == kind && a.Facts[n+count].Position == a.Facts[n].Position; {
+		count++
+	}
+	return count
+}
+
+// together tells several facts of one kind in one sentence.
+func together(rs []events.Record) string {
+	var bytes int64
+	var names []string
+	for _, r := range rs {
+		switch f := r.Fact.(type) {
+		case events.PackStored:
+			bytes += f.Size
+		case events.StageStarted:
+			names = append(names, fmt.Sprintf("%s %d", f.Stage, f.PID))
+		case events.StageStopped:
+			names = append(names, fmt.Sprintf("%s %d", f.Stage, f.PID))
+		}
+	}
+	switch rs[0].Kind {
+	case "PackStored":
+		return fmt.Sprintf("%d packs durable, %s", len(rs), size(bytes))
+	case "StageStarted":
+		return fmt.Sprintf("%d workers started: %s", len(rs), strings.Join(names, ", "))
+	}
+	return fmt.Sprintf("%d workers left in good order: %s", len(rs), strings.Join(names, ", "))
+}
+
+// sentence says what a fact says.
+func sentence(r events.Record) string {
+	switch f := r.Fact.(type) {
+	case events.JobStarted:
+		return "job began: " + f.Verb + " " + strings.Join(f.Sources, ", ")
+	case events.JobFinished:
+		return "job ended: " + f.Outcome
+	case events.StageStarted:
+		if f.Restart > 0 {
+			return fmt.Sprintf("worker %s pid %d started in the place of one that died, restart %d", f.Stage, f.PID, f.Restart)
+		}
+		return fmt.Sprintf("worker %s pid %d started", f.Stage, f.PID)
+	case events.StageStopped:
+		if f.Exit == "ok" {
+			return fmt.Sprintf("worker %s pid %d left in good order", f.Stage, f.PID)
+		}
+		return fmt.Sprintf("worker %s pid %d ended: %s", f.Stage, f.PID, (&Worker{Stop: &f}).Ending())
+	case events.StageScaled:
+		return fmt.Sprintf("%s scaled from %d to %d workers by %s", f.Stage, f.From, f.To, f.By)
+	case events.PackStored:
+		return fmt.Sprintf("pack %s durable, %s", id.Short(f.Pack), size(f.Size))
+	case events.ChunksStored:
+		return fmt.Sprintf("chunk table %s durable: %d new chunks, %d known", id.Short(f.Table.Name), f.New, f.Known)
+	case events.StateHashed:
+		return fmt.Sprintf("state of the vault before position %d hashed: %.8s", f.Before, f.Hash)
+	case events.JobFenced:
+		return fmt.Sprintf("took over from job %s: %s", f.Fenced, f.Why)
+	case events.Unknown:
+		return f.Name + " (of a later version)"
+	}
+	return guestSentence(r)
+}
+
+// guestSentence says what a fact about one guest says.
+func guestSentence(r events.Record) string {
+	switch f := r.Fact.(type) {
+	case events.GuestInspected:
+		return fmt.Sprintf("guest %s inspected: %s, %d unprotected", f.Name, count(len(f.Disks), "disk"), len(f.Unprotected))
+	case events.SnapshotTaken:
+		return fmt.Sprintf("guest %s frozen: %s by %s", id.Short(f.Guest), f.Consistency, f.Method)
+	case events.SnapshotReleased:
+		return fmt.Sprintf("guest %s released, disks %s", id.Short(f.Guest), f.Verdict)
+	case events.ChangesResolved:
+		return fmt.Sprintf("disk %d of guest %s planned: %s by %s, %s", f.Number, id.Short(f.Guest), f.Mode, f.Source, count(int(f.Parcels), "parcel"))
+	case events.ExtentsMapped:
+		kind := "changes of"
+		if f.Base {
+			kind = "all of"
+		}
+		return fmt.Sprintf("map %s durable: %s disk %s", id.Short(f.Table.Name), kind, id.Short(f.Disk))
+	case events.DiskSealed:
+		return fmt.Sprintf("disk %d of guest %s sealed: %s new of %s", f.Number, id.Short(f.Guest), size(f.NewBytes), size(f.Size))
+	case events.PointCommitted:
+		return fmt.Sprintf("POINT %s of %s committed, %s", id.Short(f.Point), f.GuestName, f.Consistency)
+	}
+	return r.Kind
+}
+
+// clean makes names from guests safe for a terminal: what is not to be seen, or
+// turns text around, is shown as an escape.
+func clean(s string) string {
+	unsafe := func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }
+	if !strings.ContainsFunc(s, unsafe) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unsafe(r) {
+			fmt.Fprintf(&b, "\\u%04x", r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// duration writes three digits of a time, more when it is long.
+func duration(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.3f s", d.Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < time.Hour:
+		return fmt.Sprintf("%d min %02d s", d/time.Minute, d%time.Minute/time.Second)
+	}
+	return fmt.Sprintf("%d h %02d min", d/time.Hour, d%time.Hour/time.Minute)
+}
+
+// size writes a number of bytes as people read it.
+func size(n int64) string {
+	value := float64(n)
+	if n > -1024 && n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	unit := -1
+	for ; (value >= 1023.95 || value <= -1023.95) && unit < 5; unit++ {
+		value /= 1024
+	}
+	return fmt.Sprintf("%.1f %ciB", value, "KMGTPE"[unit])
+}
