@@ -31,6 +31,7 @@ type job struct {
 	queue   *queue
 	arena   *arena.Arena
 	crew    *crew
+	leaked  int // slots in use after the workers had left
 
 	mu       sync.Mutex
 	progress indexer.Progress
@@ -155,6 +156,9 @@ func (j *job) run(ctx context.Context) error {
 	var watchers sync.WaitGroup
 	watchers.Go(func() { j.watch(watching) })
 	watchers.Go(func() { j.followFacts(watching) })
+	if j.o.joined != nil {
+		watchers.Go(func() { j.o.joined(watching, j.queue) })
+	}
 	defer func() { stopWatching(); watchers.Wait() }()
 	for i := len(flow.Stages()) - 1; i >= 0; i-- { // sinks first: nobody emits into nothing
 		stage := flow.Stages()[i]
@@ -173,7 +177,14 @@ func (j *job) run(ctx context.Context) error {
 	if j.stopped() != nil {
 		j.crew.dismiss()
 	} else {
-		j.crew.drain() // sources first
+		j.crew.drain(ctx) // sources first
+	}
+	for _, pool := range []arena.Pool{arena.Raw, arena.Sealed} {
+		_, filling, full := j.arena.Usage(pool)
+		j.leaked += filling + full
+	}
+	if j.leaked > 0 {
+		j.log.Warn("slots left in use", zap.Int("slots", j.leaked))
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	fault := j.stopped()
-	s := Summary{Job: j.id, Duration: j.o.Now().Sub(j.started)}
+	s := Summary{Job: j.id, Duration: j.o.Now().Sub(j.started), SlotsLeft: j.leaked}
 	if j.crew != nil {
 		s.Stages = j.crew.updates(nil)
 	}

@@ -1,6 +1,7 @@
 package conductor
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"strconv"
@@ -52,6 +53,8 @@ type Options struct {
 	Fact    func(events.Record)
 	// Started is called for every worker that is started. May be nil.
 	Started func(stage string, worker uint32, pid int)
+
+	joined func(context.Context, *queue) // for tests: runs beside the job
 }
 
 // Limits of what an operator may ask for.
@@ -183,6 +186,7 @@ type Summary struct {
 	Duration   time.Duration
 	CPU        time.Duration // of the workers
 	Stages     []StageUpdate
+	SlotsLeft  int // in use after the last worker had left: 0 unless the job was stopped
 }
 
 // Points lists what was committed.

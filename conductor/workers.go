@@ -2,6 +2,7 @@ package conductor
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -148,8 +149,9 @@ func (c *crew) wait(w *worker) {
 	c.job.queue.users.remove(fmt.Sprintf("%s-%d", w.stage, w.number))
 	expected := w.lastWords(err)
 	close(w.gone)
-	c.job.log.Info("worker gone", zap.String("stage", w.stage), zap.Uint32("worker", w.number), zap.Int("freed", freed), zap.Error(err))
-	c.job.note(w.stopped(err))
+	account := w.stopped(err)
+	c.job.log.Info("worker gone", zap.Int("freed", freed), zap.Any("account", account), zap.Error(err))
+	c.job.note(account)
 	c.mu.Lock()
 	replace := !expected && !c.ending
 	c.mu.Unlock()
@@ -230,14 +232,18 @@ func (c *crew) heard(s flow.Status) {
 	}
 }
 
-// drain stops the workers, sources first, and waits for each stage in turn. Who
-// does not leave in time is killed: everything that counts is durable by now.
-func (c *crew) drain() {
+// drain stops the workers, sources first, and waits for each stage in turn until
+// it has dropped the duplicates that a killed neighbour may have left in its
+// queue. Who does not leave in time is killed: all that counts is durable by now.
+func (c *crew) drain(ctx context.Context) {
 	c.mu.Lock()
 	c.ending = true
 	all := slices.Clone(c.all)
 	c.mu.Unlock()
 	for _, stage := range flow.Stages() {
+		for since := time.Now(); c.job.queue.hub.Depths(ctx)[stage] > 0 && time.Since(since) < 3*flow.AckWait; {
+			time.Sleep(5 * time.Millisecond)
+		}
 		for _, w := range all {
 			if w.stage == stage {
 				w.leave()

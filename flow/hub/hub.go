@@ -103,3 +103,14 @@ func (h *Hub) Depths(ctx context.Context) map[string]uint64 {
 	n, _ := flow.Depths(ctx, h.js, h.job)
 	return n
 }
+
+// Held counts the messages of a stage that are with its workers, and those among
+// them that were delivered before.
+func (h *Hub) Held(ctx context.Context, stage string) (held, again int, err error) {
+	c, err := h.js.Consumer(ctx, flow.Stream(h.job), stage)
+	if err != nil {
+		return 0, 0, fmt.Errorf("look at the queue of %s: %w", stage, err)
+	}
+	info := c.CachedInfo()
+	return info.NumAckPending, info.NumRedelivered, nil
+}

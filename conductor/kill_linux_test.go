@@ -1,0 +1,292 @@
+package conductor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/hypervisor/folder"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/restore"
+	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store/dir"
+)
+
+// program is the real binary, built once: its stage verb is what runs.
+var program = sync.OnceValues(func() (string, error) {
+	folder, err := os.MkdirTemp("", "millrace-test-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(folder, "millrace")
+	out, err := exec.Command("go", "build", "-o", path, "../cmd/millrace").CombinedOutput()
+	if err != nil {
+		return "", errors.New(string(out))
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := program(); err == nil {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// bed is a vault with one guest.
+type bed struct {
+	vault *vault.Vault
+	image string
+	state string
+	root  string
+}
+
+func newBed(t *testing.T, size int64) *bed {
+	t.Helper()
+	b := &bed{root: filepath.Join(t.TempDir(), "vault"), state: t.TempDir(), image: filepath.Join(t.TempDir(), "guest.raw")}
+	st, err := dir.Create(b.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.vault, _, err = vault.Create(t.Context(), st, []byte("secret"), vault.CreateOptions{
+		KDF: vault.KDF{Name: "argon2id", MemoryKiB: 8 << 10, Time: 1, Threads: 1}, Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeImage(t, b.image, size)
+	return b
+}
+
+// writeImage makes a disk of text-like, random and repeated data with holes.
+func writeImage(t *testing.T, path string, size int64) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rng := rand.New(rand.NewPCG(1, uint64(size)))
+	block := make([]byte, 1<<20)
+	for at := int64(0); at < size; at += int64(len(block)) {
+		switch rng.IntN(5) {
+		case 0:
+			continue // a hole
+		case 1:
+			for i := range block {
+				block[i] = byte(rng.Uint32())
+			}
+		default:
+			for i := range block {
+				block[i] = "etaoin shrdlu\n"[rng.Uint32()%14]
+			}
+		}
+		if _, err := f.WriteAt(block[:min(int64(len(block)), size-at)], at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *bed) ledger(t *testing.T) *ledger.Ledger {
+	t.Helper()
+	l, err := ledger.Open(t.Context(), b.vault, ledger.Options{Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (b *bed) options(t *testing.T) Options {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := b.ledger(t)
+	state, err := catalog.Fold(l.Records(t.Context(), 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := RefreshIndex(t.Context(), b.vault, state, filepath.Join(b.state, "index"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guests, err := folder.New(b.image, folder.Options{Vault: b.vault.ID}).Inspect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Options{
+		Vault: b.vault, Location: b.root, Ledger: l, Catalog: state, State: b.state, Index: index, Command: []string{path, "stage"},
+		Guests: guests, Sources: []string{b.image}, Now: time.Now, Host: "test",
+	}
+}
+
+// check restores the newest point and compares it with the image, byte by byte.
+func (b *bed) check(t *testing.T) *catalog.State {
+	t.Helper()
+	s, err := catalog.Fold(b.ledger(t).Records(t.Context(), 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	points := s.Listed()
+	if len(points) == 0 {
+		t.Fatal("no point is listed")
+	}
+	p := points[len(points)-1]
+	out := filepath.Join(t.TempDir(), "restored.raw")
+	if err := restore.Raw(t.Context(), b.vault, p.Disks[0], out, restore.RawOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(b.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatal("the restored disk differs from the image")
+	}
+	return s
+}
+
+// A worker of each stage is killed three times while it holds a message. The job
+// ends well, the disk is equal, no slot is left, and no fact is there twice.
+func TestKilledWorkers(t *testing.T) {
+	for _, stage := range flow.Stages() {
+		t.Run(stage, func(t *testing.T) {
+			b := newBed(t, 300<<20)
+			o := b.options(t)
+			o.Parallel = map[string]int{flow.Seal: 1} // so that who holds a message is who is killed
+			k := &killer{stage: stage, wanted: 3}
+			o.Started = k.started
+			o.joined = k.hunt
+			s, err := Backup(t.Context(), o)
+			if err != nil || s.Outcome != "done" {
+				t.Fatalf("outcome %q, %v, guests %+v", s.Outcome, err, s.Guests)
+			}
+			if k.killed() < k.wanted {
+				t.Errorf("%d workers were killed, want %d", k.killed(), k.wanted)
+			}
+			if s.SlotsLeft != 0 {
+				t.Errorf("%d slots are left in use", s.SlotsLeft)
+			}
+			b.check(t)
+			checkFacts(t, b, s, stage, k.killed())
+		})
+	}
+}
+
+// checkFacts reads the job back from the ledger.
+func checkFacts(t *testing.T, b *bed, s Summary, stage string, kills int) {
+	t.Helper()
+	seen := map[string]int{}
+	var redelivered uint64
+	died := 0
+	for r, err := range b.ledger(t).Records(t.Context(), 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Job != s.Job {
+			continue
+		}
+		switch f := r.Fact.(type) {
+		case events.PackStored:
+			seen["PackStored "+f.Pack.String()]++
+		case events.StageStopped:
+			if f.Stage == stage {
+				redelivered += f.Redelivered
+				if f.Exit == "signal: killed" {
+					died++
+				}
+			}
+		case events.StageStarted:
+		default:
+			seen[r.Kind]++
+		}
+	}
+	for what, n := range seen {
+		if n != 1 {
+			t.Errorf("%s stands %d times in the ledger", what, n)
+		}
+	}
+	if died != kills {
+		t.Errorf("the ledger says that %d workers of %s were killed, %d were", died, stage, kills)
+	}
+	if stage != flow.Snapshot && redelivered == 0 {
+		t.Errorf("the ledger shows no redelivery to %s", stage)
+	}
+}
+
+// killer kills workers of one stage at the moment they hold a message.
+type killer struct {
+	stage  string
+	wanted int
+
+	mu   sync.Mutex
+	pid  int
+	done int
+	dead int // messages that the last one killed held
+}
+
+func (k *killer) started(stage string, _ uint32, pid int) {
+	if stage == k.stage {
+		k.mu.Lock()
+		k.pid = pid
+		k.mu.Unlock()
+	}
+}
+
+func (k *killer) killed() int { k.mu.Lock(); defer k.mu.Unlock(); return k.done }
+
+func (k *killer) hunt(ctx context.Context, q *queue) {
+	last := 0
+	for ctx.Err() == nil && k.killed() < k.wanted {
+		time.Sleep(3 * time.Millisecond)
+		k.mu.Lock()
+		pid := k.pid
+		k.mu.Unlock()
+		if pid == 0 || pid == last {
+			continue
+		}
+		// Stopped, it settles nothing, and takes what the server has for it.
+		_ = syscall.Kill(pid, syscall.SIGSTOP)
+		time.Sleep(5 * time.Millisecond)
+		held, ok := k.holds(ctx, q)
+		if !ok || syscall.Kill(pid, syscall.SIGKILL) != nil {
+			_ = syscall.Kill(pid, syscall.SIGCONT)
+			continue
+		}
+		last = pid
+		k.mu.Lock()
+		k.done++
+		k.dead = held
+		k.mu.Unlock()
+	}
+}
+
+// holds reports whether a message is with the stage's worker. After a kill those
+// of the dead count as held until they are delivered again.
+func (k *killer) holds(ctx context.Context, q *queue) (int, bool) {
+	if k.stage == flow.Snapshot { // it holds the plan: kill it while it sends
+		return 0, q.hub.Depths(ctx)[flow.Reader] > 0
+	}
+	held, again, err := q.hub.Held(ctx, k.stage)
+	return held, err == nil && (held > k.dead || again > 0)
+}
