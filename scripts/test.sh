@@ -43,8 +43,12 @@ say "tests${race:+ under the race detector}"
 go test $race -count=1 -timeout 14m -json ./... | go run ./bench/testreport || status=1
 
 for mod in $(git ls-files '*/go.mod'); do
-  say "nested module ${mod%/go.mod}"
-  (cd "${mod%/go.mod}" && go vet ./... && go test -count=1 -json ./...) | go run ./bench/testreport || status=1
+  folder=${mod%/go.mod}
+  say "nested module $folder"
+  (cd "$folder" && go vet ./...) || status=1
+  # Some are only programs that another module's tests run.
+  [ -n "$(git ls-files "$folder/*_test.go")" ] || continue
+  (cd "$folder" && go test -count=1 -json ./...) | go run ./bench/testreport || status=1
 done
 
 say "finished: $([ $status = 0 ] && echo 'all well' || echo 'SOMETHING FAILED, see above')"
