@@ -276,12 +276,20 @@ func (w *worker) await(patience time.Duration) {
 	}
 }
 
-// dismiss ends all workers at once by closing their control pipes.
+// dismiss ends all workers at once by closing their control pipes. The indexer
+// may first write down which packs are durable, so that the next job finds their
+// chunks.
 func (c *crew) dismiss() {
 	c.mu.Lock()
 	c.ending = true
 	all := slices.Clone(c.all)
 	c.mu.Unlock()
+	for _, w := range all {
+		if w.stage == flow.Indexer {
+			w.leave()
+			w.await(2 * time.Second)
+		}
+	}
 	for _, w := range all {
 		_ = w.control.Close()
 	}
