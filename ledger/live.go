@@ -112,8 +112,11 @@ func (l Live) Follow(ctx context.Context, from uint64) iter.Seq2[events.Record, 
 			return
 		}
 		for next := from; ctx.Err() == nil; {
-			m, err := c.Next(jetstream.FetchMaxWait(time.Second))
-			if errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoMessages) {
+			wait, done := context.WithTimeout(ctx, time.Second) // the follower leaves as soon as ctx ends
+			m, err := c.Next(jetstream.FetchContext(wait))
+			waited := wait.Err() != nil
+			done()
+			if errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoMessages) || err != nil && waited {
 				continue
 			}
 			var records []events.Record
