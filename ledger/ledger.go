@@ -254,7 +254,7 @@ func (l *Ledger) refresh(ctx context.Context) error {
 // adopt reads segment seq, makes sure that it continues the tree and, where
 // there are keys, that its body is authentic, and moves the head behind it.
 func (l *Ledger) adopt(ctx context.Context) (*Segment, error) {
-	s, err := l.load(ctx, l.seq, func(s *Segment) error {
+	s, err := l.fetch(ctx, l.seq, func(s *Segment) error {
 		if s.PrevSize != l.head.size || s.PrevRoot != l.head.root() {
 			return fmt.Errorf("continues size %d, root %s, not %d, %s: %w",
 				s.PrevSize, s.PrevRoot, l.head.size, l.head.root(), ErrForked)

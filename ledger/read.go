@@ -127,6 +127,12 @@ func (l *Ledger) load(ctx context.Context, seq uint64, check func(*Segment) erro
 			return s, nil
 		}
 	}
+	return l.fetch(ctx, seq, check)
+}
+
+// fetch is load from the vault alone: where the ledger ends is for the vault to
+// say, and a copy of a segment that it no longer has must not hide that.
+func (l *Ledger) fetch(ctx context.Context, seq uint64, check func(*Segment) error) (*Segment, error) {
 	name := segmentName(seq)
 	b, err := store.ReadAll(ctx, l.st, name, int64(maxSegment))
 	if errors.Is(err, store.ErrLength) {
