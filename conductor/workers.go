@@ -276,25 +276,29 @@ func (w *worker) await(patience time.Duration) {
 	}
 }
 
-// dismiss ends all workers at once by closing their control pipes. The indexer
-// may first write down which packs are durable, so that the next job finds their
-// chunks.
+// dismiss ends all workers at once by closing their control pipes. Only the
+// indexer, once the others are gone, is asked to leave in order: it writes down
+// which packs are durable, so that the next job finds what is in them.
 func (c *crew) dismiss() {
 	c.mu.Lock()
 	c.ending = true
 	all := slices.Clone(c.all)
 	c.mu.Unlock()
 	for _, w := range all {
-		if w.stage == flow.Indexer {
-			w.leave()
-			w.await(2 * time.Second)
+		if w.stage != flow.Indexer {
+			_ = w.control.Close()
 		}
 	}
 	for _, w := range all {
-		_ = w.control.Close()
+		if w.stage != flow.Indexer {
+			w.await(3 * time.Second)
+		}
 	}
 	for _, w := range all {
-		w.await(3 * time.Second)
+		if w.stage == flow.Indexer {
+			w.leave()
+			w.await(5 * time.Second)
+		}
 	}
 	c.exits.Wait()
 }
