@@ -243,8 +243,8 @@ func asFault(err error) error {
 		return err
 	}
 	cause := f.Err
-	if cause == nil {
-		cause = errors.New(f.Cause)
+	if f.Cause != "" {
+		cause = errors.New(f.Cause) // in words; Err may be no more than "context canceled"
 	}
 	return &fault.Fault{Code: f.Code, Op: f.Op, Object: f.Object, Err: cause, Remedy: f.Remedy}
 }
