@@ -59,6 +59,7 @@ type Disk struct {
 	Info   *events.DiskInfo
 	Plan   *events.ChangesResolved
 	Sealed *events.DiskSealed
+	Final  *events.PointDisk // as the point has it; nil: it is in none
 }
 
 // Worker is one process of a stage.
@@ -176,6 +177,9 @@ func (a *Account) takeGuest(r events.Record) {
 		g := a.guest(f.Guest)
 		if g.Point == nil {
 			g.Point, g.PointTime = &f, r.Time
+			for i := range f.Disks {
+				g.disk(f.Disks[i].Disk).Final = &f.Disks[i]
+			}
 		}
 		g.Name, g.Unprotected = f.GuestName, f.Unprotected
 	}
@@ -286,8 +290,11 @@ func (a *Account) CPU() (sum time.Duration) {
 
 // Key is the disk's name inside the guest; its id if no fact has named it.
 func (d *Disk) Key() string {
-	if d.Info != nil && d.Info.Key != "" {
+	switch {
+	case d.Info != nil && d.Info.Key != "":
 		return d.Info.Key
+	case d.Final != nil && d.Final.Key != "":
+		return d.Final.Key
 	}
 	return d.ID.String()
 }

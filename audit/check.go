@@ -14,7 +14,9 @@ type Bottleneck struct {
 	Stage   string
 	Workers int
 	Time    time.Duration // of all of them together
-	Share   float64       // of it they were busy, 0 to 1
+	Busy    time.Duration // of it they were busy
+	CPU     time.Duration // what they used of processors
+	Share   float64       // Busy of Time, 0 to 1
 }
 
 // Limiting reports whether the stage was what the others waited for: below half,
@@ -24,8 +26,8 @@ func (b Bottleneck) Limiting() bool { return b.Share >= 0.5 }
 // bottleneck finds it. Workers that died count with what they last reported.
 func bottleneck(workers []*Worker) (found Bottleneck) {
 	type load struct {
-		busy, all int64
-		workers   int
+		busy, all, cpu int64
+		workers        int
 	}
 	loads, order := map[string]*load{}, []string{}
 	for _, w := range workers {
@@ -40,6 +42,7 @@ func bottleneck(workers []*Worker) (found Bottleneck) {
 		}
 		l.workers++
 		l.busy += w.Stop.BusyNS
+		l.cpu += w.Stop.CPUNS
 		l.all += w.Stop.BusyNS + w.Stop.StarvedNS + w.Stop.BlockedNS
 	}
 	for _, stage := range order {
@@ -48,7 +51,7 @@ func bottleneck(workers []*Worker) (found Bottleneck) {
 			continue
 		}
 		if share := float64(l.busy) / float64(l.all); found.Stage == "" || share > found.Share {
-			found = Bottleneck{stage, l.workers, time.Duration(l.all), share}
+			found = Bottleneck{stage, l.workers, time.Duration(l.all), time.Duration(l.busy), time.Duration(l.cpu), share}
 		}
 	}
 	return found
@@ -104,13 +107,19 @@ func (g *Guest) check(say func(string, ...any)) {
 		return
 	}
 	var size int64
-	for _, d := range g.Point.Disks {
-		size += d.Size
-		if s := g.disk(d.Disk).Sealed; s == nil {
-			say("disk %s of %s is in the point but was never sealed", d.Key, g.Name)
-		} else if s.Root != d.Root {
-			say("disk %s of %s was sealed with root %s, but the point has %s", d.Key, g.Name, s.Root, d.Root)
+	for _, d := range g.Disks {
+		switch {
+		case d.Final == nil:
+			if d.Plan != nil {
+				say("disk %s of %s was planned but is not in the point", d.Key(), g.Name)
+			}
+			continue
+		case d.Sealed == nil:
+			say("disk %s of %s is in the point but was never sealed", d.Key(), g.Name)
+		case d.Sealed.Root != d.Final.Root:
+			say("disk %s of %s was sealed with root %s, but the point has %s", d.Key(), g.Name, d.Sealed.Root, d.Final.Root)
 		}
+		size += d.Final.Size
 	}
 	if size != g.Point.DiskBytes {
 		say("the point of %s says it has %d bytes, its disks have %d", g.Name, g.Point.DiskBytes, size)
@@ -159,15 +168,20 @@ func (a *Account) checkEnd(say func(string, ...any)) {
 	}
 }
 
-// Died lists the workers that ended otherwise than in good order.
+// Died lists the workers that ended otherwise than in good order. Those that
+// left because the job was given up are not among them.
 func (a *Account) Died() (out []*Worker) {
 	for _, w := range a.Workers {
-		if w.Stop != nil && w.Stop.Exit != "ok" {
+		if w.Stop != nil && w.Stop.Exit != "ok" && w.Ending() != dismissed {
 			out = append(out, w)
 		}
 	}
 	return out
 }
+
+// dismissed is how a worker ends whose control pipe was closed: the job was given
+// up. Its process says so with exit status 3; see package flow.
+const dismissed = "dismissed"
 
 // Ending says how the worker ended, in words: a kill from outside is shown as
 // such. Empty if its end is not written down.
@@ -181,6 +195,8 @@ func (w *Worker) Ending() string {
 		return "killed"
 	case isSignal:
 		return "signal " + signal
+	case w.Stop.Exit == "exit status 3":
+		return dismissed
 	}
 	return w.Stop.Exit
 }

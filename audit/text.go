@@ -207,7 +207,11 @@ func (a *Account) writeStages(p *page) {
 	switch {
 	case b.Stage == "":
 	case b.Limiting():
-		p.item("bottleneck", fmt.Sprintf("%s: its %s busy %.0f %% of %s", b.Stage, count(b.Workers, "worker"), b.Share*100, duration(b.Time)))
+		text := fmt.Sprintf("%s: its %s busy %.0f %% of %s", b.Stage, count(b.Workers, "worker"), b.Share*100, duration(b.Time))
+		if b.CPU < b.Busy/2 {
+			text += fmt.Sprintf(", on a processor for %s of that: it waited for a device or another stage", duration(b.CPU))
+		}
+		p.item("bottleneck", text)
 	default:
 		p.item("bottleneck", fmt.Sprintf("none: %s was busiest, %.0f %% of %s", b.Stage, b.Share*100, duration(b.Time)))
 	}
@@ -253,7 +257,7 @@ func (w *Worker) row() string {
 		return fmt.Sprintf("%s %.0f%%", duration(time.Duration(ns)), w.share(ns)*100)
 	}
 	exit := w.Ending()
-	if exit != "ok" {
+	if exit != "ok" && exit != dismissed {
 		exit = strings.ToUpper(exit)
 	}
 	return head + fmt.Sprintf("%s\t%s\t%s\t%d (%s)\t%d (%s)\t%d\t%d\t%d\t%s\t%s\t%s", spent(f.BusyNS), spent(f.StarvedNS), spent(f.BlockedNS),
@@ -339,8 +343,11 @@ func kinds(disk, zero, unchanged, known, fresh int64) string {
 // since is a time as seen from the job's begin.
 func (a *Account) since(t time.Time) string {
 	d := t.Sub(a.Began)
-	if d < 0 {
+	switch {
+	case d < 0:
 		return "-" + duration(-d)
+	case d < time.Minute:
+		return fmt.Sprintf("+%.3f s", d.Seconds()) // rows that differ look different
 	}
 	return "+" + duration(d)
 }

@@ -16,22 +16,25 @@ func (a *Account) writeFacts(p *page) {
 	p.line("\nfacts, at the time they entered the ledger")
 	var rows []string
 	for n := 0; n < len(a.Facts); {
-		r := a.Facts[n]
-		same := a.run(n)
-		text := sentence(r)
+		same := a.alike(n)
+		first, last := a.Facts[n], a.Facts[n+same-1]
+		when, where, text := a.since(first.Time), fmt.Sprintf("@%d", first.Position), sentence(first)
 		if same > 1 {
 			text = together(a.Facts[n : n+same])
 		}
-		rows = append(rows, fmt.Sprintf("%s\t@%d\t%s", a.since(r.Time), r.Position, clean(text)))
+		if last.Position != first.Position {
+			when, where = when+" … "+a.since(last.Time), fmt.Sprintf("%s-%d", where, last.Position)
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s", when, where, clean(text)))
 		n += same
 	}
 	p.table(rows)
 }
 
-// run is how many facts from the n-th on are told together: packs, workers that
-// start, workers that leave in good order.
-func (a *Account) run(n int) (count int) {
-	alike := func(r events.Record) string {
+// alike is how many facts from the n-th on are told together: packs, workers that
+// start, workers that leave.
+func (a *Account) alike(n int) (same int) {
+	topic := func(r events.Record) string {
 		switch f := r.Fact.(type) {
 		case events.PackStored:
 			return r.Kind
@@ -40,17 +43,17 @@ func (a *Account) run(n int) (count int) {
 				return r.Kind
 			}
 		case events.StageStopped:
-			if f.Exit == "ok" {
-				return r.Kind
+			if how := (&Worker{Stop: &f}).Ending(); how == "ok" || how == dismissed {
+				return how
 			}
 		}
 		return ""
 	}
-	kind := alike(a.Facts[n])
-	for count = 1; kind != "" && n+count < len(a.Facts) && alike(a.Facts[n+count]) == kind && a.Facts[n+count].Position == a.Facts[n].Position; {
-		count++
+	first := topic(a.Facts[n])
+	for same = 1; first != "" && n+same < len(a.Facts) && topic(a.Facts[n+same]) == first; {
+		same++
 	}
-	return count
+	return same
 }
 
 // together tells several facts of one kind in one sentence.
@@ -67,13 +70,14 @@ func together(rs []events.Record) string {
 			names = append(names, fmt.Sprintf("%s %d", f.Stage, f.PID))
 		}
 	}
-	switch rs[0].Kind {
-	case "PackStored":
+	if rs[0].Kind == "PackStored" {
 		return fmt.Sprintf("%d packs durable, %s", len(rs), size(bytes))
-	case "StageStarted":
-		return fmt.Sprintf("%d workers started: %s", len(rs), strings.Join(names, ", "))
 	}
-	return fmt.Sprintf("%d workers left in good order: %s", len(rs), strings.Join(names, ", "))
+	what := "started"
+	if f, ok := rs[0].Fact.(events.StageStopped); ok {
+		what = strings.Replace(left(f), "was ", "were ", 1)
+	}
+	return fmt.Sprintf("%d workers %s: %s", len(rs), what, strings.Join(names, ", "))
 }
 
 // sentence says what a fact says.
@@ -89,10 +93,7 @@ func sentence(r events.Record) string {
 		}
 		return fmt.Sprintf("worker %s pid %d started", f.Stage, f.PID)
 	case events.StageStopped:
-		if f.Exit == "ok" {
-			return fmt.Sprintf("worker %s pid %d left in good order", f.Stage, f.PID)
-		}
-		return fmt.Sprintf("worker %s pid %d ended: %s", f.Stage, f.PID, (&Worker{Stop: &f}).Ending())
+		return fmt.Sprintf("worker %s pid %d %s", f.Stage, f.PID, left(f))
 	case events.StageScaled:
 		return fmt.Sprintf("%s scaled from %d to %d workers by %s", f.Stage, f.From, f.To, f.By)
 	case events.PackStored:
@@ -107,6 +108,18 @@ func sentence(r events.Record) string {
 		return f.Name + " (of a later version)"
 	}
 	return guestSentence(r)
+}
+
+// left says how a worker ended, as the end of a sentence.
+func left(f events.StageStopped) string {
+	switch how := (&Worker{Stop: &f}).Ending(); how {
+	case "ok":
+		return "left in good order"
+	case "killed", dismissed:
+		return "was " + how
+	default:
+		return "died: " + how
+	}
 }
 
 // guestSentence says what a fact about one guest says.
@@ -164,9 +177,11 @@ func duration(d time.Duration) string {
 	switch {
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.3f s", d.Seconds())
-	case d < time.Minute:
+	case d < time.Minute-50*time.Millisecond:
 		return fmt.Sprintf("%.1f s", d.Seconds())
-	case d < time.Hour:
+	}
+	d = d.Round(time.Second)
+	if d < time.Hour {
 		return fmt.Sprintf("%d min %02d s", d/time.Minute, d%time.Minute/time.Second)
 	}
 	return fmt.Sprintf("%d h %02d min", d/time.Hour, d%time.Hour/time.Minute)
