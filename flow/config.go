@@ -2,6 +2,7 @@ package flow
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -28,20 +29,35 @@ type Config struct {
 	Grant    Secret `json:"grant"` // the vault keys that this stage needs, no others
 }
 
-// Secret prints as *** everywhere but in the JSON that goes down the pipe.
+// Secret prints as ***: in every format verb, in logs, in any encoding. Only
+// WriteConfig sends it.
 type Secret []byte
 
-func (Secret) String() string       { return "***" }
-func (Secret) GoString() string     { return "***" }
-func (Secret) LogValue() slog.Value { return slog.StringValue("***") }
+// Format implements fmt.Formatter, for all verbs.
+func (Secret) Format(s fmt.State, _ rune)     { _, _ = io.WriteString(s, "***") }
+func (Secret) String() string                 { return "***" }
+func (Secret) GoString() string               { return "***" }
+func (Secret) LogValue() slog.Value           { return slog.StringValue("***") }
+func (Secret) MarshalText() ([]byte, error)   { return []byte("***"), nil }
+func (Secret) MarshalBinary() ([]byte, error) { return []byte("***"), nil }
+
+// open is a Config with its secrets laid open, for the pipe.
+type open struct {
+	Config
+	Password []byte `json:"password"`
+	Grant    []byte `json:"grant"`
+}
 
 const maxConfig = 16 << 20
 
 // WriteConfig sends c: length (u32, little-endian), then JSON.
 func WriteConfig(w io.Writer, c Config) error {
-	b, err := json.Marshal(c)
+	b, err := json.Marshal(open{c, c.Password, c.Grant})
 	if err != nil {
 		return fmt.Errorf("encode the settings of %s: %w", c.Stage, err)
+	}
+	if len(b) > maxConfig {
+		return fmt.Errorf("encode the settings of %s: %d bytes, at most %d are taken", c.Stage, len(b), maxConfig)
 	}
 	if _, err := w.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
 		return fmt.Errorf("hand settings to %s: %w", c.Stage, err)
@@ -51,22 +67,23 @@ func WriteConfig(w io.Writer, c Config) error {
 
 // ReadConfig receives what WriteConfig sent. What follows on r are [Control] lines.
 func ReadConfig(r *bufio.Reader) (Config, error) {
-	var c Config
+	var c open
 	var n uint32
 	if err := binary.Read(r, binary.LittleEndian, &n); err != nil {
-		return c, fmt.Errorf("read settings from the conductor: %w", err)
+		return Config{}, fmt.Errorf("read settings from the conductor: %w", err)
 	}
 	if n > maxConfig {
-		return c, fmt.Errorf("read settings from the conductor: %d bytes announced", n)
+		return Config{}, fmt.Errorf("read settings from the conductor: %d bytes announced", n)
 	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return c, fmt.Errorf("read settings from the conductor: %w", err)
+	b := bytes.NewBuffer(nil) // grows as bytes come: n is only announced
+	if _, err := io.CopyN(b, r, int64(n)); err != nil {
+		return Config{}, fmt.Errorf("read settings from the conductor: %w", err)
 	}
-	if err := json.Unmarshal(b, &c); err != nil {
-		return c, fmt.Errorf("read settings from the conductor: %w", err)
+	if err := json.Unmarshal(b.Bytes(), &c); err != nil {
+		return Config{}, fmt.Errorf("read settings from the conductor: %w", err)
 	}
-	return c, nil
+	c.Config.Password, c.Config.Grant = c.Password, c.Grant
+	return c.Config, nil
 }
 
 // Drain is the control line that asks a worker to finish what it holds and leave.

@@ -59,16 +59,24 @@ func (d *Delivery) Again() error {
 	return nil
 }
 
-// Next waits for a message. False means that the worker drains or ctx is over,
-// and nothing more comes.
+// Next waits for a message. False means that nothing more comes: the worker
+// drains, ctx is over, or the server is lost ([Worker.Lost]).
 func (w *Worker) Next(ctx context.Context) (*Delivery, bool) {
 	defer w.Meter.enter(starved)()
 	select {
 	case d, ok := <-w.queue:
-		return d, ok
+		return w.taken(d), ok
 	case <-ctx.Done():
 		return nil, false
 	}
+}
+
+// taken makes room for another message to be fetched.
+func (w *Worker) taken(d *Delivery) *Delivery {
+	if d != nil {
+		w.room <- struct{}{}
+	}
+	return d
 }
 
 // TryNext is Next that waits at most this long; nil, true means nothing came.
@@ -78,7 +86,7 @@ func (w *Worker) TryNext(ctx context.Context, wait time.Duration) (*Delivery, bo
 	defer t.Stop()
 	select {
 	case d, ok := <-w.queue:
-		return d, ok
+		return w.taken(d), ok
 	case <-ctx.Done():
 		return nil, false
 	case <-t.C:
@@ -99,6 +107,22 @@ func (w *Worker) Acquire(ctx context.Context, c arena.Pool) (arena.Slot, error) 
 // it. A full queue (see [MaxQueued]) is waited for; other failures are tried
 // again for a while: a second copy does no harm.
 func (w *Worker) Send(ctx context.Context, to string, m *Message) error {
+	return w.store(ctx, to, m, func(d time.Duration) {
+		defer w.Meter.enter(blocked)()
+		rest(ctx, d)
+	})
+}
+
+// rest sleeps, unless ctx ends.
+func rest(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// store is Send that rests as told between tries.
+func (w *Worker) store(ctx context.Context, to string, m *Message, rest func(time.Duration)) error {
 	b, err := m.Encode()
 	if err != nil {
 		return err
@@ -110,14 +134,9 @@ func (w *Worker) Send(ctx context.Context, to string, m *Message) error {
 			return nil
 		}
 		if full := queueFull(err); ctx.Err() != nil || (!full && time.Since(since) > 20*time.Second) {
-			return fmt.Errorf("send to %s: %w", to, err)
+			return fmt.Errorf("send to %s: %w", to, errors.Join(ctx.Err(), err))
 		}
-		leave := w.Meter.enter(blocked)
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-		leave()
+		rest(pause)
 		pause = min(2*pause, 100*time.Millisecond)
 	}
 }
@@ -156,7 +175,8 @@ func (w *Worker) finish(ctx context.Context, h handOver) error {
 	select {
 	case <-h.future.Ok():
 	case <-h.future.Err():
-		if err := w.Send(ctx, h.to, h.m); err != nil {
+		// Not Send: in Pump, the account is of the goroutine that works.
+		if err := w.store(ctx, h.to, h.m, func(d time.Duration) { rest(ctx, d) }); err != nil {
 			return err
 		}
 	case <-ctx.Done():
@@ -182,6 +202,7 @@ func (w *Worker) settled(d *Delivery, m *Message) {
 
 // Forward hands a parcel on and settles the delivery it came from, in one step.
 func (w *Worker) Forward(ctx context.Context, d *Delivery, to string, m *Message) error {
+	defer w.Meter.enter(blocked)()
 	h, err := w.publish(d, to, m)
 	if err != nil {
 		return err

@@ -61,7 +61,9 @@ func AsFault(err error, stage string) *Fault {
 		if f.Cause == "" && f.Err != nil {
 			f.Cause = f.Err.Error()
 		}
-		f.Stage = stage
+		if f.Stage == "" {
+			f.Stage = stage // where it happened, not who passes it on
+		}
 		return f
 	}
 	return &Fault{

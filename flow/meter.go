@@ -2,42 +2,60 @@ package flow
 
 import (
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // Meter is a worker's account of its time and work.
 type Meter struct {
-	since                 time.Time
-	state                 atomic.Int64 // what it is doing now
-	mark                  atomic.Int64 // since when, ns after since
-	spent                 [3]atomic.Int64
+	since time.Time
+
+	mu    sync.Mutex // of these three: a switch between states is one step
+	state activity   // what it is doing now
+	mark  time.Duration
+	spent [3]time.Duration
+
 	held                  atomic.Int64
 	inParcels, outParcels atomic.Uint64
 	inBytes, outBytes     atomic.Uint64
 	redelivered, stale    atomic.Uint64
 }
 
+type activity int
+
 const (
-	busy    = iota // working
-	starved        // waiting for a message
-	blocked        // waiting for room downstream
+	busy    activity = iota // working
+	starved                 // waiting for a message
+	blocked                 // waiting for room downstream
 )
 
 func (m *Meter) begin(now time.Time) { m.since = now }
 
 // enter switches the account to state and returns the way back. It is for the
 // worker's main goroutine.
-func (m *Meter) enter(state int64) (leave func()) {
+func (m *Meter) enter(state activity) (leave func()) {
 	before := m.change(state)
 	return func() { m.change(before) }
 }
 
-func (m *Meter) change(state int64) (before int64) {
-	now := int64(time.Since(m.since))
-	before = m.state.Swap(state)
-	m.spent[before].Add(now - m.mark.Swap(now))
+func (m *Meter) change(state activity) (before activity) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Since(m.since)
+	before = m.state
+	m.spent[before] += now - m.mark
+	m.state, m.mark = state, now
 	return before
+}
+
+// times is how long each activity has taken, the running one as of now.
+func (m *Meter) times() (spent [3]time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	spent = m.spent
+	spent[m.state] += time.Since(m.since) - m.mark
+	return spent
 }
 
 func (m *Meter) in(bytes uint64)  { m.inParcels.Add(1); m.inBytes.Add(bytes) }
@@ -74,16 +92,10 @@ type Status struct {
 
 func (w *Worker) status() Status {
 	m := &w.Meter
-	var spent [3]int64
-	for i := range spent {
-		spent[i] = m.spent[i].Load()
-	}
-	// The running state's time is added as of now; a switch in between moves at
-	// most these few nanoseconds from one state to another.
-	spent[m.state.Load()] += int64(time.Since(m.since)) - m.mark.Load()
+	spent := m.times()
 	return Status{
 		Stage: w.Config.Stage, Worker: w.Config.Worker, PID: os.Getpid(), Held: m.held.Load(),
-		BusyNS: spent[busy], StarvedNS: spent[starved], BlockedNS: spent[blocked],
+		BusyNS: int64(spent[busy]), StarvedNS: int64(spent[starved]), BlockedNS: int64(spent[blocked]),
 		InParcels: m.inParcels.Load(), OutParcels: m.outParcels.Load(),
 		InBytes: m.inBytes.Load(), OutBytes: m.outBytes.Load(),
 		Redelivered: m.redelivered.Load(), Stale: m.stale.Load(),

@@ -98,6 +98,9 @@ type Message struct {
 
 // Encode returns the wire form.
 func (m *Message) Encode() ([]byte, error) {
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("encode a message: %w", err)
+	}
 	b, err := events.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode a message: %w", err)
@@ -114,6 +117,14 @@ func DecodeMessage(b []byte) (*Message, error) {
 	if err := events.Unmarshal(b, m); err != nil {
 		return nil, fmt.Errorf("decode a message of %d bytes: %w", len(b), err)
 	}
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("decode a message: %w", err)
+	}
+	return m, nil
+}
+
+// check holds a message to what receivers rely on.
+func (m *Message) check() error {
 	set := 0
 	for _, is := range []bool{m.Parcel != nil, m.Plan != nil, m.Ask != nil, m.Answer != nil, m.Fault != nil} {
 		if is {
@@ -121,17 +132,30 @@ func DecodeMessage(b []byte) (*Message, error) {
 		}
 	}
 	if set != 1 {
-		return nil, fmt.Errorf("decode a message: %d contents in it, not one", set)
+		return fmt.Errorf("%d contents in it, not one", set)
 	}
-	if p := m.Parcel; p != nil {
-		if p.Length < 1 || p.Length > 1<<30 || p.Offset < 0 || p.Offset > 1<<62 {
-			return nil, fmt.Errorf("decode a message: %s covers %d bytes at %d", p, p.Length, p.Offset)
+	if m.Parcel != nil {
+		return m.Parcel.check()
+	}
+	return nil
+}
+
+// check: runs are sorted, apart and inside; pieces, if any, cover the parcel.
+func (p *Parcel) check() error {
+	if p.Length < 1 || p.Length > 1<<30 || p.Offset < 0 || p.Offset > 1<<62 {
+		return fmt.Errorf("%s covers %d bytes at %d", p, p.Length, p.Offset)
+	}
+	at := p.Offset
+	for _, r := range p.Runs {
+		if r.Length < 1 || r.Length > p.Length || r.Offset < at || r.Offset-p.Offset > p.Length-r.Length {
+			return fmt.Errorf("%s of %d bytes at %d cannot have a run of %d at %d", p, p.Length, p.Offset, r.Length, r.Offset)
 		}
-		for _, r := range p.Runs {
-			if r.Length < 1 || r.Offset < p.Offset || r.Offset-p.Offset > p.Length-r.Length {
-				return nil, fmt.Errorf("decode a message: %s does not hold its run at %d", p, r.Offset)
-			}
+		at = r.Offset + r.Length
+	}
+	if n := len(p.Pieces); n > 0 {
+		if last := &p.Pieces[n-1]; int64(last.Offset)+int64(last.Length) != p.Length {
+			return fmt.Errorf("%s has %d bytes, its pieces end at %d", p, p.Length, int64(last.Offset)+int64(last.Length))
 		}
 	}
-	return m, nil
+	return nil
 }

@@ -27,7 +27,7 @@ type Piece struct {
 	Zero    bool
 	Verdict Verdict
 	Chunk   id.Chunk // unless Zero
-	At      uint32   // seal: offset in the sealed slot; uploader: offset in the pack
+	At      uint32   // if Stored; seal: offset in the sealed slot; uploader: offset in the pack
 	Stored  uint32   // sealed length; 0 before seal
 }
 
@@ -40,13 +40,15 @@ const MaxPieces = 1 << 20
 const (
 	flagZero   = 1 << 4
 	flagStored = 1 << 5
+
+	maxReach = 1 << 31 // of lengths and places, in bytes
 )
 
 var errPieces = errors.New("malformed pieces")
 
 // MarshalBinary writes count, then per piece: flags with the verdict, length,
-// the chunk id unless zero, and place and stored length if it has them. Offsets
-// follow from the lengths.
+// the chunk id unless zero, and place and stored length once it is stored. Offsets
+// follow from the lengths. Pieces that UnmarshalBinary would refuse are refused.
 func (p Pieces) MarshalBinary() ([]byte, error) {
 	b := make([]byte, 0, 5+len(p)*(1+3+32+8))
 	b = binary.AppendUvarint(b, uint64(len(p)))
@@ -55,6 +57,9 @@ func (p Pieces) MarshalBinary() ([]byte, error) {
 		x := &p[i]
 		if x.Offset != at {
 			return nil, fmt.Errorf("%w: piece %d begins at %d, its neighbour ends at %d", errPieces, i, x.Offset, at)
+		}
+		if x.Length == 0 || x.Length > maxReach-at || x.Verdict > New || x.At > maxReach || x.Stored > maxReach {
+			return nil, fmt.Errorf("%w: piece %d of %d bytes, verdict %d, stored as %d at %d", errPieces, i, x.Length, x.Verdict, x.Stored, x.At)
 		}
 		at += x.Length
 		flags := byte(x.Verdict)
@@ -80,7 +85,7 @@ func (p Pieces) MarshalBinary() ([]byte, error) {
 // UnmarshalBinary reads what MarshalBinary wrote and refuses all else.
 func (p *Pieces) UnmarshalBinary(b []byte) error {
 	n, b, err := uvarint(b)
-	if err != nil || n > MaxPieces || n > uint64(len(b)) {
+	if err != nil || n > MaxPieces || n > uint64(len(b))/2 {
 		return fmt.Errorf("%w: %d pieces in %d bytes", errPieces, n, len(b))
 	}
 	out := make(Pieces, 0, n)
@@ -96,7 +101,7 @@ func (p *Pieces) UnmarshalBinary(b []byte) error {
 			return fmt.Errorf("%w: flags %#x", errPieces, flags)
 		}
 		length, rest, err := uvarint(b[1:])
-		if err != nil || length == 0 || at+length > 1<<31 {
+		if err != nil || length == 0 || length > maxReach-at {
 			return fmt.Errorf("%w: a piece of %d bytes", errPieces, length)
 		}
 		x.Offset, x.Length = uint32(at), uint32(length)
@@ -110,10 +115,10 @@ func (p *Pieces) UnmarshalBinary(b []byte) error {
 		}
 		if flags&flagStored != 0 {
 			var where, stored uint64
-			if where, b, err = uvarint(b); err != nil || where > 1<<31 {
+			if where, b, err = uvarint(b); err != nil || where > maxReach {
 				return errPieces
 			}
-			if stored, b, err = uvarint(b); err != nil || stored == 0 || stored > 1<<31 {
+			if stored, b, err = uvarint(b); err != nil || stored == 0 || stored > maxReach {
 				return errPieces
 			}
 			x.At, x.Stored = uint32(where), uint32(stored)
@@ -127,9 +132,10 @@ func (p *Pieces) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
+// uvarint reads a number that is written the shortest way.
 func uvarint(b []byte) (uint64, []byte, error) {
 	v, n := binary.Uvarint(b)
-	if n <= 0 {
+	if n <= 0 || n > 1 && b[n-1] == 0 {
 		return 0, b, errPieces
 	}
 	return v, b[n:], nil

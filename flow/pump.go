@@ -45,9 +45,12 @@ func (w *Worker) pump(ctx context.Context, pool arena.Pool, step Step, out chan<
 	var slot arena.Slot
 	for {
 		if pool != arena.NoSlot && slot.Generation == 0 {
-			s, err := w.Acquire(ctx, pool)
+			s, err := w.acquireUnlessDraining(ctx, pool)
 			if err != nil {
 				return err
+			}
+			if s.Generation == 0 {
+				return errors.Join(ctx.Err(), w.Lost())
 			}
 			slot = s
 		}
@@ -56,7 +59,7 @@ func (w *Worker) pump(ctx context.Context, pool arena.Pool, step Step, out chan<
 			if slot.Generation != 0 {
 				w.Arena.Release(arena.Claim{Slot: slot.Number, Generation: slot.Generation})
 			}
-			return ctx.Err()
+			return errors.Join(ctx.Err(), w.Lost())
 		}
 		h, err := w.step(ctx, d, slot, step)
 		if err != nil {
@@ -77,6 +80,19 @@ func (w *Worker) pump(ctx context.Context, pool arena.Pool, step Step, out chan<
 			return ctx.Err()
 		}
 	}
+}
+
+// acquireUnlessDraining waits for room as long as there is something to wait for.
+// It returns no slot, and no error, when the worker is to leave.
+func (w *Worker) acquireUnlessDraining(ctx context.Context, pool arena.Pool) (arena.Slot, error) {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(w.receiving, cancel)()
+	s, err := w.Acquire(waiting, pool)
+	if err != nil && ctx.Err() == nil {
+		return arena.Slot{}, nil
+	}
+	return s, err
 }
 
 func (w *Worker) step(ctx context.Context, d *Delivery, slot arena.Slot, step Step) (handOver, error) {
@@ -117,5 +133,5 @@ func (w *Worker) Settle(ctx context.Context, d *Delivery, err error) error {
 		return w.Forward(ctx, d, Indexer, &Message{Fault: f})
 	}
 	w.Alarm(f)
-	return errors.Join(f)
+	return f
 }

@@ -29,12 +29,17 @@ type Worker struct {
 	js       jetstream.JetStream
 	consumer jetstream.Consumer
 	queue    chan *Delivery
+	room     chan struct{} // one for each free place in queue
 
 	mu   sync.Mutex
 	held map[*Delivery]struct{} // everything received and not yet settled: heartbeats go out for these
+	lost error
 
-	drain     chan struct{} // closed when the conductor asks us to leave
-	drainOnce sync.Once
+	receiving context.Context // over when the conductor asks us to leave, or at Close
+	drain     context.CancelFunc
+	beating   context.Context // over at Close
+	still     context.CancelFunc
+	loops     sync.WaitGroup // what touches the arena or the connection by itself
 }
 
 // Prefetch is how many messages a worker asks for ahead of need. More only makes
@@ -49,6 +54,19 @@ func Connect(ctx context.Context, cfg Config, control *bufio.Reader) (*Worker, e
 	if err != nil {
 		return nil, err
 	}
+	w, err := join(ctx, cfg, mem)
+	if err != nil {
+		return nil, errors.Join(err, mem.Close())
+	}
+	w.Meter.begin(time.Now())
+	w.loops.Go(w.receive)
+	w.loops.Go(w.beat)
+	go w.listen(control)
+	w.report(false)
+	return w, nil
+}
+
+func join(ctx context.Context, cfg Config, mem *arena.Arena) (*Worker, error) {
 	nc, err := nats.Connect(cfg.URL, nats.UserInfo(cfg.User, string(cfg.Password)),
 		nats.Name(fmt.Sprintf("%s-%d", cfg.Stage, cfg.Worker)), nats.CustomInboxPrefix(inbox(cfg.Worker)),
 		nats.MaxReconnects(20), nats.ReconnectWait(100*time.Millisecond), nats.Timeout(10*time.Second))
@@ -57,27 +75,32 @@ func Connect(ctx context.Context, cfg Config, control *bufio.Reader) (*Worker, e
 	}
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(64), jetstream.WithPublishAsyncTimeout(30*time.Second))
 	if err != nil {
+		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
 	consumer, err := js.Consumer(ctx, Stream(cfg.Job), cfg.Stage)
 	if err != nil {
+		nc.Close()
 		return nil, fmt.Errorf("open the queue of %s: %w", cfg.Stage, err)
 	}
 	w := &Worker{
 		Config: cfg, Arena: mem, nc: nc, js: js, consumer: consumer,
-		queue: make(chan *Delivery), held: map[*Delivery]struct{}{}, drain: make(chan struct{}),
+		queue: make(chan *Delivery, Prefetch), room: make(chan struct{}, Prefetch), held: map[*Delivery]struct{}{},
 	}
-	w.Meter.begin(time.Now())
-	go w.listen(control)
-	go w.receive(ctx)
-	go w.beat(ctx)
-	w.report(false)
+	for range Prefetch {
+		w.room <- struct{}{}
+	}
+	w.beating, w.still = context.WithCancel(ctx)
+	w.receiving, w.drain = context.WithCancel(w.beating)
 	return w, nil
 }
 
-// Close leaves the flow: what has been sent is flushed, what is held and not
-// acknowledged goes to somebody else.
+// Close leaves the flow, after Pump has returned: what has been sent is flushed,
+// what is held and not acknowledged goes to somebody else. No parcel's bytes may
+// be looked at from here on.
 func (w *Worker) Close() error {
+	w.still()
+	w.loops.Wait() // they touch the arena, and their report must not follow the last
 	w.report(true)
 	err := w.nc.FlushTimeout(2 * time.Second)
 	w.nc.Close()
@@ -85,13 +108,20 @@ func (w *Worker) Close() error {
 }
 
 // Draining is closed when the worker has been asked to finish and leave.
-func (w *Worker) Draining() <-chan struct{} { return w.drain }
+func (w *Worker) Draining() <-chan struct{} { return w.receiving.Done() }
+
+// Lost is why no more messages come, if it is that the server is gone for good.
+func (w *Worker) Lost() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lost
+}
 
 func (w *Worker) listen(control *bufio.Reader) {
 	for {
 		line, err := control.ReadString('\n')
 		if strings.TrimSpace(line) == Drain {
-			w.drainOnce.Do(func() { close(w.drain) })
+			w.drain()
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
@@ -103,46 +133,81 @@ func (w *Worker) listen(control *bufio.Reader) {
 }
 
 // receive keeps a few messages at hand. It asks only for as many as there is
-// room for, and holds (with heartbeats) whatever it has got.
-func (w *Worker) receive(ctx context.Context) {
-	defer close(w.queue)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-w.drain:
-			cancel()
-		case <-ctx.Done():
+// room for, and holds (with heartbeats) whatever it has got. In the end it gives
+// back what nobody has taken.
+func (w *Worker) receive() {
+	defer w.giveBack()
+	for ctx := w.receiving; ; {
+		n := w.places(ctx)
+		if n == 0 {
+			return
 		}
-	}()
-	for ctx.Err() == nil {
 		pull, done := context.WithTimeout(ctx, 5*time.Second)
-		batch, err := w.consumer.Fetch(Prefetch, jetstream.FetchContext(pull))
+		batch, err := w.consumer.Fetch(n, jetstream.FetchContext(pull))
 		if err == nil {
 			for msg := range batch.Messages() {
-				w.offer(ctx, msg)
+				if d := w.accept(msg); d != nil {
+					w.queue <- d // has room: see places
+					n--
+				}
 			}
 			err = batch.Error()
 		}
 		done()
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
-			select {
-			case <-ctx.Done():
-			case <-time.After(20 * time.Millisecond): // a server that is busy or gone
-			}
+		for range n {
+			w.room <- struct{}{}
+		}
+		switch {
+		case err == nil, errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		case errors.Is(err, nats.ErrConnectionClosed):
+			w.mu.Lock()
+			w.lost = fmt.Errorf("receive: %w", err)
+			w.mu.Unlock()
+			w.drain() // who waits for room waits in vain
+			return
+		default: // a server that is busy or gone
+			rest(ctx, 20*time.Millisecond)
 		}
 	}
 }
 
-func (w *Worker) offer(ctx context.Context, msg jetstream.Msg) {
-	d := w.accept(msg)
-	if d == nil {
-		return
+// places waits until all places but one are free and takes them: asking for one
+// message at a time would double what a message costs. None: ctx is over.
+func (w *Worker) places(ctx context.Context) (n int) {
+	for n < Prefetch {
+		if n < Prefetch-1 {
+			select {
+			case <-w.room:
+			case <-ctx.Done():
+				return 0
+			}
+		} else {
+			select {
+			case <-w.room:
+			default:
+				return n
+			}
+		}
+		n++
 	}
-	select {
-	case w.queue <- d:
-	case <-ctx.Done():
-		_ = d.Again() // at the latest AckWait does it
+	if ctx.Err() != nil {
+		return 0
+	}
+	return n
+}
+
+// giveBack returns the messages in the queue and closes it. Their pull is over,
+// so that they do not come back to this worker; what the server had sent and we
+// have not seen returns after AckWait.
+func (w *Worker) giveBack() {
+	defer close(w.queue)
+	for {
+		select {
+		case d := <-w.queue:
+			_ = d.Again() // at the latest AckWait does it
+		default:
+			return
+		}
 	}
 }
 
@@ -187,12 +252,12 @@ func (w *Worker) forget(d *Delivery) {
 
 // beat tells the server which messages are still being worked on, and the
 // conductor how the worker is doing.
-func (w *Worker) beat(ctx context.Context) {
+func (w *Worker) beat() {
 	tick := time.NewTicker(Heartbeat)
 	defer tick.Stop()
 	for n := 1; ; n++ {
 		select {
-		case <-ctx.Done():
+		case <-w.beating.Done():
 			return
 		case <-tick.C:
 		}

@@ -41,6 +41,7 @@ const (
 	pageBytes    = 4096
 	maxSlots     = 1 << 15
 	maxArena     = 1 << 40
+	usedAt       = 128 // in the header: how many entries of Recent are taken
 	stateFree    = 0
 	stateFilling = 1
 	stateFull    = 2
@@ -97,7 +98,7 @@ func (s Shape) check() error {
 	return nil
 }
 
-// NewArena makes an arena for a job. Its memory is anonymous: it goes with the
+// New makes an arena for a job. Its memory is anonymous: it goes with the
 // last process that has it open, and counts only as far as it is touched.
 func New(s Shape) (*Arena, error) {
 	if err := s.check(); err != nil {
@@ -121,7 +122,7 @@ func New(s Shape) (*Arena, error) {
 	return a, nil
 }
 
-// OpenArena maps the arena behind an inherited handle.
+// Open maps the arena behind an inherited handle.
 func Open(f *os.File) (*Arena, error) {
 	head, err := mapArena(f, headerBytes)
 	if err != nil {
@@ -189,8 +190,9 @@ func (a *Arena) TryAcquire(c Pool, owner uint32) (Slot, bool) {
 	for n := from; n < to; n++ {
 		w := a.word(n).Load()
 		gen, _, state := unpack(w)
-		if state == stateFree && a.word(n).CompareAndSwap(w, pack(gen+1, owner, stateFilling)) {
-			return Slot{n, gen + 1}, true
+		next := max(gen+1, 1) // 0 after 2^32 tenants would claim nothing
+		if state == stateFree && a.word(n).CompareAndSwap(w, pack(next, owner, stateFilling)) {
+			return Slot{n, next}, true
 		}
 	}
 	return Slot{}, false

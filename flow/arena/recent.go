@@ -21,7 +21,7 @@ const knownEntry = 16
 type Recent struct {
 	words []uint64
 	mask  uint64
-	used  uint64
+	used  *atomic.Uint64 // in the arena: a restarted indexer goes on counting
 }
 
 // Recent returns the arena's table. One process may call Add; the others read.
@@ -31,7 +31,10 @@ func (a *Arena) Recent() *Recent {
 		return &Recent{}
 	}
 	_, _, _, at, _ := a.shape.offsets()
-	return &Recent{words: unsafe.Slice((*uint64)(unsafe.Pointer(&a.mem[at])), 2*n), mask: uint64(n - 1)}
+	return &Recent{
+		words: unsafe.Slice((*uint64)(unsafe.Pointer(&a.mem[at])), 2*n), mask: uint64(n - 1),
+		used: (*atomic.Uint64)(unsafe.Pointer(&a.mem[usedAt])),
+	}
 }
 
 func halves(c id.Chunk) (hi, lo uint64) {
@@ -40,19 +43,20 @@ func halves(c id.Chunk) (hi, lo uint64) {
 	return binary.LittleEndian.Uint64(c[0:]) | 1, binary.LittleEndian.Uint64(c[8:])
 }
 
-// Add enters a chunk. The low half is written first: a reader that sees the high
-// half sees all of the entry.
+// Add enters a chunk, unless it is there or seven eighths of the table are taken:
+// beyond that every question would walk far. The low half is written first: a
+// reader that sees the high half sees all of the entry.
 func (r *Recent) Add(c id.Chunk) {
-	if r.mask == 0 || r.used > r.mask/8*7 {
+	if r.mask == 0 || r.used.Load() >= r.mask-r.mask/8 {
 		return
 	}
 	hi, lo := halves(c)
-	r.used++ // of a chunk added twice too: a restarted indexer counts what it finds
 	for n, i := uint64(0), hi>>1&r.mask; n <= r.mask; n, i = n+1, (i+1)&r.mask {
 		switch atomic.LoadUint64(&r.words[2*i]) {
 		case 0:
 			atomic.StoreUint64(&r.words[2*i+1], lo)
 			atomic.StoreUint64(&r.words[2*i], hi)
+			r.used.Add(1)
 			return
 		case hi:
 			if atomic.LoadUint64(&r.words[2*i+1]) == lo {
