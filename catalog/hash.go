@@ -190,3 +190,22 @@ func Replay(records iter.Seq2[events.Record, error]) (*State, []Disagreement, er
 	}
 	return s, differ, nil
 }
+
+// CatchUp folds the records that others have appended since.
+func (s *State) CatchUp(records iter.Seq2[events.Record, error]) error {
+	for r, err := range records {
+		if err != nil {
+			return fmt.Errorf("fold the ledger: %w", err)
+		}
+		if err := s.Apply(r); err != nil {
+			return fmt.Errorf("fold the ledger: %w", err)
+		}
+	}
+	return nil
+}
+
+// Hashed is the fact that goes into the ledger with whatever is appended next:
+// what all records so far add up to. size is the ledger's, in leaves.
+func (s *State) Hashed(size uint64) events.StateHashed {
+	return events.StateHashed{Version: Version, Before: s.Next, Size: size, Hash: s.Hash()}
+}

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
@@ -327,14 +326,9 @@ func (j *job) cleanUp() {
 // hashed is what the catalog of all facts so far looks like, for the ledger.
 func (j *job) hashed(ctx context.Context) (events.Fact, error) {
 	s := j.o.Catalog
-	for r, err := range j.o.Ledger.Records(ctx, s.Next) {
-		if err == nil {
-			err = s.Apply(r)
-		}
-		if err != nil {
-			return nil, err
-		}
+	if err := s.CatchUp(j.o.Ledger.Records(ctx, s.Next)); err != nil {
+		return nil, err
 	}
 	_, size, _ := j.o.Ledger.Head()
-	return events.StateHashed{Version: catalog.Version, Before: s.Next, Size: size, Hash: s.Hash()}, nil
+	return s.Hashed(size), nil
 }

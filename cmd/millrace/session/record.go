@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
@@ -30,7 +31,12 @@ func (a *App) Record(ctx context.Context, o *Vault, facts ...events.Fact) (Recor
 	if len(all) == 0 {
 		return Recorded{}, nil
 	}
-	position, err := o.Ledger.Append(ctx, id.Job{}, all, nil, nil)
+	state, err := catalog.Fold(o.Ledger.Records(ctx, 0))
+	if err != nil {
+		return Recorded{}, fault.At("read ledger of vault", o.Location, err)
+	}
+	_, size, _ := o.Ledger.Head()
+	position, err := o.Ledger.Append(ctx, id.Job{}, append(all, state.Hashed(size)), nil, nil)
 	if errors.Is(err, store.ErrReadOnly) || errors.Is(err, store.ErrFull) {
 		file, keepErr := o.memory.putOutbox(o.ID, a.events(facts))
 		if keepErr != nil {
