@@ -1,7 +1,9 @@
 package indexer
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -66,6 +68,9 @@ func (x *indexer) checkPacks(ctx context.Context, n uint32) error {
 			if err == nil && e.Size < int64(x.places[r.chunk].offset)+int64(x.places[r.chunk].stored) {
 				err = fmt.Errorf("%d bytes are too few: %w", e.Size, vault.ErrDamaged)
 			}
+			if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, vault.ErrDamaged) {
+				return flow.VaultFault("check pack", name, err) // the pack may well be there
+			}
 			if err != nil {
 				x.fail(n, &flow.Fault{
 					Class: flow.Park, Code: "damaged", Stage: flow.Indexer, Op: "check pack", Object: name, Cause: err.Error(), Err: err,
@@ -80,8 +85,10 @@ func (x *indexer) checkPacks(ctx context.Context, n uint32) error {
 }
 
 // layer is what one guest's commit adds: a chunk table and an extent table per
-// disk. A disk that has not changed keeps its parent's layers and adds none; one
-// that has as many layers as it may gets a new base.
+// disk. A disk that has not changed keeps its parent's layers and adds none; a
+// changed one that has as many layers as it may gets a new base. So does one whose
+// size has changed: what an old layer has beyond the end of a disk that shrank
+// must not come back when the disk grows again.
 type layer struct {
 	*indexer
 	guest   uint32
@@ -104,13 +111,9 @@ type layerDisk struct {
 
 func (c *layer) write(ctx context.Context) error {
 	for _, d := range c.work.DisksOf(c.guest) {
-		ld := layerDisk{number: d, base: true}
-		if p := c.work.Disks[d].Parent; p != nil {
-			m, err := table.OpenMap(ctx, c.vault, *p)
-			if err != nil {
-				return err
-			}
-			ld.parent, ld.base = m, len(p.Extents) >= table.MaxLayers || len(p.Extents) == 0
+		ld, err := c.begin(ctx, d)
+		if err != nil {
+			return err
 		}
 		// First pass: number the chunks in the order in which the disk uses
 		// them. The second pass below sees the same pieces.
@@ -150,6 +153,28 @@ func (c *layer) write(ctx context.Context) error {
 		c.disks[i].table, c.objects = ref, append(c.objects, object)
 	}
 	return nil
+}
+
+// begin opens a disk's parent and decides whether its table is a base.
+func (c *layer) begin(ctx context.Context, d uint32) (layerDisk, error) {
+	ld := layerDisk{number: d, base: true}
+	p := c.work.Disks[d].Parent
+	if p == nil {
+		return ld, nil
+	}
+	var err error
+	if ld.parent, err = table.OpenMap(ctx, c.vault, *p); err != nil {
+		return ld, err
+	}
+	ld.base = len(p.Extents) == 0 || ld.parent.Size() != c.work.Disks[d].Info.VirtualSize
+	if len(p.Extents) < table.MaxLayers || ld.base {
+		return ld, nil
+	}
+	for _, err := range c.overlay(ctx, &ld) {
+		ld.base = true // for it has changed
+		return ld, err
+	}
+	return ld, nil
 }
 
 // needsTable: a first point has one even of an empty disk, so that a point
@@ -200,59 +225,72 @@ func (c *layer) pieces(ctx context.Context, d *layerDisk) func(func(table.MapPie
 	}
 }
 
-// overlay lists what the job found: the rows of the parcels that came, and
-// zeros where the plan had none but the parent has data.
+// overlay lists what the job found that differs from the parent, in order: chunks,
+// and zeros where the parent has data. Which zeros these are follows from the two
+// disks alone and not from how this one was cut into parcels.
 func (c *layer) overlay(ctx context.Context, ld *layerDisk) func(func(table.MapPiece, error) bool) {
 	d := &c.indexer.disks[ld.number]
-	slices.SortFunc(d.parcels, func(a, b parcel) int { return int(a.number) - int(b.number) })
-	size := c.work.ParcelSize
+	slices.SortFunc(d.parcels, func(a, b parcel) int { return cmp.Compare(a.number, b.number) })
+	parcel, size := c.work.ParcelSize, c.work.Disks[ld.number].Info.VirtualSize
 	return func(yield func(table.MapPiece, error) bool) {
-		at := 0
-		holes := func(from, to uint32) bool {
-			return ld.parent == nil || c.zeros(ctx, ld.parent, int64(from)*size, int64(to)*size, yield)
-		}
-		hole := uint32(0)
-		for k := range c.work.Parcels(int(ld.number)) {
-			if !d.has(k) {
-				continue
+		var gap struct{ from, to int64 } // zero, and not yet looked up in the parent
+		zero := func(from, to int64) bool {
+			if from == gap.to {
+				gap.to = to
+				return true
 			}
-			if hole < k && !holes(hole, k) {
+			more := c.zeros(ctx, ld.parent, gap.from, gap.to, yield)
+			gap.from, gap.to = from, to
+			return more
+		}
+		at := 0
+		for k := range c.work.Parcels(int(ld.number)) {
+			if !d.has(k) && !zero(int64(k)*parcel, min(int64(k+1)*parcel, size)) {
 				return
 			}
-			hole = k + 1
-			if at < len(d.parcels) && d.parcels[at].number == k {
-				for _, r := range d.rows[d.parcels[at].from:d.parcels[at].to] {
-					if !yield(c.piece(r), nil) {
-						return
-					}
-				}
-				at++
+			if at == len(d.parcels) || d.parcels[at].number != k {
+				continue
 			}
+			for _, r := range d.rows[d.parcels[at].from:d.parcels[at].to] {
+				end := r.offset + int64(r.length)
+				if r.chunk == noChunk && !zero(r.offset, end) {
+					return
+				}
+				if r.chunk != noChunk && (!zero(end, end) || !yield(c.piece(r), nil)) {
+					return
+				}
+			}
+			at++
 		}
-		holes(hole, c.work.Parcels(int(ld.number)))
+		zero(-1, -1)
 	}
 }
 
 // zeros yields a zero piece for every range in which the parent has data.
 func (c *layer) zeros(ctx context.Context, m *table.Map, from, to int64, yield func(table.MapPiece, error) bool) bool {
-	if to = min(to, m.Size()); from >= to {
+	if m == nil || from >= to {
 		return true
 	}
-	for p, err := range m.Range(ctx, from, to) {
-		if err == nil && p.Zero {
-			continue
-		}
-		if !yield(table.MapPiece{Offset: p.Offset, Length: p.Length, Zero: true}, err) || err != nil {
+	var run table.MapPiece // not yet yielded
+	for p, err := range m.Range(ctx, from, min(to, m.Size())) {
+		switch {
+		case err != nil:
+			yield(table.MapPiece{}, err)
 			return false
+		case p.Zero:
+		case run.Length > 0 && run.Offset+run.Length == p.Offset:
+			run.Length += p.Length
+		case run.Length > 0 && !yield(run, nil):
+			return false
+		default:
+			run = table.MapPiece{Offset: p.Offset, Length: p.Length, Zero: true}
 		}
 	}
-	return true
+	return run.Length == 0 || yield(run, nil)
 }
 
+// piece is a row that is a chunk, with its place.
 func (c *layer) piece(r row) table.MapPiece {
-	if r.chunk == noChunk {
-		return table.MapPiece{Offset: r.offset, Length: int64(r.length), Zero: true}
-	}
 	p := &c.places[r.chunk]
 	k := &c.indexer.packs[p.pack]
 	return table.MapPiece{

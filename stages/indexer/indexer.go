@@ -2,6 +2,7 @@ package indexer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -28,13 +29,18 @@ type indexer struct {
 	ledger  *ledger.Ledger
 	journal *journal
 	recent  *arena.Recent
-	live    ledger.Live
+	live    follower
 	told    uint64 // position up to which the live copy has been fed
 
 	lastMessage, lastRecord, lastLook time.Time
 	tableBytes                        int64
 	signed                            ledger.Checkpoint
 	dirty                             bool // something changed that progress should tell
+}
+
+// follower is told of facts that are in the vault. ledger.Live is one.
+type follower interface {
+	Publish(ctx context.Context, records []events.Record) error
 }
 
 // Run is the stage: one process per job. v needs the metadata and signing keys.
@@ -154,54 +160,68 @@ func (x *indexer) turn(ctx context.Context, d *flow.Delivery) error {
 	return nil
 }
 
-// handle journals a message and folds it in, then acknowledges it.
+// handle takes a message in and settles it.
 func (x *indexer) handle(ctx context.Context, d *flow.Delivery) error {
 	if p := d.Parcel; p != nil {
 		x.w.Meter.CountIn(uint64(p.Length))
+	}
+	ask, err := x.learn(ctx, d.Message)
+	switch {
+	case err != nil:
+		return err
+	case ask != nil:
+		return x.w.Forward(ctx, d, flow.Snapshot, &flow.Message{Ask: ask})
+	}
+	return d.Done()
+}
+
+// learn journals a message and folds it in. When it returns without error the
+// message may be acknowledged; ask, unless nil, goes to snapshot first.
+func (x *indexer) learn(ctx context.Context, m *flow.Message) (ask *flow.Ask, err error) {
+	if p := m.Parcel; p != nil {
 		take, unresolved, err := x.accept(p)
+		var f *flow.Fault
 		switch {
+		case errors.As(err, &f) && f.Class == flow.Park: // it says that its guest has failed: keep that of it
+			m = &flow.Message{Fault: f}
 		case err != nil:
-			return err
+			return nil, err
 		case !unresolved.IsZero():
 			// Delta took for known what the index cannot place. The parcel is
 			// read again, and this time nothing is taken as known.
-			ask := &flow.Ask{Guest: x.work.Disks[p.Disk].Guest, Reread: []flow.RecheckEntry{{Disk: p.Disk, Number: p.Number}}, Fresh: true}
-			return x.w.Forward(ctx, d, flow.Snapshot, &flow.Message{Ask: ask})
+			return &flow.Ask{Guest: x.work.Disks[p.Disk].Guest, Reread: []flow.RecheckEntry{{Disk: p.Disk, Number: p.Number}}, Fresh: true}, nil
 		case !take:
-			return d.Done()
-		}
-	}
-	if a := d.Answer; a != nil && !a.Released {
-		x.dirty = true
-		if int(a.Guest) < len(x.guests) { // a confirmation is of the moment: not journaled
-			x.guests[a.Guest].confirmed = true
-		}
-		return d.Done()
-	}
-	b, err := d.Encode()
-	if err != nil {
-		return err
-	}
-	if err := x.journal.append(b); err != nil {
-		return err
-	}
-	if err := x.fold(d.Message); err != nil {
-		return err
-	}
-	if a := d.Answer; a != nil {
-		if err := x.released(ctx, a); err != nil {
-			return err
+			return nil, nil
 		}
 	}
 	x.dirty = true
-	return d.Done()
+	if a := m.Answer; a != nil && !a.Released {
+		if a.Confirmed && int(a.Guest) < len(x.guests) { // a confirmation is of the moment: not journaled
+			x.guests[a.Guest].confirmed = true
+		}
+		return nil, nil
+	}
+	b, err := m.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := x.journal.append(b); err != nil {
+		return nil, err
+	}
+	if err := x.fold(m); err != nil {
+		return nil, err
+	}
+	if m.Answer != nil {
+		return nil, x.released(ctx, m.Answer)
+	}
+	return nil, nil
 }
 
 // fold changes the state by a message that is in the journal.
 func (x *indexer) fold(m *flow.Message) error {
 	switch {
 	case m.Plan != nil:
-		return x.takePlan(x.w.Config.Job, m.Plan)
+		return x.takePlan(m.Plan)
 	case m.Fault != nil:
 		n := m.Fault.Guest
 		if m.Fault.ByDisk && int(m.Fault.Disk) < len(x.work.Disks) {
@@ -350,6 +370,8 @@ func (x *indexer) findLost(ctx context.Context) error {
 	}
 	for n := range x.guests {
 		g := &x.guests[n]
+		// No question is on its way either: whatever was asked is asked again.
+		g.asked, g.releasing = false, false
 		if g.fault != nil || !g.point.IsZero() || !g.planned {
 			continue
 		}

@@ -10,21 +10,29 @@ import (
 )
 
 // journal keeps every message the indexer has acted on, in the order it did:
-// length and CRC-32C (u32, little-endian), then the message. It is written before
-// the message is acknowledged and not synced: it must outlive the process, not
-// the machine (a power cut ends the job, and the vault has what counts).
+// the message's length, its CRC-32C and the CRC-32C of these two (u32 each,
+// little-endian), then the message. It is written before the message is
+// acknowledged and not synced: it must outlive the process, not the machine (a
+// power cut ends the job, and the vault has what counts).
 type journal struct {
 	f   *os.File
 	buf []byte
 }
 
-const maxEntry = 64 << 20
+const (
+	entryHead = 12
+	maxEntry  = 64 << 20
+)
+
+// errJournal: an entry is there whole and is not what was written. What it said
+// was acknowledged, perhaps that a guest has failed, and is lost: the job ends.
+var errJournal = errors.New("damaged journal")
 
 func castagnoli(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 // openJournal opens the journal and replays what is in it. An entry that a kill
 // left half-written ends the replay and is cut off: its message was not
-// acknowledged.
+// acknowledged. Any other entry that cannot be read is errJournal.
 func openJournal(path string, replay func(msg []byte) error) (*journal, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -46,31 +54,43 @@ func openJournal(path string, replay func(msg []byte) error) (*journal, error) {
 
 func replayJournal(r io.Reader, replay func([]byte) error) (whole int64, err error) {
 	for {
-		var head [8]byte
-		if _, err := io.ReadFull(r, head[:]); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return whole, nil
-			}
-			return whole, err
-		}
-		n := binary.LittleEndian.Uint32(head[:])
-		if n > maxEntry {
+		msg, err := readEntry(r)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return whole, nil
+		case err == nil:
+			err = replay(msg)
 		}
-		b := make([]byte, n)
-		if _, err := io.ReadFull(r, b); err != nil || castagnoli(b) != binary.LittleEndian.Uint32(head[4:]) {
-			return whole, nil
+		if err != nil {
+			return whole, fmt.Errorf("entry at %d: %w", whole, err)
 		}
-		if err := replay(b); err != nil {
-			return whole, err
-		}
-		whole += int64(len(head)) + int64(n)
+		whole += entryHead + int64(len(msg))
 	}
+}
+
+func readEntry(r io.Reader) ([]byte, error) {
+	var head [entryHead]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	n := binary.LittleEndian.Uint32(head[:])
+	if castagnoli(head[:8]) != binary.LittleEndian.Uint32(head[8:]) || n > maxEntry {
+		return nil, errJournal
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, err
+	}
+	if castagnoli(b) != binary.LittleEndian.Uint32(head[4:]) {
+		return nil, errJournal
+	}
+	return b, nil
 }
 
 func (j *journal) append(msg []byte) error {
 	j.buf = binary.LittleEndian.AppendUint32(j.buf[:0], uint32(len(msg)))
 	j.buf = binary.LittleEndian.AppendUint32(j.buf, castagnoli(msg))
+	j.buf = binary.LittleEndian.AppendUint32(j.buf, castagnoli(j.buf))
 	j.buf = append(j.buf, msg...)
 	if _, err := j.f.Write(j.buf); err != nil {
 		return fmt.Errorf("write journal %s: %w", j.f.Name(), err)

@@ -42,7 +42,7 @@ type DiskProgress struct {
 func holeBytes(w *flow.Work, n int, cells []byte) (bytes int64) {
 	size := w.Disks[n].Info.VirtualSize
 	for k := range w.Parcels(n) {
-		if cells[k/8]&(1<<(k%8)) == 0 {
+		if !bit(cells, k) {
 			bytes += min(w.ParcelSize, size-int64(k)*w.ParcelSize)
 		}
 	}

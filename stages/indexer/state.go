@@ -118,53 +118,13 @@ func newState(work *flow.Work, base Index) *state {
 	return s
 }
 
-func (d *disk) has(n uint32) bool { return d.here[n/8]&(1<<(n%8)) != 0 }
+func bit(bits []byte, n uint32) bool { return bits[n/8]&(1<<(n%8)) != 0 }
+
+func (d *disk) has(n uint32) bool { return bit(d.here, n) }
 
 // problem is an error in what a message says.
 func problem(object, cause string) *flow.Fault {
 	return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "index", Object: object, Cause: cause, Remedy: "report this; run the job again"}
-}
-
-// takePlan enters a guest's plan; a second one is the same and changes nothing.
-func (s *state) takePlan(job id.Job, p *flow.Plan) error {
-	if int(p.Guest) >= len(s.guests) {
-		return problem("plan", fmt.Sprintf("the job has no guest %d", p.Guest))
-	}
-	g := &s.guests[p.Guest]
-	if g.planned {
-		return nil
-	}
-	records, err := events.DecodeRecords(p.Facts)
-	if err != nil {
-		return problem("plan", err.Error())
-	}
-	for _, r := range records {
-		c, ok := r.Fact.(events.ChangesResolved)
-		if !ok {
-			continue
-		}
-		if int(c.Number) >= len(s.disks) || s.work.Disks[c.Number].Guest != p.Guest || len(c.Cells) != len(s.disks[c.Number].here) {
-			return problem("plan", fmt.Sprintf("disk %d does not fit the job", c.Number))
-		}
-		d := &s.disks[c.Number]
-		d.plan, d.planned = c, true
-		d.left += c.Parcels // what came before the plan has been subtracted
-		d.read += c.ReadBytes
-		d.zero += holeBytes(s.work, int(c.Number), c.Cells)
-	}
-	for _, e := range p.Recheck {
-		if int(e.Disk) >= len(s.disks) || e.Number >= s.work.Parcels(int(e.Disk)) {
-			return problem("plan", fmt.Sprintf("parcel %d of disk %d is not in the job", e.Number, e.Disk))
-		}
-		s.disks[e.Disk].recheck[e.Number] = true
-	}
-	g.planned, g.facts = true, records
-	for n := range s.disks {
-		if s.work.Disks[n].Guest == p.Guest {
-			s.compareAll(uint32(n))
-		}
-	}
-	return nil
 }
 
 // accept says what to do with a parcel: take it, drop it as a duplicate, or have
@@ -181,11 +141,12 @@ func (s *state) accept(p *flow.Parcel) (take bool, unresolved id.Chunk, err erro
 		return false, unresolved, problem(p.String(), fmt.Sprintf("its pieces cover %d bytes", end))
 	}
 	d := &s.disks[p.Disk]
-	if d.planned && d.plan.Cells[p.Number/8]&(1<<(p.Number%8)) == 0 {
-		return false, unresolved, problem(p.String(), "it is not in the plan")
+	if d.planned && !bit(d.plan.Cells, p.Number) {
+		return false, unresolved, s.unplanned(p.Disk, p.Number)
 	}
 	if p.Pass == flow.PassRecheck {
-		return true, unresolved, nil
+		_, came := d.second[p.Number]
+		return !came && (!d.planned || d.recheck[p.Number]), unresolved, nil
 	}
 	if d.has(p.Number) {
 		return false, unresolved, nil
@@ -193,8 +154,10 @@ func (s *state) accept(p *flow.Parcel) (take bool, unresolved id.Chunk, err erro
 	for i := range p.Pieces {
 		x := &p.Pieces[i]
 		switch {
-		case x.Verdict == flow.Undecided, x.Verdict == flow.New && !x.Zero && (x.Stored == 0 || len(p.Packs) != 1):
+		case x.Verdict == flow.Undecided, x.Verdict == flow.Known && x.Zero, x.Verdict == flow.New && !x.Zero && (x.Stored == 0 || len(p.Packs) != 1):
 			return false, unresolved, problem(p.String(), fmt.Sprintf("piece %d has not been through all stages", i))
+		case x.Verdict == flow.Unchanged && !x.Zero && s.work.Disks[p.Disk].Parent == nil:
+			return false, unresolved, problem(p.String(), fmt.Sprintf("piece %d is unchanged, but there is no parent", i))
 		case x.Verdict == flow.Known && !x.Zero:
 			if _, ok := s.find(x.Chunk); !ok {
 				return false, x.Chunk, nil
@@ -243,7 +206,9 @@ func (s *state) take(job id.Job, p *flow.Parcel) {
 		return
 	}
 	d.here[p.Number/8] |= 1 << (p.Number % 8)
-	d.left--
+	if d.planned { // else takePlan counts it
+		d.left--
+	}
 	if p.Fresh {
 		d.reread++
 	}
@@ -281,7 +246,9 @@ func (s *state) takePiece(d *disk, p *flow.Parcel, x *flow.Piece, packN uint32) 
 		d.knownChunks++
 	} else {
 		d.fresh += n
-		if !ok {
+		// A chunk that was stored although the index knows where it lies was read
+		// again because nobody trusts that place: the new one it is.
+		if !ok || !s.places[at].isNew {
 			at, ok = s.addPlace(place{chunk: x.Chunk, pack: packN, offset: x.At, stored: x.Stored, raw: x.Length, isNew: true}), true
 			d.stored += int64(x.Stored)
 			d.newChunks++
@@ -303,12 +270,22 @@ func (s *state) compare(diskN, number uint32) {
 	delete(d.second, number)
 	delete(d.recheck, number)
 	if second != d.digests[number] {
-		info := s.work.Disks[diskN].Info
-		s.fail(s.work.Disks[diskN].Guest, &flow.Fault{
-			Class: flow.Park, Code: "source-changed", Stage: flow.Indexer, Op: "read image", Object: info.Path,
-			Cause:  fmt.Sprintf("bytes at %d differ when they are read again", int64(number)*s.work.ParcelSize),
-			Remedy: "shut the guest down, or back it up through its hypervisor, then run the job again; nothing of it is listed",
-		})
+		s.fail(s.work.Disks[diskN].Guest, s.changed(diskN, "bytes at %d differ when they are read again", number))
+	}
+}
+
+// unplanned: snapshot planned anew and found data where there had been a hole.
+func (s *state) unplanned(diskN, number uint32) *flow.Fault {
+	return s.changed(diskN, "there is data at %d where there was a hole", number)
+}
+
+// changed is the fault of a guest whose image did not hold still.
+func (s *state) changed(diskN uint32, what string, number uint32) *flow.Fault {
+	d := &s.work.Disks[diskN]
+	return &flow.Fault{
+		Class: flow.Park, Code: "source-changed", Stage: flow.Indexer, Op: "read image", Object: d.Info.Path, Guest: d.Guest,
+		Cause:  fmt.Sprintf(what, int64(number)*s.work.ParcelSize),
+		Remedy: "shut the guest down, or back it up through its hypervisor, then run the job again; nothing of it is listed",
 	}
 }
 
@@ -336,29 +313,4 @@ func (s *state) complete(n uint32) bool {
 		}
 	}
 	return true
-}
-
-// missing lists parcels of the plan that have not come, and those that have not
-// come a second time, at most limit of each.
-func (s *state) missing(n uint32, limit int) (out, again []flow.RecheckEntry) {
-	for i := range s.disks {
-		d := &s.disks[i]
-		if s.work.Disks[i].Guest != n || !d.planned {
-			continue
-		}
-		for k := range d.recheck {
-			if _, came := d.second[k]; !came && len(again) < limit {
-				again = append(again, flow.RecheckEntry{Disk: uint32(i), Number: k})
-			}
-		}
-		if d.left == 0 {
-			continue
-		}
-		for k := uint32(0); k < s.work.Parcels(i) && len(out) < limit; k++ {
-			if d.plan.Cells[k/8]&(1<<(k%8)) != 0 && !d.has(k) {
-				out = append(out, flow.RecheckEntry{Disk: uint32(i), Number: k})
-			}
-		}
-	}
-	return out, again
 }

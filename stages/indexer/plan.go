@@ -1,0 +1,120 @@
+package indexer
+
+import (
+	"fmt"
+
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+)
+
+// takePlan enters a guest's plan; a second one, of a restarted snapshot, changes
+// nothing. Parcels may have come before it.
+func (s *state) takePlan(p *flow.Plan) error {
+	if int(p.Guest) >= len(s.guests) {
+		return problem("plan", fmt.Sprintf("the job has no guest %d", p.Guest))
+	}
+	g := &s.guests[p.Guest]
+	if g.planned {
+		return nil
+	}
+	records, err := events.DecodeRecords(p.Facts)
+	if err != nil {
+		return problem("plan", err.Error())
+	}
+	plans, err := s.checkPlan(p, records)
+	if err != nil {
+		return err
+	}
+	for n, c := range plans {
+		s.planDisk(n, c)
+	}
+	for _, e := range p.Recheck {
+		s.disks[e.Disk].recheck[e.Number] = true
+	}
+	g.planned, g.facts = true, records
+	for n := range plans {
+		s.compareAll(n)
+	}
+	return nil
+}
+
+// checkPlan returns the plan of each disk of the guest, all of them, or what is
+// wrong: a plan that can never be complete would keep the job waiting for ever.
+func (s *state) checkPlan(p *flow.Plan, records []events.Record) (map[uint32]events.ChangesResolved, error) {
+	plans := map[uint32]events.ChangesResolved{}
+	for _, r := range records {
+		c, ok := r.Fact.(events.ChangesResolved)
+		if !ok {
+			continue
+		}
+		if int(c.Number) >= len(s.disks) || s.work.Disks[c.Number].Guest != p.Guest || len(c.Cells) != len(s.disks[c.Number].here) {
+			return nil, problem("plan", fmt.Sprintf("disk %d does not fit the job", c.Number))
+		}
+		set := uint32(0)
+		for k := range uint32(8 * len(c.Cells)) {
+			if bit(c.Cells, k) {
+				set++
+			}
+			if bit(c.Cells, k) && k >= s.work.Parcels(int(c.Number)) {
+				return nil, problem("plan", fmt.Sprintf("disk %d has no parcel %d", c.Number, k))
+			}
+		}
+		if set != c.Parcels {
+			return nil, problem("plan", fmt.Sprintf("disk %d has %d parcels, %d are marked", c.Number, c.Parcels, set))
+		}
+		plans[c.Number] = c
+	}
+	for _, n := range s.work.DisksOf(p.Guest) {
+		if _, ok := plans[n]; !ok {
+			return nil, problem("plan", fmt.Sprintf("disk %d is left out", n))
+		}
+	}
+	for _, e := range p.Recheck {
+		c, ok := plans[e.Disk]
+		if !ok || e.Number >= s.work.Parcels(int(e.Disk)) || !bit(c.Cells, e.Number) {
+			return nil, problem("plan", fmt.Sprintf("parcel %d of disk %d is to be read twice and not once", e.Number, e.Disk))
+		}
+	}
+	return plans, nil
+}
+
+func (s *state) planDisk(n uint32, c events.ChangesResolved) {
+	d := &s.disks[n]
+	d.plan, d.planned, d.left = c, true, c.Parcels
+	d.read = c.ReadBytes
+	d.zero += holeBytes(s.work, int(n), c.Cells)
+	for k := range s.work.Parcels(int(n)) {
+		if !d.has(k) {
+			continue
+		}
+		d.left--
+		if !bit(c.Cells, k) {
+			s.fail(s.work.Disks[n].Guest, s.unplanned(n, k))
+		}
+	}
+}
+
+// missing lists parcels of the plan that have not come, and those that have not
+// come a second time, at most limit of each.
+func (s *state) missing(n uint32, limit int) (out, again []flow.RecheckEntry) {
+	for i := range s.disks {
+		d := &s.disks[i]
+		if s.work.Disks[i].Guest != n || !d.planned {
+			continue
+		}
+		for k := range d.recheck {
+			if _, came := d.second[k]; !came && len(again) < limit {
+				again = append(again, flow.RecheckEntry{Disk: uint32(i), Number: k})
+			}
+		}
+		if d.left == 0 {
+			continue
+		}
+		for k := uint32(0); k < s.work.Parcels(i) && len(out) < limit; k++ {
+			if bit(d.plan.Cells, k) && !d.has(k) {
+				out = append(out, flow.RecheckEntry{Disk: uint32(i), Number: k})
+			}
+		}
+	}
+	return out, again
+}
