@@ -38,12 +38,9 @@ const (
 // table reads the BAT. Pages are loaded when first needed, into the one slot
 // that their number gives.
 type table struct {
-	v          *view
-	at         int64 // in the file
-	blocks     int64 // payload blocks
-	blockSize  int64
-	diskSize   int64
-	ratioShift int // blocks in a chunk, as a power of two
+	v  *view
+	at int64 // in the file
+	geometry
 
 	slots  []atomic.Pointer[page]
 	filled []uint64 // bit per page: it has present blocks
@@ -54,14 +51,26 @@ type page struct {
 	entries [pageEntries]uint64
 }
 
-// newTable checks that the BAT fits its region. The entries are not read yet.
-func newTable(v *view, r region, m metadata) (*table, error) {
+// geometry is the arithmetic of a table, which reading and creating share.
+type geometry struct {
+	blocks     int64 // payload blocks
+	blockSize  int64
+	diskSize   int64
+	ratioShift int // blocks in a chunk, as a power of two
+}
+
+func newGeometry(m metadata) geometry {
 	ratio := (int64(1) << 23) * int64(m.logicalSector) / m.blockSize // section 2.5
-	t := &table{
-		v: v, at: r.offset, blockSize: m.blockSize, diskSize: m.diskSize,
+	return geometry{
+		blockSize: m.blockSize, diskSize: m.diskSize,
 		blocks:     (m.diskSize + m.blockSize - 1) / m.blockSize,
 		ratioShift: bits.TrailingZeros64(uint64(ratio)),
 	}
+}
+
+// newTable checks that the BAT fits its region. The entries are not read yet.
+func newTable(v *view, r region, m metadata) (*table, error) {
+	t := &table{v: v, at: r.offset, geometry: newGeometry(m)}
 	if n := t.length() * entrySize; n > r.length {
 		return nil, badFormat("BAT needs %d bytes, its region has %d", n, r.length)
 	}
@@ -73,7 +82,7 @@ func newTable(v *view, r region, m metadata) (*table, error) {
 
 // length is the number of entries, that of the sector bitmaps included, up to
 // the one of the last payload block.
-func (t *table) length() int64 {
+func (t geometry) length() int64 {
 	if t.blocks == 0 {
 		return 0
 	}
@@ -81,11 +90,11 @@ func (t *table) length() int64 {
 }
 
 // index returns the place of a block's entry.
-func (t *table) index(block int64) int64 { return block + block>>t.ratioShift }
+func (t geometry) index(block int64) int64 { return block + block>>t.ratioShift }
 
 // blockAt returns the block whose entry is at index i, or, when that is a
 // sector bitmap's, the next block.
-func (t *table) blockAt(i int64) int64 { return i - i/(int64(1)<<t.ratioShift+1) }
+func (t geometry) blockAt(i int64) int64 { return i - i/(int64(1)<<t.ratioShift+1) }
 
 // block returns where in the file a block begins; present is false when it
 // reads as zeros.
@@ -159,7 +168,7 @@ func (t *table) place(block int64, e uint64) (at int64, present bool, err error)
 }
 
 // used returns how many bytes of a block belong to the disk.
-func (t *table) used(block int64) int64 {
+func (t geometry) used(block int64) int64 {
 	return min(t.blockSize, t.diskSize-block*t.blockSize)
 }
 

@@ -2,8 +2,7 @@ package vhdx
 
 import (
 	"encoding/binary"
-	"encoding/hex"
-	"strings"
+	"slices"
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk"
@@ -31,15 +30,8 @@ type draft struct {
 	noRegions1 bool
 	noHeader2  bool
 	noRegions2 bool
-	items      []draftItem // more metadata items
-	extra      []region    // more regions
-	required   bool        // they are required
-}
-
-type draftItem struct {
-	id    string
-	flags uint32
-	b     []byte
+	items      []item   // more metadata items
+	extra      []region // more regions
 }
 
 // built is an image in memory, with its disk's bytes beside it.
@@ -51,22 +43,6 @@ type built struct {
 	next  int64 // where the next block goes
 	ratio int64
 }
-
-func parseGUID(s string) (g guid) {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
-	if err != nil {
-		panic(err)
-	}
-	copy(g[:], b)
-	g[0], g[1], g[2], g[3] = b[3], b[2], b[1], b[0]
-	g[4], g[5] = b[5], b[4]
-	g[6], g[7] = b[7], b[6]
-	return g
-}
-
-func put16(b []byte, v uint16) { binary.LittleEndian.PutUint16(b, v) }
-func put32(b []byte, v uint32) { binary.LittleEndian.PutUint32(b, v) }
-func put64(b []byte, v uint64) { binary.LittleEndian.PutUint64(b, v) }
 
 func (x *built) write(b []byte, off int64) {
 	x.t.Helper()
@@ -106,8 +82,8 @@ func build(t testing.TB, d draft) *built {
 	if !d.noHeader2 {
 		x.write(headerBytes(6, d.logGUID, int64(len(d.log))), headerAt2)
 	}
-	regions := append([]region{{regionBAT, testBATAt, batSize}, {regionMetadata, testMetaAt, mib}}, d.extra...)
-	table := regionBytes(regions, d.required)
+	regions := append([]region{{regionBAT, testBATAt, batSize, true}, {regionMetadata, testMetaAt, mib, true}}, d.extra...)
+	table := regionTable(regions)
 	if !d.noRegions1 {
 		x.write(table, regionAt1)
 	}
@@ -119,64 +95,18 @@ func build(t testing.TB, d draft) *built {
 }
 
 func headerBytes(sequence uint64, logGUID guid, logLength int64) []byte {
-	b := make([]byte, headerSize)
-	copy(b, "head")
-	put64(b[8:], sequence)
-	copy(b[48:], logGUID[:])
-	put16(b[66:], 1)
-	put32(b[68:], uint32(logLength))
-	put64(b[72:], uint64(testLogAt))
-	put32(b[4:], checksum(b))
-	return b
-}
-
-func regionBytes(list []region, required bool) []byte {
-	b := make([]byte, tableSize)
-	copy(b, "regi")
-	put32(b[8:], uint32(len(list)))
-	for i, r := range list {
-		e := b[16+32*i:]
-		g := parseGUID(r.id)
-		copy(e, g[:])
-		put64(e[16:], uint64(r.offset))
-		put32(e[24:], uint32(r.length))
-		if required || i < 2 {
-			put32(e[28:], 1)
-		}
-	}
-	put32(b[4:], checksum(b))
-	return b
+	return header{sequence: sequence, logGUID: logGUID, version: 1, logOffset: testLogAt, logLength: logLength}.bytes()
 }
 
 func metadataBytes(d draft) []byte {
-	b := make([]byte, tableSize)
-	copy(b, "metadata")
-	u32 := func(v ...uint32) (b []byte) {
-		for _, v := range v {
-			b = binary.LittleEndian.AppendUint32(b, v)
-		}
-		return b
+	m := metadata{
+		blockSize: d.blockSize, diskSize: d.diskSize, logicalSector: int(d.sector), physicalSector: 4096,
+		diskID: parseGUID("01234567-89ab-cdef-0123-456789abcdef"),
+		fixed:  d.parameters&1 != 0, hasParent: d.parameters&2 != 0,
 	}
-	id := parseGUID("01234567-89ab-cdef-0123-456789abcdef")
-	items := append([]draftItem{
-		{itemFileParameters, 4, u32(uint32(d.blockSize), d.parameters)},
-		{itemDiskSize, 6, binary.LittleEndian.AppendUint64(nil, uint64(d.diskSize))},
-		{itemDiskID, 6, id[:]},
-		{itemLogicalSector, 6, u32(uint32(d.sector))},
-		{itemPhysicalSector, 6, u32(4096)},
-	}, d.items...)
-	put16(b[10:], uint16(len(items)))
-	for i, item := range items {
-		e := b[32+32*i:]
-		g := parseGUID(item.id)
-		copy(e, g[:])
-		put32(e[16:], uint32(len(b)))
-		put32(e[20:], uint32(len(item.b)))
-		put32(e[24:], item.flags)
-		b = append(b, item.b...)
-		b = append(b, 0xEE) // items need no alignment
-	}
-	return b
+	// Items need no alignment: an odd one goes first.
+	odd := item{"99999999-2222-3333-4444-555555555555", 0, []byte{0xEE}}
+	return metadataTable(slices.Concat([]item{odd}, m.items(), d.items))
 }
 
 // entryAt is where in the file the entry of a block is.

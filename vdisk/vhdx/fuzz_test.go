@@ -21,7 +21,7 @@ func FuzzOpen(f *testing.F) {
 	}
 	add(build(f, draft{diskSize: 10 * mib}))
 	add(build(f, draft{diskSize: 20 << 30, blockSize: 256 * mib, sector: 4096, parameters: 1}))
-	add(build(f, draft{diskSize: 64 * tib, blockSize: 256 * mib, extra: []region{{itemDiskID, 8 * mib, mib}}}))
+	add(build(f, draft{diskSize: 64 * tib, blockSize: 256 * mib, extra: []region{{itemDiskID, 8 * mib, mib, false}}}))
 	x := build(f, draft{diskSize: 6 * mib})
 	x.put(0, []byte("x"))
 	add(x)

@@ -12,6 +12,8 @@ import (
 // header is what the current of the two headers says. Section 2.2.2.
 type header struct {
 	sequence   uint64
+	fileWrite  guid // new whenever the file was opened for writing
+	dataWrite  guid // new whenever the disk's bytes changed; children name their parent by it
 	logGUID    guid // zero when there is nothing to replay
 	logVersion uint16
 	version    uint16
@@ -65,12 +67,30 @@ func readHeaderSlot(file vdisk.Image, at int64) ([]byte, bool, error) {
 func parseHeader(b []byte) header {
 	return header{
 		sequence:   le64(b[8:]),
+		fileWrite:  guid(b[16:32]),
+		dataWrite:  guid(b[32:48]),
 		logGUID:    guid(b[48:64]),
 		logVersion: le16(b[64:]),
 		version:    le16(b[66:]),
 		logLength:  int64(le32(b[68:])),
 		logOffset:  int64(le64(b[72:])),
 	}
+}
+
+// bytes is the header as it is stored.
+func (h header) bytes() []byte {
+	b := make([]byte, headerSize)
+	copy(b, "head")
+	put64(b[8:], h.sequence)
+	copy(b[16:], h.fileWrite[:])
+	copy(b[32:], h.dataWrite[:])
+	copy(b[48:], h.logGUID[:])
+	put16(b[64:], h.logVersion)
+	put16(b[66:], h.version)
+	put32(b[68:], uint32(h.logLength))
+	put64(b[72:], uint64(h.logOffset))
+	put32(b[4:], checksum(b))
+	return b
 }
 
 func (h header) check() error {

@@ -34,8 +34,8 @@ func TestBuiltImages(t *testing.T) {
 		{diskSize: 64 * tib, blockSize: 256 * mib},
 		{diskSize: 20 << 30, blockSize: 256 * mib, sector: 512}, // 16 blocks a chunk
 		{diskSize: 6 * tib, blockSize: mib, sector: 4096},
-		{diskSize: 3 * mib, items: []draftItem{{"11111111-2222-3333-4444-555555555555", 0, []byte("hello")}}},
-		{diskSize: 3 * mib, extra: []region{{"11111111-2222-3333-4444-555555555555", 8 * mib, mib}}},
+		{diskSize: 3 * mib, items: []item{{"11111111-2222-3333-4444-555555555555", 0, []byte("hello")}}},
+		{diskSize: 3 * mib, extra: []region{{"11111111-2222-3333-4444-555555555555", 8 * mib, mib, false}}},
 	} {
 		t.Run(fmt.Sprintf("%+v", d)[:40], func(t *testing.T) {
 			x := build(t, d)
@@ -142,14 +142,14 @@ func TestRefused(t *testing.T) {
 			x.write(b, headerAt1)
 		}, vdisk.ErrUnsupported, "version 2"},
 		{"no region tables", draft{noRegions1: true, noRegions2: true}, nil, vdisk.ErrFormat, "region table"},
-		{"required region", draft{extra: []region{{unknown, 8 * mib, mib}}, required: true}, nil, vdisk.ErrUnsupported, unknown},
-		{"overlapping regions", draft{extra: []region{{unknown, testBATAt, mib}}}, nil, vdisk.ErrFormat, "overlaps"},
-		{"region over log", draft{extra: []region{{unknown, testLogAt, mib}}}, nil, vdisk.ErrFormat, "overlaps"},
-		{"region in the head", draft{extra: []region{{unknown, 0, mib}}}, nil, vdisk.ErrFormat, "region"},
-		{"two BATs", draft{extra: []region{{regionBAT, 8 * mib, mib}}}, nil, vdisk.ErrFormat, "twice"},
-		{"required item", draft{items: []draftItem{{unknown, 4, []byte("x")}}}, nil, vdisk.ErrUnsupported, unknown},
-		{"required user item", draft{items: []draftItem{{itemDiskSize, 5, []byte("12345678")}}}, nil, vdisk.ErrUnsupported, itemDiskSize},
-		{"item twice", draft{items: []draftItem{{itemDiskSize, 6, []byte("12345678")}}}, nil, vdisk.ErrFormat, "twice"},
+		{"required region", draft{extra: []region{{unknown, 8 * mib, mib, true}}}, nil, vdisk.ErrUnsupported, unknown},
+		{"overlapping regions", draft{extra: []region{{unknown, testBATAt, mib, false}}}, nil, vdisk.ErrFormat, "overlaps"},
+		{"region over log", draft{extra: []region{{unknown, testLogAt, mib, false}}}, nil, vdisk.ErrFormat, "overlaps"},
+		{"region in the head", draft{extra: []region{{unknown, 0, mib, false}}}, nil, vdisk.ErrFormat, "region"},
+		{"two BATs", draft{extra: []region{{regionBAT, 8 * mib, mib, false}}}, nil, vdisk.ErrFormat, "twice"},
+		{"required item", draft{items: []item{{unknown, 4, []byte("x")}}}, nil, vdisk.ErrUnsupported, unknown},
+		{"required user item", draft{items: []item{{itemDiskSize, 5, []byte("12345678")}}}, nil, vdisk.ErrUnsupported, itemDiskSize},
+		{"item twice", draft{items: []item{{itemDiskSize, 6, []byte("12345678")}}}, nil, vdisk.ErrFormat, "twice"},
 		{"differencing", draft{parameters: 2}, nil, vdisk.ErrUnsupported, "differencing"},
 		{"block size", draft{blockSize: 3 * mib}, nil, vdisk.ErrFormat, "block size"},
 		{"block size too large", draft{blockSize: 512 * mib}, nil, vdisk.ErrFormat, "block size"},
@@ -161,7 +161,7 @@ func TestRefused(t *testing.T) {
 			x.write(b, testMetaAt)
 		}, vdisk.ErrFormat, "BAT needs"},
 		{"metadata table", draft{}, func(x *built) { x.write([]byte("metadatb"), testMetaAt) }, vdisk.ErrFormat, "metadata"},
-		{"item outside its region", draft{}, func(x *built) { x.write([]byte{0, 0, 16, 0}, testMetaAt+32+16) }, vdisk.ErrFormat, itemFileParameters},
+		{"item outside its region", draft{}, func(x *built) { x.write([]byte{0, 0, 16, 0}, testMetaAt+64+16) }, vdisk.ErrFormat, itemFileParameters},
 		{"cut in the BAT", draft{}, func(x *built) { x.Truncate(testBATAt + 100) }, vdisk.ErrTruncated, regionBAT},
 		{"cut in the head", draft{}, func(x *built) { x.Truncate(70_000) }, vdisk.ErrTruncated, "header"},
 		{"empty file", draft{}, func(x *built) { x.Truncate(0) }, vdisk.ErrTruncated, "identifier"},

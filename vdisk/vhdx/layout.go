@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash/crc32"
+	"strings"
 
 	"github.com/millrace-backup/millrace/vdisk"
 )
@@ -47,6 +48,19 @@ func (g guid) String() string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
+// parseGUID is the reverse of String, for the constants below.
+func parseGUID(s string) (g guid) {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	if err != nil || len(b) != len(g) {
+		panic("vhdx: internal error: " + s + " is not a GUID")
+	}
+	binary.LittleEndian.PutUint32(g[0:], binary.BigEndian.Uint32(b[0:]))
+	binary.LittleEndian.PutUint16(g[4:], binary.BigEndian.Uint16(b[4:]))
+	binary.LittleEndian.PutUint16(g[6:], binary.BigEndian.Uint16(b[6:]))
+	copy(g[8:], b[8:])
+	return g
+}
+
 // Ids of regions and metadata items, in the form String gives.
 const (
 	regionBAT      = "2dc27766-f623-4200-9d64-115e9bfd4a08" // section 2.2.3.2
@@ -72,6 +86,10 @@ func checksum(b []byte) uint32 {
 func le16(b []byte) uint16 { return binary.LittleEndian.Uint16(b) }
 func le32(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
 func le64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+
+func put16(b []byte, v uint16) { binary.LittleEndian.PutUint16(b, v) }
+func put32(b []byte, v uint32) { binary.LittleEndian.PutUint32(b, v) }
+func put64(b []byte, v uint64) { binary.LittleEndian.PutUint64(b, v) }
 
 func badFormat(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", vdisk.ErrFormat, fmt.Sprintf(format, args...))

@@ -1,6 +1,7 @@
 package vhdx
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 )
@@ -19,6 +20,7 @@ type metadata struct {
 // Flags of a metadata table entry, section 2.6.1.2.
 const (
 	itemIsUser     = 1
+	itemIsDisk     = 2 // describes the virtual disk, not the file
 	itemIsRequired = 4
 )
 
@@ -91,15 +93,67 @@ func parseItems(items map[string][]byte) (metadata, error) {
 		logicalSector:  int(le32(items[itemLogicalSector])),
 		physicalSector: int(le32(items[itemPhysicalSector])),
 	}
-	switch {
-	case m.blockSize < minBlockSize || m.blockSize > maxBlockSize || bits.OnesCount64(uint64(m.blockSize)) != 1:
-		return m, badFormat("block size %d", m.blockSize)
-	case m.logicalSector != 512 && m.logicalSector != 4096:
-		return m, badFormat("logical sector size %d", m.logicalSector)
-	case m.physicalSector != 512 && m.physicalSector != 4096:
-		return m, badFormat("physical sector size %d", m.physicalSector)
-	case m.diskSize < 0 || m.diskSize > maxDiskSize || m.diskSize%int64(m.logicalSector) != 0:
-		return m, badFormat("disk size %d with sectors of %d", m.diskSize, m.logicalSector)
+	if err := m.check(); err != nil {
+		return m, badFormat("%v", err)
 	}
 	return m, nil
+}
+
+// check returns an error for what section 2.6.2 does not allow.
+func (m metadata) check() error {
+	switch {
+	case m.blockSize < minBlockSize || m.blockSize > maxBlockSize || bits.OnesCount64(uint64(m.blockSize)) != 1:
+		return fmt.Errorf("block size %d", m.blockSize)
+	case m.logicalSector != 512 && m.logicalSector != 4096:
+		return fmt.Errorf("logical sector size %d", m.logicalSector)
+	case m.physicalSector != 512 && m.physicalSector != 4096:
+		return fmt.Errorf("physical sector size %d", m.physicalSector)
+	case m.diskSize < 0 || m.diskSize > maxDiskSize || m.diskSize%int64(m.logicalSector) != 0:
+		return fmt.Errorf("disk size %d with sectors of %d", m.diskSize, m.logicalSector)
+	}
+	return nil
+}
+
+// item is an entry of the metadata table with its content.
+type item struct {
+	id    string
+	flags uint32
+	b     []byte
+}
+
+// items are the five that every image has.
+func (m metadata) items() []item {
+	var parameters uint64
+	if m.fixed {
+		parameters |= 1 << 32 // after the block size; the same for the next
+	}
+	if m.hasParent {
+		parameters |= 2 << 32
+	}
+	le := binary.LittleEndian
+	return []item{
+		{itemFileParameters, itemIsRequired, le.AppendUint64(nil, uint64(m.blockSize)|parameters)},
+		{itemDiskSize, itemIsRequired | itemIsDisk, le.AppendUint64(nil, uint64(m.diskSize))},
+		{itemDiskID, itemIsRequired | itemIsDisk, m.diskID[:]},
+		{itemLogicalSector, itemIsRequired | itemIsDisk, le.AppendUint32(nil, uint32(m.logicalSector))},
+		{itemPhysicalSector, itemIsRequired | itemIsDisk, le.AppendUint32(nil, uint32(m.physicalSector))},
+	}
+}
+
+// metadataTable is a metadata region as it is stored: the table, then the
+// items one after another.
+func metadataTable(items []item) []byte {
+	b := make([]byte, tableSize)
+	copy(b, "metadata")
+	put16(b[10:], uint16(len(items)))
+	for i, item := range items {
+		e := b[32+32*i:]
+		g := parseGUID(item.id)
+		copy(e, g[:])
+		put32(e[16:], uint32(len(b)))
+		put32(e[20:], uint32(len(item.b)))
+		put32(e[24:], item.flags)
+		b = append(b, item.b...)
+	}
+	return b
 }

@@ -8,6 +8,7 @@ import (
 type region struct {
 	id             string
 	offset, length int64
+	required       bool // who does not know it must not open the file
 }
 
 // regions are the parts that an image is made of.
@@ -38,8 +39,7 @@ func parseRegions(b []byte) (regions, error) {
 	}
 	for i := range count {
 		e := b[16+32*i:][:32]
-		r := region{id: guid(e[:16]).String(), offset: int64(le64(e[16:])), length: int64(le32(e[24:]))}
-		required := le32(e[28:])&1 != 0
+		r := region{id: guid(e[:16]).String(), offset: int64(le64(e[16:])), length: int64(le32(e[24:])), required: le32(e[28:])&1 != 0}
 		if r.offset < mib || r.offset%mib != 0 || r.length%mib != 0 || r.offset > maxFileSize {
 			return out, badFormat("region %s: %d bytes at %d", r.id, r.length, r.offset)
 		}
@@ -50,7 +50,7 @@ func parseRegions(b []byte) (regions, error) {
 		case regionMetadata:
 			known = &out.metadata
 		default:
-			if required {
+			if r.required {
 				return out, unsupported("unknown region %s is required", r.id)
 			}
 		}
@@ -66,4 +66,23 @@ func parseRegions(b []byte) (regions, error) {
 		return out, badFormat("region table lacks the BAT or the metadata")
 	}
 	return out, nil
+}
+
+// regionTable is a region table as it is stored.
+func regionTable(list []region) []byte {
+	b := make([]byte, tableSize)
+	copy(b, "regi")
+	put32(b[8:], uint32(len(list)))
+	for i, r := range list {
+		e := b[16+32*i:]
+		g := parseGUID(r.id)
+		copy(e, g[:])
+		put64(e[16:], uint64(r.offset))
+		put32(e[24:], uint32(r.length))
+		if r.required {
+			put32(e[28:], 1)
+		}
+	}
+	put32(b[4:], checksum(b))
+	return b
 }
