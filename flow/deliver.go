@@ -79,6 +79,17 @@ func (w *Worker) taken(d *Delivery) *Delivery {
 	return d
 }
 
+// Await is Next for a goroutine beside the worker's main one: it leaves the
+// account of the worker's time alone.
+func (w *Worker) Await(ctx context.Context) (*Delivery, bool) {
+	select {
+	case d, ok := <-w.queue:
+		return d, ok
+	case <-ctx.Done():
+		return nil, false
+	}
+}
+
 // TryNext is Next that waits at most this long; nil, true means nothing came.
 func (w *Worker) TryNext(ctx context.Context, wait time.Duration) (*Delivery, bool) {
 	defer w.Meter.enter(starved)()

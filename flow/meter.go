@@ -70,6 +70,9 @@ func (m *Meter) CountPassed(bytes uint64) { m.outBytes.Add(bytes) }
 // Working switches the account to busy until the returned function is called.
 func (m *Meter) Working() (done func()) { return m.enter(busy) }
 
+// Resting switches the account to waiting for messages, for good.
+func (m *Meter) Resting() { m.change(starved) }
+
 // Status is what a worker says of itself four times a second. Times add up to
 // its age. Counters only grow.
 type Status struct {

@@ -57,7 +57,7 @@ func Run(ctx context.Context, w *flow.Worker, drivers DriverFor) error {
 }
 
 func (s *stage) sendAll(ctx context.Context) error {
-	defer s.w.Meter.Working()()
+	defer s.w.Meter.Resting()
 	for n := range s.w.Config.Work.Guests {
 		err := s.backUp(ctx, uint32(n))
 		if ctx.Err() != nil {
@@ -161,7 +161,7 @@ func encode(job id.Job, facts ...events.Fact) ([]byte, error) {
 // answer serves the indexer's questions until the worker drains.
 func (s *stage) answer(ctx context.Context) error {
 	for {
-		d, ok := s.w.Next(ctx)
+		d, ok := s.w.Await(ctx)
 		if !ok {
 			return ctx.Err()
 		}

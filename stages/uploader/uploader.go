@@ -132,11 +132,12 @@ func (s *stage) maybeFlush(ctx context.Context, idle bool) error {
 	if s.pack == nil {
 		return nil
 	}
-	free, filling, _ := s.w.Arena.Usage(arena.Sealed)
+	free, _, _ := s.w.Arena.Usage(arena.Sealed)
 	switch {
 	case s.pack.Size() >= packSize, len(s.held) >= flow.MaxAckPending/2, time.Since(s.opened) >= maxAge:
-	case free == 0 && idle, free == 0 && filling == 0:
-		// Seal waits for room that only we can make.
+	case free == 0 && (idle || len(s.held) >= s.w.Arena.Shape().SealedSlots*3/4):
+		// Seal waits for room that only we can make. While more sealed parcels
+		// are at hand they are taken first: the pack grows, and they free nothing.
 	case idle && s.nothingComes(ctx):
 	default:
 		return nil
