@@ -84,7 +84,7 @@ func (w *Worker) taken(d *Delivery) *Delivery {
 func (w *Worker) Await(ctx context.Context) (*Delivery, bool) {
 	select {
 	case d, ok := <-w.queue:
-		return d, ok
+		return w.taken(d), ok
 	case <-ctx.Done():
 		return nil, false
 	}
