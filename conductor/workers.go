@@ -296,11 +296,29 @@ func (c *crew) dismiss() {
 	}
 	for _, w := range all {
 		if w.stage == flow.Indexer {
+			c.settle(w)
 			w.leave()
 			w.await(5 * time.Second)
 		}
 	}
 	c.exits.Wait()
+}
+
+// settle gives a worker a moment to take in what its queue holds.
+func (c *crew) settle(w *worker) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for c.job.queue.hub.Depths(ctx)[w.stage] > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.gone:
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // updates sums up the stages.

@@ -77,7 +77,10 @@ func (s *stage) take(ctx context.Context, d *flow.Delivery) error {
 		clear(s.placed)
 	}
 	if err := s.add(d); err != nil {
-		return s.w.Settle(ctx, d, flow.VaultFault("write a pack", s.w.Config.Work.Vault, err))
+		// The half pack goes first: on a full disk it takes the room that the
+		// ledger needs for what is whole.
+		dropped := s.drop()
+		return errors.Join(s.w.Settle(ctx, d, flow.VaultFault("write a pack", s.w.Config.Work.Vault, err)), dropped)
 	}
 	if !d.Live() {
 		// We stood still while others finished this parcel, and what we wrote
@@ -116,11 +119,16 @@ func (s *stage) add(d *flow.Delivery) error {
 	return nil
 }
 
-// abandon drops the open pack and gives its parcels back to be taken again.
+// abandon drops the open pack because of a parcel that is no longer ours.
 func (s *stage) abandon(stale *flow.Delivery) error {
+	return errors.Join(stale.Done(), s.drop())
+}
+
+// drop removes the open pack and gives its parcels back to be taken again.
+func (s *stage) drop() error {
 	s.pack.Abort()
 	s.pack = nil
-	errs := []error{stale.Done()}
+	var errs []error
 	for _, d := range s.held {
 		errs = append(errs, d.Again())
 	}
