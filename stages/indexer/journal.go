@@ -88,14 +88,19 @@ func readEntry(r io.Reader) ([]byte, error) {
 }
 
 func (j *journal) append(msg []byte) error {
-	j.buf = binary.LittleEndian.AppendUint32(j.buf[:0], uint32(len(msg)))
-	j.buf = binary.LittleEndian.AppendUint32(j.buf, castagnoli(msg))
-	j.buf = binary.LittleEndian.AppendUint32(j.buf, castagnoli(j.buf))
-	j.buf = append(j.buf, msg...)
+	j.frame(msg)
 	if _, err := j.f.Write(j.buf); err != nil {
 		return fmt.Errorf("write journal %s: %w", j.f.Name(), err)
 	}
 	return nil
+}
+
+// frame puts the entry of msg into buf.
+func (j *journal) frame(msg []byte) {
+	j.buf = binary.LittleEndian.AppendUint32(j.buf[:0], uint32(len(msg)))
+	j.buf = binary.LittleEndian.AppendUint32(j.buf, castagnoli(msg))
+	j.buf = binary.LittleEndian.AppendUint32(j.buf, castagnoli(j.buf))
+	j.buf = append(j.buf, msg...)
 }
 
 func (j *journal) close() error { return j.f.Close() }

@@ -84,11 +84,11 @@ func (s *state) planDisk(n uint32, c events.ChangesResolved) {
 	d.read = c.ReadBytes
 	d.zero += holeBytes(s.work, int(n), c.Cells)
 	for k := range s.work.Parcels(int(n)) {
-		if !d.has(k) {
-			continue
-		}
-		d.left--
-		if !bit(c.Cells, k) {
+		switch {
+		case !d.has(k):
+		case bit(c.Cells, k):
+			d.left--
+		default:
 			s.fail(s.work.Disks[n].Guest, s.unplanned(n, k))
 		}
 	}
