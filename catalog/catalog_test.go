@@ -272,3 +272,27 @@ func TestPointsAreOrderedByInstant(t *testing.T) {
 		}
 	}
 }
+
+// A guest named by its disk file is found without the file's extension, unless
+// another guest has that very name.
+func TestAGuestIsFoundWithoutItsExtension(t *testing.T) {
+	l := &log{}
+	l.add(day(1), job1, events.JobStarted{Verb: "backup"}, point(id.Point{1}, web, "web.vhdx", day(1)))
+	s, err := Fold(l.all())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g, err := s.Guest("web"); err != nil || g.ID != web {
+		t.Errorf("web: %v, %v", g, err)
+	}
+	l.add(day(2), job1, point(id.Point{2}, db, "web", day(2)))
+	if s, err = Fold(l.all()); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := s.Guest("web"); err != nil || g.ID != db {
+		t.Errorf("web, now that a guest has that name: %v, %v", g, err)
+	}
+	if g, err := s.Guest("web.vhdx"); err != nil || g.ID != web {
+		t.Errorf("web.vhdx: %v, %v", g, err)
+	}
+}

@@ -3,6 +3,7 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -102,17 +103,24 @@ func parseTime(text string, loc *time.Location) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("%q is not a time like 2026-11-22T16:07:15Z or 2026-11-22: %w", text, ErrNone)
 }
 
-// Guest finds the guest that arg names: its name, or the first digits of its
-// id. A name goes before an id.
+// Guest finds the guest that arg names: its name, its name without the extension
+// that a guest named by its disk file has, or the first digits of its id. The
+// earlier goes before the later.
 func (s *State) Guest(arg string) (*Guest, error) {
-	var named, numbered []*Guest
+	var named, shortened, numbered []*Guest
 	for _, g := range s.GuestList() {
-		if g.Name == arg {
+		switch {
+		case g.Name == arg:
 			named = append(named, g)
+		case strings.TrimSuffix(g.Name, path.Ext(g.Name)) == arg:
+			shortened = append(shortened, g)
 		}
 		if abbreviates(arg, g.ID.String()) {
 			numbered = append(numbered, g)
 		}
+	}
+	if len(named) == 0 {
+		named = shortened
 	}
 	if len(named) == 0 {
 		named = numbered
