@@ -3,12 +3,10 @@ package uploader
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
-	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 )
@@ -24,19 +22,16 @@ type stage struct {
 	store store.Store
 	keys  *vault.Keys
 
-	pack   *vault.PackWriter
-	opened time.Time
-	raw    int64
-	held   []*flow.Delivery
-	placed map[id.Chunk]uint32 // chunks of the open pack: a twin is written once
+	load *load // the open pack; nil: none
+	held []*flow.Delivery
 }
 
 // Run is the stage. keys need the data and metadata keys.
 func Run(ctx context.Context, w *flow.Worker, st store.Store, keys *vault.Keys) error {
-	s := &stage{w: w, store: st, keys: keys, placed: map[id.Chunk]uint32{}}
+	s := &stage{w: w, store: st, keys: keys}
 	defer func() {
-		if s.pack != nil {
-			s.pack.Abort()
+		if s.load != nil {
+			s.load.pack.Abort()
 		}
 	}()
 	for {
@@ -68,19 +63,23 @@ func (s *stage) take(ctx context.Context, d *flow.Delivery) error {
 	if !d.Live() {
 		return d.Done()
 	}
-	if s.pack == nil {
+	if s.load != nil && !s.load.fits(d.Parcel) {
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if s.load == nil {
 		p, err := vault.NewPackWriter(ctx, s.store, s.keys, s.w.Config.Job, s.w.Config.Work.Domain)
 		if err != nil {
 			return s.w.Settle(ctx, d, flow.VaultFault("open a pack", s.w.Config.Work.Vault, err))
 		}
-		s.pack, s.opened, s.raw = p, time.Now(), 0
-		clear(s.placed)
+		s.load = newLoad(p, time.Now())
 	}
-	if err := s.add(d); err != nil {
+	if err := s.load.add(&s.w.Config.Work, d.Parcel, d.Bytes()); err != nil {
 		// The half pack goes first: on a full disk it takes the room that the
 		// ledger needs for what is whole.
 		dropped := s.drop()
-		return errors.Join(s.w.Settle(ctx, d, flow.VaultFault("write a pack", s.w.Config.Work.Vault, err)), dropped)
+		return errors.Join(s.w.Settle(ctx, d, err), dropped)
 	}
 	if !d.Live() {
 		// We stood still while others finished this parcel, and what we wrote
@@ -91,34 +90,6 @@ func (s *stage) take(ctx context.Context, d *flow.Delivery) error {
 	return nil
 }
 
-func (s *stage) add(d *flow.Delivery) error {
-	p, b := d.Parcel, d.Bytes()
-	disk := s.w.Config.Work.Disks[p.Disk]
-	owner := vault.PackDisk{Guest: s.w.Config.Work.Guests[disk.Guest].ID, Disk: disk.Info.Disk}
-	for i := range p.Pieces {
-		x := &p.Pieces[i]
-		if x.Verdict != flow.New || x.Zero {
-			continue
-		}
-		if at, twin := s.placed[x.Chunk]; twin {
-			x.At = at
-			continue
-		}
-		if uint64(x.At)+uint64(x.Stored) > uint64(len(b)) || x.Stored == 0 {
-			return fmt.Errorf("%s: a sealed piece of %d bytes at %d of %d", p, x.Stored, x.At, len(b))
-		}
-		e := vault.PackEntry{Chunk: x.Chunk, GuestOffset: p.Offset + int64(x.Offset), Stored: x.Stored, Raw: x.Length}
-		at, err := s.pack.Add(e, owner, b[x.At:x.At+x.Stored])
-		if err != nil {
-			return err
-		}
-		s.placed[x.Chunk] = at
-		x.At = at
-		s.raw += int64(x.Length)
-	}
-	return nil
-}
-
 // abandon drops the open pack because of a parcel that is no longer ours.
 func (s *stage) abandon(stale *flow.Delivery) error {
 	return errors.Join(stale.Done(), s.drop())
@@ -126,8 +97,8 @@ func (s *stage) abandon(stale *flow.Delivery) error {
 
 // drop removes the open pack and gives its parcels back to be taken again.
 func (s *stage) drop() error {
-	s.pack.Abort()
-	s.pack = nil
+	s.load.pack.Abort()
+	s.load = nil
 	var errs []error
 	for _, d := range s.held {
 		errs = append(errs, d.Again())
@@ -137,12 +108,12 @@ func (s *stage) drop() error {
 }
 
 func (s *stage) maybeFlush(ctx context.Context, idle bool) error {
-	if s.pack == nil {
+	if s.load == nil {
 		return nil
 	}
 	free, _, _ := s.w.Arena.Usage(arena.Sealed)
 	switch {
-	case s.pack.Size() >= packSize, len(s.held) >= flow.MaxAckPending/2, time.Since(s.opened) >= maxAge:
+	case s.load.pack.Size() >= packSize, len(s.held) >= flow.MaxAckPending/2, time.Since(s.load.opened) >= maxAge:
 	case free == 0 && (idle || len(s.held) >= s.w.Arena.Shape().SealedSlots*3/4):
 		// Seal waits for room that only we can make. While more sealed parcels
 		// are at hand they are taken first: the pack grows, and they free nothing.
@@ -163,19 +134,18 @@ func (s *stage) nothingComes(ctx context.Context) bool {
 // flush makes the open pack durable and hands its parcels on. Nothing is said of
 // a pack before the store has said that it would survive a power cut.
 func (s *stage) flush(ctx context.Context) error {
-	if s.pack == nil {
+	if s.load == nil {
 		return nil
 	}
 	defer s.w.Meter.Working()()
-	pack := s.pack
-	s.pack = nil
-	info, err := pack.Close(ctx)
+	full := s.load
+	s.load = nil
+	ref, err := full.close(ctx)
 	if err != nil {
 		f := flow.AsFault(flow.VaultFault("close a pack", s.w.Config.Work.Vault, err), flow.Uploader)
 		s.w.Alarm(f)
 		return f
 	}
-	ref := flow.Pack{Name: info.Name, Size: info.Size, Chunks: uint32(len(info.Entries)), Raw: s.raw, Key: info.DataKey}
 	for _, d := range s.held {
 		p := d.Parcel
 		out := *p

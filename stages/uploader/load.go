@@ -1,0 +1,89 @@
+package uploader
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault"
+)
+
+// load is the open pack and what is in it.
+type load struct {
+	pack   *vault.PackWriter
+	opened time.Time
+	raw    int64              // bytes of its chunks
+	placed map[id.Chunk]place // a twin is written once
+}
+
+type place struct{ at, stored uint32 }
+
+func newLoad(p *vault.PackWriter, now time.Time) *load {
+	return &load{pack: p, opened: now, placed: map[id.Chunk]place{}}
+}
+
+// footerRoom is more than a pack's footer needs besides its entries.
+const (
+	footerRoom = 256 << 10
+	footerRow  = 64
+)
+
+// fits reports whether the pack has room for all of a parcel. One that is small
+// enough for a pack of its own may not be for the rest of this one, and half a
+// parcel cannot be handed on.
+func (l *load) fits(p *flow.Parcel) bool {
+	rows := int64(l.pack.Len())
+	for i := range p.Pieces {
+		if p.Pieces[i].Verdict == flow.New && !p.Pieces[i].Zero {
+			rows++
+		}
+	}
+	return rows <= vault.MaxPackEntries && l.pack.Size()+int64(p.Claim.Length)+rows*footerRow+footerRoom <= vault.MaxPack
+}
+
+// add writes the sealed chunks of a parcel, which lie in b, and puts their places
+// in the pack into its pieces.
+func (l *load) add(w *flow.Work, p *flow.Parcel, b []byte) error {
+	if int(p.Disk) >= len(w.Disks) {
+		return malformed(p, "the job has no such disk")
+	}
+	disk := w.Disks[p.Disk]
+	owner := vault.PackDisk{Guest: w.Guests[disk.Guest].ID, Disk: disk.Info.Disk}
+	for i := range p.Pieces {
+		x := &p.Pieces[i]
+		if x.Verdict != flow.New || x.Zero {
+			continue
+		}
+		if twin, ok := l.placed[x.Chunk]; ok {
+			x.At, x.Stored = twin.at, twin.stored
+			continue
+		}
+		if uint64(x.At)+uint64(x.Stored) > uint64(len(b)) || x.Stored == 0 {
+			return malformed(p, fmt.Sprintf("a sealed piece of %d bytes at %d of %d", x.Stored, x.At, len(b)))
+		}
+		e := vault.PackEntry{Chunk: x.Chunk, GuestOffset: p.Offset + int64(x.Offset), Stored: x.Stored, Raw: x.Length}
+		at, err := l.pack.Add(e, owner, b[x.At:x.At+x.Stored])
+		if err != nil {
+			return flow.VaultFault("write a pack", w.Vault, err)
+		}
+		l.placed[x.Chunk] = place{at, x.Stored}
+		x.At = at
+		l.raw += int64(x.Length)
+	}
+	return nil
+}
+
+// close makes the pack durable.
+func (l *load) close(ctx context.Context) (flow.Pack, error) {
+	info, err := l.pack.Close(ctx)
+	if err != nil {
+		return flow.Pack{}, err
+	}
+	return flow.Pack{Name: info.Name, Size: info.Size, Chunks: uint32(len(info.Entries)), Raw: l.raw, Key: info.DataKey}, nil
+}
+
+func malformed(p *flow.Parcel, cause string) error {
+	return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "write a pack", Object: p.String(), Cause: cause, Remedy: "report this"}
+}
