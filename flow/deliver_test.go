@@ -200,8 +200,12 @@ func TestDuplicatesAreDropped(t *testing.T) {
 func pump(t *testing.T, w *worker, pool arena.Pool, step flow.Step) (result chan error, stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	result = make(chan error, 1)
-	go func() { result <- w.Pump(ctx, pool, step) }()
-	t.Cleanup(cancel)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		result <- w.Pump(ctx, pool, step)
+	}()
+	t.Cleanup(func() { cancel(); <-done }) // before the worker is closed
 	return result, cancel
 }
 
