@@ -26,9 +26,20 @@ func (s *stage) cut(_ context.Context, d *flow.Delivery, _ arena.Slot) (string, 
 	if !d.Live() {
 		return "", nil, nil
 	}
-	p, b := d.Parcel, d.Bytes()
+	err := s.parcel(d.Parcel, d.Bytes())
+	if !d.Live() { // what was hashed may have been another parcel's bytes
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	return flow.Delta, d.Parcel, nil
+}
+
+// parcel cuts the cells of p, whose bytes are b.
+func (s *stage) parcel(p *flow.Parcel, b []byte) error {
 	if p.Offset%s.cell != 0 || int64(len(b)) != p.Length {
-		return "", nil, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "cut", Object: p.String(), Cause: fmt.Sprintf("%d bytes at %d are not whole cells", len(b), p.Offset), Remedy: "report this"}
+		return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "cut", Object: p.String(), Cause: fmt.Sprintf("%d bytes at %d are not whole cells", len(b), p.Offset), Remedy: "report this"}
 	}
 	p.Pieces = p.Pieces[:0]
 	for at := int64(0); at < p.Length; at += s.cell {
@@ -42,8 +53,5 @@ func (s *stage) cut(_ context.Context, d *flow.Delivery, _ arena.Slot) (string, 
 			p.Pieces = append(p.Pieces, x)
 		}
 	}
-	if !d.Live() { // what was hashed may have been another parcel's bytes
-		return "", nil, nil
-	}
-	return flow.Delta, p, nil
+	return nil
 }

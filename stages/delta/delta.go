@@ -47,19 +47,23 @@ func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ arena.Slot) (str
 	if err := s.load(ctx, p); err != nil {
 		return "", nil, err
 	}
-	news, at := 0, 0
-	for i := range p.Pieces {
-		x := &p.Pieces[i]
-		x.Verdict = s.verdict(x, p, &at)
-		if x.Verdict == flow.New && !x.Zero {
-			news++
-		}
-	}
-	if news > 0 {
+	if s.judge(p) {
 		return flow.Seal, p, nil
 	}
 	p.Claim = arena.Claim{} // nothing in the slot is needed any more
 	return flow.Indexer, p, nil
+}
+
+// judge gives every piece its verdict and reports whether any is to be stored.
+// What the parent has there has been loaded.
+func (s *stage) judge(p *flow.Parcel) (store bool) {
+	at := 0
+	for i := range p.Pieces {
+		x := &p.Pieces[i]
+		x.Verdict = s.verdict(x, p, &at)
+		store = store || x.Verdict == flow.New && !x.Zero
+	}
+	return store
 }
 
 // load reads what the parent has in the parcel's range.

@@ -72,20 +72,27 @@ func (s *stage) read(ctx context.Context, d *flow.Delivery, slot arena.Slot) (st
 	if p.Length > int64(len(mem)) {
 		return "", nil, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "read", Object: p.String(), Cause: fmt.Sprintf("%d bytes, a slot has %d", p.Length, len(mem)), Remedy: "report this"}
 	}
-	mem = mem[:p.Length]
+	if err := fill(im, p, mem[:p.Length]); err != nil {
+		return "", nil, unreadable("read", s.w.Config.Work.Disks[p.Disk].Info.Path, err)
+	}
+	p.Runs = nil
+	p.Claim = slot.Claim(int(p.Length))
+	return flow.Chunker, p, nil
+}
+
+// fill makes mem the bytes of the parcel: its runs as im has them, the rest zeros.
+func fill(im io.ReaderAt, p *flow.Parcel, mem []byte) error {
 	at := int64(0)
 	for _, r := range p.Runs {
 		from := r.Offset - p.Offset
 		clear(mem[at:max(at, from)])
 		if err := readFull(im, mem[from:from+r.Length], r.Offset); err != nil {
-			return "", nil, unreadable("read", s.w.Config.Work.Disks[p.Disk].Info.Path, err)
+			return err
 		}
 		at = max(at, from+r.Length)
 	}
 	clear(mem[at:])
-	p.Runs = nil
-	p.Claim = arena.Claim{Slot: slot.Number, Generation: slot.Generation, Length: uint32(p.Length)}
-	return flow.Chunker, p, nil
+	return nil
 }
 
 func readFull(im io.ReaderAt, b []byte, at int64) error {

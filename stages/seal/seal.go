@@ -32,9 +32,22 @@ func (s *stage) seal(_ context.Context, d *flow.Delivery, slot arena.Slot) (stri
 	if !d.Live() {
 		return "", nil, nil
 	}
-	p, raw := d.Parcel, d.Bytes()
-	out := s.w.Arena.Bytes(slot.Number)
-	out = out[:0:len(out)]
+	p := d.Parcel
+	n, err := s.parcel(p, d.Bytes(), s.w.Arena.Bytes(slot.Number))
+	if !d.Live() { // the slot was somebody else's meanwhile: no harm, no parcel
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	p.Claim = slot.Claim(n)
+	return flow.Uploader, p, nil
+}
+
+// parcel seals the new pieces of p, whose bytes are raw, into slot and puts their
+// places into them. It returns how much of slot they take.
+func (s *stage) parcel(p *flow.Parcel, raw, slot []byte) (int, error) {
+	out := slot[:0:len(slot)]
 	clear(s.twins)
 	for i := range p.Pieces {
 		x := &p.Pieces[i]
@@ -46,32 +59,24 @@ func (s *stage) seal(_ context.Context, d *flow.Delivery, slot arena.Slot) (stri
 			continue
 		}
 		if uint64(x.Offset)+uint64(x.Length) > uint64(len(raw)) {
-			return "", nil, s.wrong(p, x, fmt.Errorf("a piece ends at %d of %d bytes", x.Offset+x.Length, len(raw)))
+			return 0, s.wrong(p, x, fmt.Errorf("a piece of %d bytes at %d of %d", x.Length, x.Offset, len(raw)))
 		}
-		room := cap(out)
 		at := len(out)
 		var err error
 		s.frame = s.codec.Encode(s.frame[:0], raw[x.Offset:x.Offset+x.Length])
 		if out, err = s.keys.SealChunk(out, s.domain, x.Chunk, s.frame); err != nil {
-			return "", nil, fmt.Errorf("seal %s: %w", x.Chunk, err)
+			return 0, fmt.Errorf("seal %s: %w", x.Chunk, err)
 		}
-		if cap(out) != room {
-			return "", nil, s.wrong(p, x, fmt.Errorf("sealed bytes do not fit a slot of %d", room))
+		if len(out) > len(slot) { // it has moved out of the slot
+			return 0, s.wrong(p, x, fmt.Errorf("sealed bytes do not fit a slot of %d", len(slot)))
 		}
 		if s.plain, err = s.keys.Decode(s.domain, x.Chunk, out[at:], s.plain[:0], s.ids); err != nil {
-			if !d.Live() { // the slot was somebody else's meanwhile: no harm, no parcel
-				return "", nil, nil
-			}
-			return "", nil, s.wrong(p, x, err)
+			return 0, s.wrong(p, x, err)
 		}
 		x.At, x.Stored = uint32(at), uint32(len(out)-at)
 		s.twins[x.Chunk] = i
 	}
-	if !d.Live() {
-		return "", nil, nil
-	}
-	p.Claim = arena.Claim{Slot: slot.Number, Generation: slot.Generation, Length: uint32(len(out))}
-	return flow.Uploader, p, nil
+	return len(out), nil
 }
 
 func (s *stage) wrong(p *flow.Parcel, x *flow.Piece, err error) error {

@@ -32,7 +32,7 @@ type record struct {
 
 // freeze freezes guest n, or takes up the freeze that a predecessor made.
 func (s *stage) freeze(ctx context.Context, n uint32) (*hold, uint64, error) {
-	h := &hold{guest: s.guest(n), plans: map[uint32]*plan{}}
+	h := &hold{guest: s.guest(n)}
 	var err error
 	if h.driver, err = s.drivers(s.w.Config.Work.Guests[n]); err != nil {
 		return nil, 0, unfrozen(h.guest, err)

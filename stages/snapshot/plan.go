@@ -37,7 +37,7 @@ func (s *stage) plan(ctx context.Context, h *hold, d uint32, disk hypervisor.Dis
 	if w.Disks[d].Parent != nil {
 		p.fact.Parent = g.Parent
 	}
-	err := s.parcels(ctx, h, p, d, func(x *flow.Parcel) error {
+	err := s.parcels(ctx, h, p, func(x *flow.Parcel) error {
 		p.cells[x.Number/8] |= 1 << (x.Number % 8)
 		p.fact.Parcels++
 		for _, r := range x.Runs {
@@ -50,20 +50,20 @@ func (s *stage) plan(ctx context.Context, h *hold, d uint32, disk hypervisor.Dis
 }
 
 // sample picks the parcels that are read twice.
-func (p *plan) sample(d uint32, seed uint64, percent int) (out []flow.RecheckEntry) {
+func (p *plan) sample(seed uint64, percent int) (out []flow.RecheckEntry) {
 	if p.fact.Parcels == 0 {
 		return nil
 	}
 	perParcel := max(p.fact.ReadBytes/int64(p.fact.Parcels), 1)
 	want := max(int64(p.fact.Parcels)*int64(percent)/100, minRecheck/perParcel, 1)
-	rng := rand.New(rand.NewPCG(seed, uint64(d)))
+	rng := rand.New(rand.NewPCG(seed, uint64(p.fact.Number)))
 	left := int64(p.fact.Parcels)
 	for n := uint32(0); left > 0 && want > 0 && int(n/8) < len(p.cells); n++ {
 		if !p.has(n) {
 			continue
 		}
 		if rng.Int64N(left) < want { // selection sampling: exactly want of left
-			out = append(out, flow.RecheckEntry{Disk: d, Number: n})
+			out = append(out, flow.RecheckEntry{Disk: p.fact.Number, Number: n})
 			want--
 		}
 		left--
@@ -74,21 +74,40 @@ func (p *plan) sample(d uint32, seed uint64, percent int) (out []flow.RecheckEnt
 func all(uint32) bool { return true }
 
 // send sends the parcels of one disk that pick chooses.
-func (s *stage) send(ctx context.Context, h *hold, d uint32, pick func(uint32) bool, pass uint8, fresh bool) error {
-	p := h.plans[d]
-	return s.parcels(ctx, h, p, d, func(x *flow.Parcel) error {
+func (s *stage) send(ctx context.Context, h *hold, p *plan, pick func(uint32) bool, pass uint8, fresh bool) error {
+	return s.chosen(ctx, h, p, pick, func(x *flow.Parcel) error {
+		x.Pass, x.Fresh = pass, fresh
+		return s.w.Send(ctx, flow.Reader, &flow.Message{Parcel: x})
+	})
+}
+
+// chosen calls each for the parcels that pick chooses. They are those of the plan:
+// a disk on which data and holes are elsewhere by now has changed.
+func (s *stage) chosen(ctx context.Context, h *hold, p *plan, pick func(uint32) bool, each func(*flow.Parcel) error) error {
+	seen := make([]byte, len(p.cells))
+	err := s.parcels(ctx, h, p, func(x *flow.Parcel) error {
 		if !pick(x.Number) {
 			return nil
 		}
 		if !p.has(x.Number) {
 			return changed(p.disk.Path, fmt.Errorf("data where there was a hole at byte %d: %w", x.Offset, hypervisor.ErrChanged))
 		}
-		x.Pass, x.Fresh = pass, fresh
-		return s.w.Send(ctx, flow.Reader, &flow.Message{Parcel: x})
+		seen[x.Number/8] |= 1 << (x.Number % 8)
+		return each(x)
 	})
+	if err != nil {
+		return err
+	}
+	parcel := s.w.Config.Work.ParcelSize
+	for n := range uint32(8 * len(seen)) {
+		if p.has(n) && pick(n) && seen[n/8]&(1<<(n%8)) == 0 {
+			return changed(p.disk.Path, fmt.Errorf("a hole where there was data at byte %d: %w", int64(n)*parcel, hypervisor.ErrChanged))
+		}
+	}
+	return nil
 }
 
-func (s *stage) sendListed(ctx context.Context, h *hold, list []flow.RecheckEntry, pass uint8, fresh bool) error {
+func (s *stage) sendListed(ctx context.Context, h *hold, plans map[uint32]*plan, list []flow.RecheckEntry, pass uint8, fresh bool) error {
 	byDisk := map[uint32]map[uint32]bool{}
 	for _, e := range list {
 		if byDisk[e.Disk] == nil {
@@ -97,10 +116,10 @@ func (s *stage) sendListed(ctx context.Context, h *hold, list []flow.RecheckEntr
 		byDisk[e.Disk][e.Number] = true
 	}
 	for d, wanted := range byDisk {
-		if h.plans[d] == nil {
+		if plans[d] == nil {
 			return fmt.Errorf("send parcels again: disk %d has no plan", d)
 		}
-		if err := s.send(ctx, h, d, func(n uint32) bool { return wanted[n] }, pass, fresh); err != nil {
+		if err := s.send(ctx, h, plans[d], func(n uint32) bool { return wanted[n] }, pass, fresh); err != nil {
 			return err
 		}
 	}
@@ -108,7 +127,7 @@ func (s *stage) sendListed(ctx context.Context, h *hold, list []flow.RecheckEntr
 }
 
 // parcels opens the disk and calls each for every parcel that holds data.
-func (s *stage) parcels(ctx context.Context, h *hold, p *plan, d uint32, each func(*flow.Parcel) error) (err error) {
+func (s *stage) parcels(ctx context.Context, h *hold, p *plan, each func(*flow.Parcel) error) (err error) {
 	im, err := h.driver.Open(ctx, p.disk)
 	if err != nil {
 		return unreadable(p.disk.Path, err)
@@ -122,7 +141,7 @@ func (s *stage) parcels(ctx context.Context, h *hold, p *plan, d uint32, each fu
 		if err != nil {
 			return unreadable(p.disk.Path, err)
 		}
-		x.Disk = d
+		x.Disk = p.fact.Number
 		if err := each(x); err != nil {
 			return err
 		}

@@ -27,7 +27,7 @@ type stage struct {
 	w       *flow.Worker
 	drivers DriverFor
 
-	mu    sync.Mutex
+	mu    sync.Mutex       // guards holds and their plans
 	holds map[uint32]*hold // by guest
 }
 
@@ -37,8 +37,7 @@ type hold struct {
 	guest  hypervisor.Guest
 	frozen hypervisor.Frozen
 	since  time.Time
-	plans  map[uint32]*plan // by disk
-	failed bool
+	plans  map[uint32]*plan // by disk; nil until all are made; see stage.mu
 }
 
 // Run is the stage: one process per job. It returns when it is told to drain.
@@ -103,16 +102,19 @@ func (s *stage) backUp(ctx context.Context, n uint32) error {
 	s.holds[n] = h
 	s.mu.Unlock()
 	var recheck []flow.RecheckEntry
-	facts := s.opening(n, h)
+	facts, plans := s.opening(n, h), map[uint32]*plan{}
 	for i, d := range s.w.Config.Work.DisksOf(n) {
 		p, err := s.plan(ctx, h, d, h.guest.Disks[i])
 		if err != nil {
 			return err
 		}
-		h.plans[d] = p
+		plans[d] = p
 		facts = append(facts, p.fact)
-		recheck = append(recheck, p.sample(d, seed, h.frozen.RecheckPercent)...)
+		recheck = append(recheck, p.sample(seed, h.frozen.RecheckPercent)...)
 	}
+	s.mu.Lock()
+	h.plans = plans
+	s.mu.Unlock()
 	b, err := encode(s.w.Config.Job, facts...)
 	if err != nil {
 		return err
@@ -121,11 +123,11 @@ func (s *stage) backUp(ctx context.Context, n uint32) error {
 		return err
 	}
 	for _, d := range s.w.Config.Work.DisksOf(n) {
-		if err := s.send(ctx, h, d, all, flow.PassBackup, false); err != nil {
+		if err := s.send(ctx, h, plans[d], all, flow.PassBackup, false); err != nil {
 			return err
 		}
 	}
-	return s.sendListed(ctx, h, recheck, flow.PassRecheck, false)
+	return s.sendListed(ctx, h, plans, recheck, flow.PassRecheck, false)
 }
 
 func (s *stage) opening(n uint32, h *hold) []events.Fact {
@@ -179,8 +181,15 @@ func (s *stage) answer(ctx context.Context) error {
 
 func (s *stage) serve(ctx context.Context, d *flow.Delivery) error {
 	a := d.Ask
+	if int(a.Guest) >= len(s.w.Config.Work.Guests) {
+		return s.w.Settle(ctx, d, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "answer", Object: flow.Snapshot, Cause: fmt.Sprintf("the job has no guest %d", a.Guest), Remedy: "report this"})
+	}
 	s.mu.Lock()
 	h := s.holds[a.Guest]
+	var plans map[uint32]*plan
+	if h != nil {
+		plans = h.plans
+	}
 	s.mu.Unlock()
 	switch {
 	case a.Release:
@@ -199,8 +208,16 @@ func (s *stage) serve(ctx context.Context, d *flow.Delivery) error {
 		}
 		return s.w.Forward(ctx, d, flow.Indexer, &flow.Message{Answer: &flow.Answer{Guest: a.Guest, Confirmed: true}})
 	}
-	if err := s.sendListed(ctx, h, a.Reread, a.Pass, a.Fresh); err != nil {
-		return s.w.Settle(ctx, d, err)
+	if plans == nil { // restarted, and not that far yet
+		return d.Again()
+	}
+	if err := s.sendListed(ctx, h, plans, a.Reread, a.Pass, a.Fresh); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		f := flow.AsFault(err, flow.Snapshot)
+		f.Guest = a.Guest
+		return s.w.Settle(ctx, d, f)
 	}
 	return d.Done()
 }
