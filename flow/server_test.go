@@ -270,4 +270,3 @@ func (j *job) wantUsage(p arena.Pool, free, filling, full int) {
 		j.t.Fatalf("pool %d: %d free, %d filling, %d full; want %d, %d, %d", p, f, g, h, free, filling, full)
 	}
 }
-
