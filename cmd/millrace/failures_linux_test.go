@@ -18,12 +18,41 @@ import (
 // own gives the process and all it starts a group of its own, as a shell does.
 func own(c *exec.Cmd) { c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
 
+// TestFailures runs the program as a stranger would, built without the race
+// detector, and lets things go wrong: each time the exit code and the error are
+// those of docs/operator.md, nothing half-written is listed, and the next backup
+// works.
+func TestFailures(t *testing.T) {
+	if testing.Short() {
+		t.Skip("some forty jobs: a minute or two")
+	}
+	exe := filepath.Join(t.TempDir(), "millrace")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	for _, one := range []struct {
+		name string
+		test func(*testing.T, string)
+	}{
+		{"truncated image", truncatedImage},
+		{"image that changes", imageThatChanges},
+		{"image that never holds still", imageThatNeverHoldsStill},
+		{"vault on a full disk", vaultOnAFullDisk},
+		{"vault without any room", vaultWithoutAnyRoom},
+		{"read only vault", readOnlyVault},
+		{"interrupted job", interruptedJob},
+		{"killed conductor", killedConductor},
+	} {
+		t.Run(one.name, func(t *testing.T) { one.test(t, exe) })
+	}
+}
+
 // A VHDX that is shorter than its own tables say is not backed up as if the rest
 // were there; another guest of the same job is.
-func TestTruncatedImage(t *testing.T) {
+func truncatedImage(t *testing.T, exe string) {
 	for _, variant := range []string{"dynamic", "fixed"} {
 		t.Run(variant, func(t *testing.T) {
-			p := newPlace(t, filepath.Join(t.TempDir(), "vault"))
+			p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
 			raw, good, cut := p.image("good.raw", 12), p.path("good.vhdx"), p.path("cut.vhdx")
 			for _, disk := range []string{good, cut} {
 				if err := workload.VHDX(t.Context(), raw, disk, variant); errors.Is(err, workload.ErrTool) {
@@ -136,8 +165,8 @@ func ways() map[string]writer {
 
 // Whoever writes to an image after it was frozen, and however: no point of it is
 // made, and the job says why.
-func TestImageThatChanges(t *testing.T) {
-	shared, earlier := newPlace(t, filepath.Join(t.TempDir(), "vault")), 0
+func imageThatChanges(t *testing.T, exe string) {
+	shared, earlier := newPlace(t, exe, filepath.Join(t.TempDir(), "vault")), 0
 	for name, way := range ways() {
 		t.Run(name, func(t *testing.T) {
 			p := shared.with(t)
@@ -158,8 +187,8 @@ func TestImageThatChanges(t *testing.T) {
 }
 
 // An image that is never still is not waited for without end.
-func TestImageThatNeverHoldsStill(t *testing.T) {
-	p := newPlace(t, filepath.Join(t.TempDir(), "vault"))
+func imageThatNeverHoldsStill(t *testing.T, exe string) {
+	p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
 	image := p.image("disk.raw", 8)
 	stop := keepWriting(ways()["write"](t, image))
 	r := p.start("backup", image)
@@ -211,9 +240,9 @@ func remount(t *testing.T, folder string, flags uintptr, options string) {
 
 // A disk that fills up under the vault ends the job; with more room the next one
 // goes on from the packs that were whole.
-func TestVaultOnAFullDisk(t *testing.T) {
+func vaultOnAFullDisk(t *testing.T, exe string) {
 	folder := mountVault(t, "size=44m")
-	p := newPlace(t, folder)
+	p := newPlace(t, exe, folder)
 	image := p.image("disk.raw", 64)
 	p.fault(p.run(1, "backup", image), "store-full", "write a pack", folder, "no space left on device", "make room in the vault")
 	remount(t, folder, 0, "size=200m")
@@ -223,9 +252,9 @@ func TestVaultOnAFullDisk(t *testing.T) {
 }
 
 // Not even the first word of a job fits: that, too, is a full disk.
-func TestVaultWithoutAnyRoom(t *testing.T) {
+func vaultWithoutAnyRoom(t *testing.T, exe string) {
 	folder := mountVault(t, "size=1m")
-	p := newPlace(t, folder)
+	p := newPlace(t, exe, folder)
 	fill(t, filepath.Join(folder, "filler"))
 	image := p.image("disk.raw", 8)
 	p.fault(p.run(1, "backup", image), "store-full", "append to the ledger", folder, "no space left on device", "make room in the vault")
@@ -250,9 +279,9 @@ func fill(t *testing.T, name string) {
 	}
 }
 
-func TestReadOnlyVault(t *testing.T) {
+func readOnlyVault(t *testing.T, exe string) {
 	folder := mountVault(t, "size=64m")
-	p := newPlace(t, folder)
+	p := newPlace(t, exe, folder)
 	image := p.image("disk.raw", 8)
 	remount(t, folder, unix.MS_RDONLY, "")
 	p.fault(p.run(1, "backup", image), "store-read-only", "append to the ledger", folder, "read-only file system", "mount it writable")
@@ -262,8 +291,8 @@ func TestReadOnlyVault(t *testing.T) {
 
 // Ctrl-C reaches every process of the job; kill reaches one. Either way the job
 // ends in order, and the next finds what was stored.
-func TestInterruptedJob(t *testing.T) {
-	shared, earlier := newPlace(t, filepath.Join(t.TempDir(), "vault")), 0
+func interruptedJob(t *testing.T, exe string) {
+	shared, earlier := newPlace(t, exe, filepath.Join(t.TempDir(), "vault")), 0
 	for name, signal := range map[string]func(pid int) error{
 		"ctrl-c": func(pid int) error { return unix.Kill(-pid, unix.SIGINT) },
 		"kill":   func(pid int) error { return unix.Kill(pid, unix.SIGTERM) },
@@ -285,8 +314,8 @@ func TestInterruptedJob(t *testing.T) {
 
 // A conductor that is killed takes its workers with it and leaves a vault that
 // the next job can use.
-func TestKilledConductor(t *testing.T) {
-	p := newPlace(t, filepath.Join(t.TempDir(), "vault"))
+func killedConductor(t *testing.T, exe string) {
+	p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
 	image := p.image("disk.raw", 320)
 	r := p.underWay(image)
 	must(t, r.cmd.Process.Kill())

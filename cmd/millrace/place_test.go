@@ -21,15 +21,16 @@ import (
 // as a process and do something to it meanwhile.
 type place struct {
 	*testing.T
+	exe   string // the program
 	dir   string // images, and what is restored
 	vault string
 	state string
 }
 
 // newPlace makes a vault in the folder, which may be a mount of its own.
-func newPlace(t *testing.T, vault string) *place {
+func newPlace(t *testing.T, exe, vault string) *place {
 	t.Helper()
-	p := &place{T: t, dir: t.TempDir(), vault: vault, state: t.TempDir()}
+	p := &place{T: t, exe: exe, dir: t.TempDir(), vault: vault, state: t.TempDir()}
 	if err := os.WriteFile(p.path("password"), []byte("correct horse\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,7 @@ type process struct {
 // ends within two minutes.
 func (p *place) start(args ...string) *process {
 	p.Helper()
-	r := &process{p: p, cmd: exec.CommandContext(p.Context(), "millrace", append(args, "--json")...)}
+	r := &process{p: p, cmd: exec.CommandContext(p.Context(), p.exe, append(args, "--json")...)}
 	r.cmd.Env = append(os.Environ(), "MILLRACE_VAULT="+p.vault, "MILLRACE_STATE="+p.state, "MILLRACE_PASSWORD_FILE="+p.path("password"))
 	r.cmd.Stderr = &r.stderr
 	r.cmd.WaitDelay = 5 * time.Second
