@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/bits"
 	"sync/atomic"
+
+	"github.com/millrace-backup/millrace/vdisk/overlay"
 )
 
 // The block allocation table holds 64 bits for each payload block, and after
@@ -38,7 +40,7 @@ const (
 // table reads the BAT. Pages are loaded when first needed, into the one slot
 // that their number gives.
 type table struct {
-	v  *view
+	v  *overlay.Image
 	at int64 // in the file
 	geometry
 
@@ -69,7 +71,7 @@ func newGeometry(m metadata) geometry {
 }
 
 // newTable checks that the BAT fits its region. The entries are not read yet.
-func newTable(v *view, r region, m metadata) (*table, error) {
+func newTable(v *overlay.Image, r region, m metadata) (*table, error) {
 	t := &table{v: v, at: r.offset, geometry: newGeometry(m)}
 	if n := t.length() * entrySize; n > r.length {
 		return nil, badFormat("BAT needs %d bytes, its region has %d", n, r.length)
@@ -160,7 +162,7 @@ func (t *table) place(block int64, e uint64) (at int64, present bool, err error)
 	// The last block of the disk counts as far as the disk goes: QEMU cuts
 	// the file there.
 	need := uint64(t.used(block))
-	if size := uint64(t.v.size); offset > size || need > size-offset {
+	if size := uint64(t.v.Size()); offset > size || need > size-offset {
 		return 0, false, truncated("block %d (disk offset %d) needs %d bytes at %d, file ends at %d",
 			block, block*t.blockSize, need, offset, size)
 	}
@@ -179,7 +181,7 @@ func (t *table) check(claims *claims) error {
 	buf, p := make([]byte, pageSize), new(page)
 	done := int64(0) // pages
 	end := t.at + t.length()*entrySize
-	for e, err := range t.v.extents(context.Background(), t.at, end) {
+	for e, err := range t.v.Extents(context.Background(), t.at, end) {
 		if err != nil {
 			return fmt.Errorf("map BAT: %w", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/overlay"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
 
@@ -148,7 +149,7 @@ type logEntry struct {
 	tail     int
 	flushed  int64
 	last     int64
-	changes  []patch // 4 KiB of data, or zeros
+	changes  []overlay.Patch // 4 KiB of data, or zeros
 	guid     guid
 }
 
@@ -166,20 +167,20 @@ func (l logEntry) bytes() []byte {
 	put64(b[56:], uint64(l.last))
 	for i, c := range l.changes {
 		d := b[entryHeaderSize+i*descriptorSize:][:descriptorSize]
-		put64(d[16:], uint64(c.offset))
+		put64(d[16:], uint64(c.Offset))
 		put64(d[24:], l.sequence)
-		if c.data == nil {
+		if c.Data == nil {
 			copy(d, "zero")
-			put64(d[8:], uint64(c.end-c.offset))
+			put64(d[8:], uint64(c.End-c.Offset))
 			continue
 		}
 		copy(d, "desc")
-		copy(d[4:], c.data[4092:])
-		copy(d[8:16], c.data[:8])
+		copy(d[4:], c.Data[4092:])
+		copy(d[8:16], c.Data[:8])
 		s := make([]byte, sector)
 		copy(s, "data")
 		put32(s[4:], uint32(l.sequence>>32))
-		copy(s[8:], c.data[8:4092])
+		copy(s[8:], c.Data[8:4092])
 		put32(s[4092:], uint32(l.sequence))
 		b = append(b, s...)
 	}

@@ -2,12 +2,14 @@ package vhdx
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"unicode/utf16"
 
 	"github.com/millrace-backup/millrace/vdisk"
@@ -32,9 +34,9 @@ type CreateOptions struct {
 
 // Where Create puts the parts of a file. Blocks follow the BAT.
 const (
-	newLogAt, newLogSize       = 1 * mib, 1 * mib
-	newMetadataAt, newMetadata = 2 * mib, 1 * mib
-	newBATAt                   = 3 * mib
+	newLogAt, newLogSize           = 1 * mib, 1 * mib
+	newMetadataAt, newMetadataSize = 2 * mib, 1 * mib
+	newBATAt                       = 3 * mib
 
 	copyPiece        = mib     // read at once; divides every block size
 	copyGrain        = 4 * kib // zeros of this size and alignment are not written
@@ -65,14 +67,15 @@ func Create(ctx context.Context, f File, from vdisk.Image, o CreateOptions) erro
 type creator struct {
 	f    File
 	from vdisk.Image
-	o    CreateOptions
 	meta metadata
+	ids  [3]guid // of the disk, of this file, of its content
 	geometry
 
 	batSize int64
 	next    int64 // where the next block goes
 	end     int64 // of what has been written
 	zeros   []byte
+	err     error // the first of writing
 
 	// The page of the BAT that is being filled: entries come in order.
 	page   []byte
@@ -80,109 +83,72 @@ type creator struct {
 }
 
 func newCreator(f File, from vdisk.Image, o CreateOptions) (*creator, error) {
-	if o.BlockSize == 0 {
-		o.BlockSize = defaultBlockSize
+	m := metadata{
+		blockSize: cmp.Or(o.BlockSize, defaultBlockSize), diskSize: from.Size(), fixed: o.Fixed,
+		logicalSector: cmp.Or(o.LogicalSector, 512), physicalSector: cmp.Or(o.PhysicalSector, 4096),
 	}
-	if o.LogicalSector == 0 {
-		o.LogicalSector = 512
-	}
-	if o.PhysicalSector == 0 {
-		o.PhysicalSector = 4096
-	}
-	if o.Random == nil {
-		o.Random = rand.Reader
-	}
-	m := metadata{blockSize: o.BlockSize, diskSize: from.Size(), logicalSector: o.LogicalSector, physicalSector: o.PhysicalSector, fixed: o.Fixed}
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", vdisk.ErrUnsupported, err)
 	}
-	var err error
-	if m.diskID, err = newGUID(o.Random); err != nil {
+	if size, err := f.Seek(0, io.SeekEnd); err != nil {
 		return nil, err
-	}
-	switch size, err := f.Seek(0, io.SeekEnd); {
-	case err != nil:
-		return nil, err
-	case size != 0:
+	} else if size != 0 {
 		return nil, fmt.Errorf("file has %d bytes, %w", size, fs.ErrExist)
 	}
-	c := &creator{f: f, from: from, o: o, meta: m, geometry: newGeometry(m), page: make([]byte, pageSize), zeros: make([]byte, copyGrain)}
+	c := &creator{f: f, from: from, meta: m, geometry: newGeometry(m), page: make([]byte, pageSize), zeros: make([]byte, copyGrain)}
+	random := o.Random
+	if random == nil {
+		random = rand.Reader
+	}
+	for i := range c.ids {
+		if err := newGUID(&c.ids[i], random); err != nil {
+			return nil, err
+		}
+	}
+	c.meta.diskID = c.ids[0]
 	c.batSize = max(1, (c.length()*entrySize+mib-1)/mib) * mib
 	c.next = newBATAt + c.batSize
 	return c, nil
 }
 
 // newGUID draws a random GUID, version 4 of RFC 9562.
-func newGUID(r io.Reader) (g guid, err error) {
+func newGUID(g *guid, r io.Reader) error {
 	if _, err := io.ReadFull(r, g[:]); err != nil {
-		return g, fmt.Errorf("draw an id: %w", err)
+		return fmt.Errorf("draw an id: %w", err)
 	}
 	g[7] = g[7]&0x0F | 0x40 // the third field is little-endian
 	g[8] = g[8]&0x3F | 0x80
-	return g, nil
+	return nil
 }
 
 // create writes the parts in the order that keeps a torn file recognisable.
 func (c *creator) create(ctx context.Context) error {
 	// The identifier is first: a file that stays behind unfinished is then
 	// taken for a broken VHDX image and not for a raw one.
-	if err := c.write(identifier(), 0); err != nil {
-		return err
-	}
+	c.write(identifier(), 0)
 	if err := c.copy(ctx); err != nil {
 		return err
 	}
-	if err := c.flushPage(); err != nil {
-		return err
-	}
-	if err := c.write(metadataTable(c.meta.items()), newMetadataAt); err != nil {
-		return err
-	}
-	table := regionTable([]region{
-		{regionBAT, newBATAt, c.batSize, true},
-		{regionMetadata, newMetadataAt, newMetadata, true},
-	})
-	for _, at := range []int64{regionAt1, regionAt2} {
-		if err := c.write(table, at); err != nil {
-			return err
-		}
-	}
-	if c.end < c.next { // a last block whose end is a hole, or no blocks at all
-		if err := c.write(c.zeros, c.next-copyGrain); err != nil {
-			return err
-		}
+	c.flushPage()
+	c.write(metadataTable(c.meta.items()), newMetadataAt)
+	table := regionTable([]region{{regionBAT, newBATAt, c.batSize, true}, {regionMetadata, newMetadataAt, newMetadataSize, true}})
+	c.write(table, regionAt1)
+	c.write(table, regionAt2)
+	if from := max(c.end, c.next-copyGrain); from < c.next { // the last block ends with a hole
+		c.write(c.zeros[:c.next-from], from)
 	}
 	// Durable before valid: a crash before this line leaves no header, and one
 	// after it finds everything that a header refers to. Were it left out, a
 	// header could reach the disk before the blocks, and zeros be read as data.
-	if err := c.f.Sync(); err != nil {
-		return err
-	}
-	if err := c.headers(); err != nil {
-		return err
-	}
+	c.sync()
+	h := header{sequence: 1, fileWrite: c.ids[1], dataWrite: c.ids[2], version: 1, logOffset: newLogAt, logLength: newLogSize}
+	c.write(h.bytes(), headerAt1)
+	h.sequence++
+	c.write(h.bytes(), headerAt2)
 	// A crash before this line leaves none, one or both headers, all of which
-	// say the same.
-	return c.f.Sync()
-}
-
-// headers writes both headers; there is no log to replay.
-func (c *creator) headers() error {
-	h := header{sequence: 1, version: 1, logOffset: newLogAt, logLength: newLogSize}
-	var err error
-	if h.fileWrite, err = newGUID(c.o.Random); err != nil {
-		return err
-	}
-	if h.dataWrite, err = newGUID(c.o.Random); err != nil {
-		return err
-	}
-	for _, at := range []int64{headerAt1, headerAt2} {
-		if err := c.write(h.bytes(), at); err != nil {
-			return err
-		}
-		h.sequence++
-	}
-	return nil
+	// say the same: there is no log to replay.
+	c.sync()
+	return c.err
 }
 
 // identifier is what the file begins with. Section 2.2.1.
@@ -197,45 +163,28 @@ func identifier() []byte {
 
 // copy writes the data of the disk and the BAT's entries, block by block.
 func (c *creator) copy(ctx context.Context) error {
-	if c.meta.fixed {
-		for b := range c.blocks {
-			if err := c.allocate(b); err != nil {
-				return err
-			}
-		}
+	for b := int64(0); c.meta.fixed && b < c.blocks; b++ {
+		c.allocate(b)
 	}
-	first := int64(newBATAt) + c.batSize
 	current, at := int64(-1), int64(0) // the block that is being filled, and where it is
 	buf := make([]byte, copyPiece)
 	for e, err := range c.from.Extents(ctx, 0, c.diskSize) {
 		if err != nil {
 			return err
 		}
-		if e.Kind != vdisk.Data {
-			continue
-		}
-		for off := e.Offset; off < e.End(); {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
+		for off := e.Offset; e.Kind == vdisk.Data && off < e.End(); {
 			p := buf[:min(copyPiece-off%copyPiece, e.End()-off)]
-			if err := c.read(p, off); err != nil {
+			if err := errors.Join(ctx.Err(), c.err, c.read(p, off)); err != nil {
 				return err
 			}
-			block, inside := off/c.blockSize, off%c.blockSize
+			block := off / c.blockSize
 			for start, run := range c.runs(p, off) {
-				switch {
-				case c.meta.fixed:
-					at = first + block*c.blockSize
-				case block != current:
-					current, at = block, c.next
-					if err := c.allocate(block); err != nil {
-						return err
-					}
+				if c.meta.fixed {
+					at = newBATAt + c.batSize + block*c.blockSize
+				} else if block != current {
+					current, at = block, c.allocate(block)
 				}
-				if err := c.write(run, at+inside+start); err != nil {
-					return err
-				}
+				c.write(run, at+off%c.blockSize+start)
 			}
 			off += int64(len(p))
 		}
@@ -257,7 +206,7 @@ func (c *creator) read(p []byte, off int64) error {
 
 // runs yields the parts of p that are not grains of zeros. off is where p is
 // on the disk, by which grains are aligned.
-func (c *creator) runs(p []byte, off int64) func(func(int64, []byte) bool) {
+func (c *creator) runs(p []byte, off int64) iter.Seq2[int64, []byte] {
 	return func(yield func(int64, []byte) bool) {
 		start, at := 0, 0
 		for at < len(p) {
@@ -277,31 +226,35 @@ func (c *creator) runs(p []byte, off int64) func(func(int64, []byte) bool) {
 }
 
 // allocate gives a block the next place in the file. Blocks come in order.
-func (c *creator) allocate(block int64) error {
+func (c *creator) allocate(block int64) int64 {
 	i := c.index(block)
 	if n := i / pageEntries; n != c.number {
-		if err := c.flushPage(); err != nil {
-			return err
-		}
+		c.flushPage()
 		c.number = n
 	}
-	put64(c.page[i%pageEntries*entrySize:], uint64(c.next)|stateFullyPresent)
+	at := c.next
+	put64(c.page[i%pageEntries*entrySize:], uint64(at)|stateFullyPresent)
 	c.next += c.blockSize
-	return nil
+	return at
 }
 
 // flushPage writes the page of the BAT that was being filled. What was never
 // written of it reads as zeros: not present.
-func (c *creator) flushPage() error {
-	err := c.write(c.page, newBATAt+c.number*pageSize)
+func (c *creator) flushPage() {
+	c.write(c.page, newBATAt+c.number*pageSize)
 	clear(c.page)
-	return err
 }
 
-func (c *creator) write(b []byte, off int64) error {
-	if _, err := c.f.WriteAt(b, off); err != nil {
-		return fmt.Errorf("write at %d: %w", off, err)
+// write and sync do nothing once something has failed.
+func (c *creator) write(b []byte, off int64) {
+	if c.err == nil {
+		_, c.err = c.f.WriteAt(b, off)
+		c.end = max(c.end, off+int64(len(b)))
 	}
-	c.end = max(c.end, off+int64(len(b)))
-	return nil
+}
+
+func (c *creator) sync() {
+	if c.err == nil {
+		c.err = c.f.Sync()
+	}
 }

@@ -1,5 +1,5 @@
-// Package vhdx reads VHDX disk images, the format of Hyper-V, after the
-// published specification [MS-VHDX]; section numbers in comments are its.
+// Package vhdx reads and creates VHDX disk images, the format of Hyper-V, after
+// the published specification [MS-VHDX]; section numbers in comments are its.
 //
 // Call [Open] with an image of the file's bytes (raw.Open makes one). What
 // comes back is the guest's disk: fixed and dynamic images with any legal
@@ -32,7 +32,10 @@
 // called in parallel and allocates only when a BAT page is first needed.
 // Extents skips holes of the file inside present blocks.
 //
-// The package does not write images, merge them, or follow parents.
+// [Create] writes a disk into a new file, in one pass and in bounded memory. A
+// file that it did not finish is no valid image, whenever the power failed.
+//
+// The package does not change images that exist, merge them, or follow parents.
 //
 // [MS-VHDX]: https://learn.microsoft.com/en-us/openspecs/windows_protocols/ms-vhdx/
 package vhdx

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/overlay"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
 
@@ -26,7 +27,7 @@ func FuzzOpen(f *testing.F) {
 	x.put(0, []byte("x"))
 	add(x)
 	add(dirty(f, 0, func(at int64) []logEntry {
-		return []logEntry{{sequence: 5, changes: []patch{zeroed(testBATAt+4096, 4096), change(testBATAt, batSector(uint64(at)|stateFullyPresent))}}}
+		return []logEntry{{sequence: 5, changes: []overlay.Patch{zeroed(testBATAt+4096, 4096), change(testBATAt, batSector(uint64(at)|stateFullyPresent))}}}
 	}))
 
 	f.Fuzz(func(t *testing.T, head, region, meta, items, bat, logHead, logData []byte, size int64) {
@@ -95,9 +96,9 @@ func FuzzBytes(f *testing.F) {
 // FuzzLog searches a ring made of the given entries' headers for what to
 // replay; no ring may take longer than a few passes over it.
 func FuzzLog(f *testing.F) {
-	f.Add(ringOf(64<<10, 0, logEntry{sequence: 5, changes: []patch{zeroed(0, 4096)}}), uint16(0))
+	f.Add(ringOf(64<<10, 0, logEntry{sequence: 5, changes: []overlay.Patch{zeroed(0, 4096)}}), uint16(0))
 	f.Add(ringOf(64<<10, 60<<10, logEntry{sequence: 5, tail: 60 << 10}, logEntry{sequence: 6, tail: 60 << 10,
-		changes: []patch{change(8192, random(1, sectorSize))}}), uint16(1))
+		changes: []overlay.Patch{change(8192, random(1, sectorSize))}}), uint16(1))
 	f.Fuzz(func(t *testing.T, b []byte, repair uint16) {
 		ringBytes := append(b, make([]byte, 64<<10)...)[:64<<10]
 		for i := range 16 { // make the checksums of the chosen sectors' entries right
@@ -111,18 +112,13 @@ func FuzzLog(f *testing.F) {
 		if err != nil {
 			return
 		}
-		var changes []patch
+		var changes []overlay.Patch
 		for _, e := range active {
 			if changes, err = e.patches(changes); err != nil {
 				return
 			}
 		}
-		v := newView(vdisktest.NewSparse(mib), 0, changes)
-		for i := 1; i < len(v.patches); i++ {
-			if v.patches[i].offset < v.patches[i-1].end {
-				t.Fatal("patches overlap")
-			}
-		}
+		v := overlay.New(vdisktest.NewSparse(mib), 0, changes)
 		_, _ = v.ReadAt(make([]byte, 8192), 4000)
 	})
 }

@@ -6,11 +6,12 @@ import (
 	"iter"
 
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/overlay"
 )
 
 // Image is the disk in a VHDX file; it is a [vdisk.Image].
 type Image struct {
-	v     *view
+	v     *overlay.Image
 	meta  metadata
 	table *table
 }
@@ -64,13 +65,13 @@ func open(file vdisk.Image) (*Image, error) {
 }
 
 // claimStructures takes the places of all parts of the file other than blocks.
-func claimStructures(v *view, h header, r regions) (*claims, error) {
+func claimStructures(v *overlay.Image, h header, r regions) (*claims, error) {
 	c := new(claims)
 	c.claim(0, mib)
 	parts := append([]region{{id: "log", offset: h.logOffset, length: h.logLength}}, r.all...)
 	for _, p := range parts {
-		if p.offset+p.length > v.size {
-			return nil, truncated("region %s has %d bytes at %d, file ends at %d", p.id, p.length, p.offset, v.size)
+		if p.offset+p.length > v.Size() {
+			return nil, truncated("region %s has %d bytes at %d, file ends at %d", p.id, p.length, p.offset, v.Size())
 		}
 		if !c.claim(p.offset, p.length) {
 			return nil, badFormat("region %s at %d overlaps another structure", p.id, p.offset)
@@ -159,7 +160,7 @@ func (m *Image) stored(ctx context.Context, r run) iter.Seq2[vdisk.Extent, error
 	if !r.present {
 		return func(func(vdisk.Extent, error) bool) {}
 	}
-	return m.v.extents(ctx, r.at, r.at+r.length)
+	return m.v.Extents(ctx, r.at, r.at+r.length)
 }
 
 // run is a stretch of the disk that is absent, or that lies in the file in one

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/overlay"
 )
 
 // The log is a ring of entries, each a set of 4 KiB sectors to write and
@@ -33,9 +34,9 @@ type entry struct {
 }
 
 // readLog returns the file as replaying its log would leave it.
-func readLog(file vdisk.Image, h header) (*view, error) {
+func readLog(file vdisk.Image, h header) (*overlay.Image, error) {
 	if h.logGUID == (guid{}) {
-		return &view{file: file, size: file.Size()}, nil
+		return overlay.New(file, 0, nil), nil
 	}
 	if h.logOffset+h.logLength > file.Size() {
 		return nil, truncated("log of %d bytes at %d, file ends at %d", h.logLength, h.logOffset, file.Size())
@@ -55,13 +56,13 @@ func readLog(file vdisk.Image, h header) (*view, error) {
 	if head.last > maxFileSize {
 		return nil, badFormat("log extends the file to %d bytes", head.last)
 	}
-	var changes []patch
+	var changes []overlay.Patch
 	for _, e := range active {
 		if changes, err = e.patches(changes); err != nil {
 			return nil, err
 		}
 	}
-	return newView(file, head.last, changes), nil
+	return overlay.New(file, head.last, changes), nil
 }
 
 // active returns the entries to replay, oldest first: of all runs of entries
@@ -186,11 +187,11 @@ func (e entry) data(i int) ([]byte, bool) {
 }
 
 // patches appends what the entry changes.
-func (e entry) patches(list []patch) ([]patch, error) {
+func (e entry) patches(list []overlay.Patch) ([]overlay.Patch, error) {
 	data := 0
 	for i := range e.descriptors {
 		d := e.descriptor(i)
-		p := patch{offset: int64(le64(d[16:]))}
+		p := overlay.Patch{Offset: int64(le64(d[16:]))}
 		length := sectorSize
 		if string(d[:4]) == "zero" {
 			length = int64(le64(d[8:]))
@@ -199,16 +200,16 @@ func (e entry) patches(list []patch) ([]patch, error) {
 			// marks; the descriptor keeps them.
 			s, _ := e.data(data)
 			data++
-			p.data = make([]byte, 0, sectorSize)
-			p.data = append(p.data, d[8:16]...)
-			p.data = append(p.data, s[8:4092]...)
-			p.data = append(p.data, d[4:8]...)
+			p.Data = make([]byte, 0, sectorSize)
+			p.Data = append(p.Data, d[8:16]...)
+			p.Data = append(p.Data, s[8:4092]...)
+			p.Data = append(p.Data, d[4:8]...)
 		}
-		if p.offset < 0 || length < 0 || p.offset%sectorSize != 0 || length%sectorSize != 0 ||
-			p.offset > maxFileSize || length > maxFileSize-p.offset {
-			return nil, badFormat("log entry %d changes %d bytes at %d", e.sequence, length, p.offset)
+		if p.Offset < 0 || length < 0 || p.Offset%sectorSize != 0 || length%sectorSize != 0 ||
+			p.Offset > maxFileSize || length > maxFileSize-p.Offset {
+			return nil, badFormat("log entry %d changes %d bytes at %d", e.sequence, length, p.Offset)
 		}
-		if p.end = p.offset + length; length > 0 {
+		if p.End = p.Offset + length; length > 0 {
 			list = append(list, p)
 		}
 	}

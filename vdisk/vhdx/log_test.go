@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"math/rand/v2"
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/overlay"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
 
@@ -22,8 +22,10 @@ func batSector(entries ...uint64) []byte {
 	return b
 }
 
-func change(off int64, b []byte) patch { return patch{offset: off, end: off + int64(len(b)), data: b} }
-func zeroed(off, length int64) patch   { return patch{offset: off, end: off + length} }
+func change(off int64, b []byte) overlay.Patch {
+	return overlay.Patch{Offset: off, End: off + int64(len(b)), Data: b}
+}
+func zeroed(off, length int64) overlay.Patch { return overlay.Patch{Offset: off, End: off + length} }
 
 // dirty builds an image whose blocks 0 and 1 are in the file but, as far as
 // the BAT in the file goes, absent, and whose log has the given entries.
@@ -50,45 +52,45 @@ func TestReplay(t *testing.T) {
 		entries func(at int64) []logEntry
 	}{
 		{"one entry", 0, func(at int64) []logEntry {
-			return []logEntry{{sequence: 5, changes: []patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}}}
+			return []logEntry{{sequence: 5, changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}}}
 		}},
 		{"wraps around", int(mib - 2*sectorSize), func(at int64) []logEntry {
 			tail := int(mib - 2*sectorSize)
 			return []logEntry{
-				{sequence: 5, tail: tail, changes: []patch{change(testBATAt, batSector(present(at)))}},
-				{sequence: 6, tail: tail, changes: []patch{zeroed(testBATAt, mib), change(testBATAt, batSector(present(at), present(at+2*mib)))}},
+				{sequence: 5, tail: tail, changes: []overlay.Patch{change(testBATAt, batSector(present(at)))}},
+				{sequence: 6, tail: tail, changes: []overlay.Patch{zeroed(testBATAt, mib), change(testBATAt, batSector(present(at), present(at+2*mib)))}},
 			}
 		}},
 		{"an entry wraps around", int(mib - sectorSize), func(at int64) []logEntry {
 			tail := int(mib - sectorSize)
 			return []logEntry{
-				{sequence: 5, tail: tail, changes: []patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
+				{sequence: 5, tail: tail, changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
 			}
 		}},
 		{"entries before the tail are done", 0, func(at int64) []logEntry {
 			return []logEntry{
-				{sequence: 5, changes: []patch{change(testMetaAt, make([]byte, sectorSize))}}, // would wipe the metadata
-				{sequence: 6, tail: int(2 * sectorSize), changes: []patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
+				{sequence: 5, changes: []overlay.Patch{change(testMetaAt, make([]byte, sectorSize))}}, // would wipe the metadata
+				{sequence: 6, tail: int(2 * sectorSize), changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
 			}
 		}},
 		{"later entries win", 0, func(at int64) []logEntry {
 			return []logEntry{
-				{sequence: 5, changes: []patch{change(testBATAt, batSector(7, 7)), zeroed(testBATAt, 64*kib)}},
-				{sequence: 6, changes: []patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
+				{sequence: 5, changes: []overlay.Patch{change(testBATAt, batSector(7, 7)), zeroed(testBATAt, 64*kib)}},
+				{sequence: 6, changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
 			}
 		}},
 		{"an older run is left alone", 512 * 1024, func(at int64) []logEntry {
 			tail := 512 * 1024
 			return []logEntry{
-				{sequence: 50, tail: tail, changes: []patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
-				{sequence: 7, tail: tail + int(2*sectorSize), changes: []patch{change(testMetaAt, make([]byte, sectorSize))}},
+				{sequence: 50, tail: tail, changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
+				{sequence: 7, tail: tail + int(2*sectorSize), changes: []overlay.Patch{change(testMetaAt, make([]byte, sectorSize))}},
 			}
 		}},
 		{"sequence above 32 bits", 0, func(at int64) []logEntry {
-			return []logEntry{{sequence: 5<<32 + 7, changes: []patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}}}
+			return []logEntry{{sequence: 5<<32 + 7, changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}}}
 		}},
 		{"many descriptors", 0, func(at int64) []logEntry {
-			var list []patch
+			var list []overlay.Patch
 			for range 126 + 128 + 3 {
 				list = append(list, zeroed(testBATAt, sectorSize))
 			}
@@ -112,7 +114,7 @@ func TestReplay(t *testing.T) {
 func TestReplayOverPayload(t *testing.T) {
 	sector := random(77, sectorSize)
 	x := dirty(t, 0, func(at int64) []logEntry {
-		return []logEntry{{sequence: 3, last: at + 6*mib, changes: []patch{
+		return []logEntry{{sequence: 3, last: at + 6*mib, changes: []overlay.Patch{
 			change(testBATAt, batSector(uint64(at)|stateFullyPresent, uint64(at+2*mib)|stateFullyPresent, uint64(at+4*mib)|stateFullyPresent)),
 			zeroed(at+mib, 64*kib),
 			change(at+mib+4096, sector),
@@ -129,7 +131,7 @@ func TestReplayOverPayload(t *testing.T) {
 
 func TestReplayRefused(t *testing.T) {
 	good := func(at int64) []logEntry {
-		return []logEntry{{sequence: 5, changes: []patch{change(testBATAt, batSector(uint64(at)|stateFullyPresent))}}}
+		return []logEntry{{sequence: 5, changes: []overlay.Patch{change(testBATAt, batSector(uint64(at)|stateFullyPresent))}}}
 	}
 	for _, c := range []struct {
 		name  string
@@ -139,13 +141,13 @@ func TestReplayRefused(t *testing.T) {
 		{"nothing spoilt", func(x *built) {}, nil},
 		{"entry checksum", func(x *built) { x.write([]byte{1}, testLogAt+60) }, vdisk.ErrFormat},
 		{"data of another entry", func(x *built) {
-			b := logEntry{sequence: 5, guid: testGUID, changes: []patch{change(testBATAt, batSector(7))}}.bytes()
+			b := logEntry{sequence: 5, guid: testGUID, changes: []overlay.Patch{change(testBATAt, batSector(7))}}.bytes()
 			put32(b[sectorSize+4092:], 4)
 			put32(b[4:], checksum(b))
 			x.write(b, testLogAt)
 		}, vdisk.ErrFormat},
 		{"descriptor of another entry", func(x *built) {
-			b := logEntry{sequence: 5, guid: testGUID, changes: []patch{change(testBATAt, batSector(7))}}.bytes()
+			b := logEntry{sequence: 5, guid: testGUID, changes: []overlay.Patch{change(testBATAt, batSector(7))}}.bytes()
 			put64(b[entryHeaderSize+24:], 4)
 			put32(b[4:], checksum(b))
 			x.write(b, testLogAt)
@@ -160,10 +162,10 @@ func TestReplayRefused(t *testing.T) {
 			x.write(logEntry{sequence: 5, guid: testGUID, flushed: x.Size() + 1}.bytes(), testLogAt)
 		}, vdisk.ErrTruncated},
 		{"change far away", func(x *built) {
-			x.write(logEntry{sequence: 5, guid: testGUID, changes: []patch{zeroed(1<<62, 4096)}}.bytes(), testLogAt)
+			x.write(logEntry{sequence: 5, guid: testGUID, changes: []overlay.Patch{zeroed(1<<62, 4096)}}.bytes(), testLogAt)
 		}, vdisk.ErrFormat},
 		{"change not aligned", func(x *built) {
-			x.write(logEntry{sequence: 5, guid: testGUID, changes: []patch{zeroed(testBATAt+512, 4096)}}.bytes(), testLogAt)
+			x.write(logEntry{sequence: 5, guid: testGUID, changes: []overlay.Patch{zeroed(testBATAt+512, 4096)}}.bytes(), testLogAt)
 		}, vdisk.ErrFormat},
 		{"log too large", func(x *built) { x.write(headerBytes(10, testGUID, 65*mib), headerAt1) }, vdisk.ErrUnsupported},
 		{"log past the end", func(x *built) { x.write(headerBytes(10, testGUID, 64*mib), headerAt1) }, vdisk.ErrTruncated},
@@ -190,48 +192,6 @@ func TestLogWorkIsBounded(t *testing.T) {
 	r := &ring{b: full, guid: testGUID, work: 16 * len(full)}
 	if _, err := r.active(); !errors.Is(err, vdisk.ErrFormat) {
 		t.Errorf("search: %v", err)
-	}
-}
-
-// TestSettle compares the cut patches with writing all changes in order.
-func TestSettle(t *testing.T) {
-	const sectors = 64
-	rnd := rand.New(rand.NewPCG(4, 4))
-	for round := range 300 {
-		want := vdisktest.FromBytes(random(9, sectors*sectorSize))
-		file := vdisktest.FromBytes(random(9, sectors*sectorSize))
-		var list []patch
-		for range rnd.IntN(20) {
-			off := rnd.Int64N(sectors) * sectorSize
-			p := change(off, random(rnd.Uint64(), sectorSize))
-			if rnd.IntN(2) == 0 {
-				p = zeroed(off, (rnd.Int64N(sectors-off/sectorSize)+1)*sectorSize)
-			}
-			list = append(list, p)
-			b := p.data
-			if b == nil {
-				b = make([]byte, p.end-p.offset)
-			}
-			if _, err := want.WriteAt(b, off); err != nil {
-				t.Fatal(err)
-			}
-		}
-		v := newView(file, 0, list)
-		for i := 1; i < len(v.patches); i++ {
-			if v.patches[i].offset < v.patches[i-1].end {
-				t.Fatalf("round %d: patches overlap", round)
-			}
-		}
-		if err := vdisktest.Equal(v, want, 0, want.Size()); err != nil {
-			t.Fatalf("round %d: %v", round, err)
-		}
-		for range 20 {
-			from := rnd.Int64N(want.Size())
-			to := from + rnd.Int64N(want.Size()-from)
-			if err := vdisktest.Equal(v, want, from, to); err != nil {
-				t.Fatalf("round %d, %d..%d: %v", round, from, to, err)
-			}
-		}
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+
+	"github.com/millrace-backup/millrace/vdisk/overlay"
 )
 
 // metadata is what the image says about its disk. Section 2.6.2.
@@ -25,7 +27,7 @@ const (
 )
 
 // readMetadata reads the metadata table and the items it knows.
-func readMetadata(v *view, r region) (metadata, error) {
+func readMetadata(v *overlay.Image, r region) (metadata, error) {
 	table := make([]byte, tableSize)
 	if err := readFull(v, table, r.offset); err != nil {
 		return metadata{}, fmt.Errorf("read metadata table: %w", err)

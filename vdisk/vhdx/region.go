@@ -2,6 +2,8 @@ package vhdx
 
 import (
 	"fmt"
+
+	"github.com/millrace-backup/millrace/vdisk/overlay"
 )
 
 // region is a part of the file. Section 2.2.3.2.
@@ -18,7 +20,7 @@ type regions struct {
 }
 
 // readRegions returns the first valid of the two region tables.
-func readRegions(v *view) (regions, error) {
+func readRegions(v *overlay.Image) (regions, error) {
 	b := make([]byte, tableSize)
 	for _, at := range []int64{regionAt1, regionAt2} {
 		if err := readFull(v, b, at); err != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/millrace-backup/millrace/vdisk/overlay"
 	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
@@ -24,8 +25,8 @@ func TestReplayAgainstQEMU(t *testing.T) {
 		present := func(at int64) uint64 { return uint64(at) | stateFullyPresent }
 		size := at + 4*mib
 		return []logEntry{
-			{sequence: 5, tail: tail, flushed: size, last: size, changes: []patch{change(testBATAt, batSector(present(at)))}},
-			{sequence: 6, tail: tail, flushed: size, last: size, changes: []patch{
+			{sequence: 5, tail: tail, flushed: size, last: size, changes: []overlay.Patch{change(testBATAt, batSector(present(at)))}},
+			{sequence: 6, tail: tail, flushed: size, last: size, changes: []overlay.Patch{
 				zeroed(testBATAt+4096, 64*kib), change(testBATAt, batSector(present(at), present(at+2*mib)))}},
 		}
 	})

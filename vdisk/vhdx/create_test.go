@@ -1,0 +1,393 @@
+package vhdx
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/raw"
+	"github.com/millrace-backup/millrace/vdisk/vdisktest"
+)
+
+// tape is a File that keeps what was done to it.
+type tape struct {
+	*vdisktest.Sparse
+	done []effect
+	fail int // the number of the effect that fails; 0: none
+}
+
+// effect is a write, or a sync when b is nil.
+type effect struct {
+	off int64
+	b   []byte
+}
+
+var errTape = errors.New("tape is torn")
+
+func newTape() *tape { return &tape{Sparse: vdisktest.NewSparse(0)} }
+
+func (f *tape) Seek(off int64, whence int) (int64, error) {
+	if whence != io.SeekEnd {
+		return 0, errors.New("seek is for the size only")
+	}
+	return f.Size() + off, nil
+}
+
+func (f *tape) record(e effect) error {
+	if f.done = append(f.done, e); len(f.done) == f.fail {
+		return errTape
+	}
+	return nil
+}
+
+func (f *tape) Sync() error { return f.record(effect{}) }
+
+func (f *tape) WriteAt(b []byte, off int64) (int, error) {
+	if err := f.record(effect{off, bytes.Clone(b)}); err != nil {
+		return 0, err
+	}
+	f.Truncate(max(f.Size(), off+int64(len(b))))
+	return f.Sparse.WriteAt(b, off)
+}
+
+// scattered is a disk with data here and there: around the borders of blocks,
+// chunks and BAT pages, at both ends, zeros that were written, and a block that
+// is full of them.
+func scattered(t testing.TB, size, block, sector int64) *vdisktest.Sparse {
+	disk := vdisktest.NewSparse(size)
+	ratio := sector << 23 / block
+	put := func(off int64, b []byte) {
+		if off < 0 || off >= size {
+			return
+		}
+		if _, err := disk.WriteAt(b[:min(int64(len(b)), size-off)], off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(0, random(1, 700))
+	put(size-100, random(2, 100))
+	for i, n := range []int64{1, 2, 5, ratio, ratio + 1, 2 * ratio, pageEntries - 1, pageEntries, pageEntries + 3} {
+		put(n*block-3000, random(uint64(10+i), 9000))
+		put(n*block+300_000, random(uint64(30+i), 5000))
+	}
+	put(3*block, make([]byte, min(block, 4*mib)))
+	put(3*block-5000, make([]byte, 5000))
+	return disk
+}
+
+func createdCases() map[string]CreateOptions {
+	return map[string]CreateOptions{
+		"default":   {},
+		"1M":        {BlockSize: mib},
+		"2M":        {BlockSize: 2 * mib, PhysicalSector: 512},
+		"256M":      {BlockSize: 256 * mib},
+		"fixed":     {BlockSize: 2 * mib, Fixed: true},
+		"4096":      {BlockSize: mib, LogicalSector: 4096},
+		"4096fixed": {LogicalSector: 4096, Fixed: true},
+	}
+}
+
+func TestCreate(t *testing.T) {
+	for name, o := range createdCases() {
+		block, sector := int64(32*mib), int64(512)
+		if o.BlockSize != 0 {
+			block = o.BlockSize
+		}
+		if o.LogicalSector != 0 {
+			sector = int64(o.LogicalSector)
+		}
+		chunk := sector << 23
+		sizes := []int64{sector, mib, block, block - sector, block + sector, 5*block - sector, 7*block - mib/2, chunk + block, 2*chunk + 3*sector}
+		if block == mib {
+			sizes = append(sizes, 9<<30, 40<<30) // many pages of the BAT
+		}
+		for _, size := range sizes {
+			if o.Fixed && size > 5<<30 {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s-%d", name, size), func(t *testing.T) {
+				disk, f := scattered(t, size, block, sector), newTape()
+				if err := Create(t.Context(), f, disk, o); err != nil {
+					t.Fatal(err)
+				}
+				if f.Size()%mib != 0 {
+					t.Errorf("file of %d bytes", f.Size())
+				}
+				m, err := Open(f.Sparse)
+				if err != nil {
+					t.Fatal(err)
+				}
+				i := m.Info()
+				if i.BlockSize != block || i.LogicalSector != int(sector) || i.VirtualSize != size || (i.Variant == "fixed") != o.Fixed {
+					t.Errorf("info %+v", i)
+				}
+				if o.Fixed && f.Size() < size {
+					t.Errorf("fixed file of %d bytes for a disk of %d", f.Size(), size)
+				}
+				vdisktest.Run(t, m, disk)
+			})
+		}
+	}
+}
+
+// Only blocks with data take a place, within them only what is not zero, and the
+// last 4 KiB, which make the file as long as it must be. Ids come from the source
+// that was given.
+func TestCreateIsThrifty(t *testing.T) {
+	const size = 64 * mib
+	disk := vdisktest.NewSparse(size)
+	for off := int64(0); off < size; off += 64 * kib {
+		if _, err := disk.WriteAt(make([]byte, 64*kib), off); err != nil { // zeros, but written
+			t.Fatal(err)
+		}
+	}
+	for _, off := range []int64{5*mib + 12345, 40 * mib} {
+		if _, err := disk.WriteAt([]byte("x"), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var files []*tape
+	for range 2 {
+		f := newTape()
+		if err := Create(t.Context(), f, disk, CreateOptions{BlockSize: mib, Random: rand.NewChaCha8([32]byte{7})}); err != nil {
+			t.Fatal(err)
+		}
+		if want := int64(newBATAt + mib + 2*mib); f.Size() != want {
+			t.Errorf("file has %d bytes; want %d", f.Size(), want)
+		}
+		files = append(files, f)
+	}
+	if err := vdisktest.Equal(files[0], files[1], 0, files[0].Size()); err != nil {
+		t.Errorf("same disk, same ids: %v", err)
+	}
+	m, err := Open(files[0].Sparse)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id := m.Info().DiskID; id[14] != '4' || !strings.ContainsRune("89ab", rune(id[19])) {
+		t.Errorf("disk id %s is not of version 4", id)
+	}
+	extents, err := vdisktest.Collect(m.Extents(t.Context(), 0, size))
+	if err != nil || len(extents) != 7 || extents[1].Length != copyGrain {
+		t.Errorf("extents %v, %v", extents, err)
+	}
+}
+
+// Whatever the moment at which the power fails, and whichever of the writes
+// since the last sync had reached the disk: the file is refused or is whole.
+func TestCreateSurvivesPowerLoss(t *testing.T) {
+	disk := scattered(t, 20*mib+512, mib, 512)
+	for _, fixed := range []bool{false, true} {
+		f := newTape()
+		if err := Create(t.Context(), f, disk, CreateOptions{BlockSize: mib, Fixed: fixed}); err != nil {
+			t.Fatal(err)
+		}
+		rnd, whole := rand.New(rand.NewPCG(1, 2)), 0
+		for round := range 4000 {
+			cut := rnd.IntN(len(f.done) + 1)
+			if round <= len(f.done) {
+				cut = round
+			}
+			left := survivors(f.done[:cut], rnd)
+			m, err := Open(left)
+			if err != nil {
+				continue
+			}
+			whole++
+			if m.Size() != disk.Size() {
+				t.Fatalf("after %d of %d effects the disk has %d bytes", cut, len(f.done), m.Size())
+			}
+			if err := vdisktest.Equal(m, disk, 0, disk.Size()); err != nil {
+				t.Fatalf("after %d of %d effects: %v", cut, len(f.done), err)
+			}
+		}
+		if whole == 0 || whole == 4000 {
+			t.Errorf("%d of 4000 files were whole: the test looks at nothing", whole)
+		}
+	}
+}
+
+// survivors is a file with all that was synced and half of what was not.
+func survivors(done []effect, rnd *rand.Rand) *vdisktest.Sparse {
+	synced := 0
+	for i, e := range done {
+		if e.b == nil {
+			synced = i
+		}
+	}
+	out := vdisktest.NewSparse(0)
+	for i, e := range done {
+		if e.b != nil && (i < synced || rnd.IntN(2) == 0) {
+			out.Truncate(max(out.Size(), e.off+int64(len(e.b))))
+			_, _ = out.WriteAt(e.b, e.off) // inside the size
+		}
+	}
+	return out
+}
+
+// Every error of the file comes back, and nothing is done after it.
+func TestCreateFails(t *testing.T) {
+	disk := scattered(t, 9*mib, mib, 512)
+	whole := newTape()
+	if err := Create(t.Context(), whole, disk, CreateOptions{BlockSize: mib}); err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole.done {
+		f := newTape()
+		f.fail = n + 1
+		if err := Create(t.Context(), f, disk, CreateOptions{BlockSize: mib}); !errors.Is(err, errTape) || len(f.done) != n+1 {
+			t.Errorf("effect %d fails: %v, %d effects", n, err, len(f.done))
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Create(ctx, newTape(), disk, CreateOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if err := Create(t.Context(), newTape(), short{disk}, CreateOptions{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("source that ends early: %v", err)
+	}
+	used := newTape()
+	used.Truncate(1)
+	if err := Create(t.Context(), used, disk, CreateOptions{}); !errors.Is(err, fs.ErrExist) || len(used.done) != 0 {
+		t.Errorf("file that is not empty: %v", err)
+	}
+	if err := Create(t.Context(), newTape(), disk, CreateOptions{Random: strings.NewReader("short")}); err == nil {
+		t.Error("ids without a source")
+	}
+	for _, c := range []struct {
+		size int64
+		o    CreateOptions
+	}{
+		{mib + 1, CreateOptions{}}, {mib + 512, CreateOptions{LogicalSector: 4096}}, {65 * tib, CreateOptions{}},
+		{mib, CreateOptions{BlockSize: 3 * mib}}, {mib, CreateOptions{BlockSize: mib / 2}}, {mib, CreateOptions{BlockSize: 512 * mib}},
+		{mib, CreateOptions{LogicalSector: 1024}}, {mib, CreateOptions{PhysicalSector: -1}},
+	} {
+		if err := Create(t.Context(), newTape(), vdisktest.NewSparse(c.size), c.o); !errors.Is(err, vdisk.ErrUnsupported) || errors.Is(err, vdisk.ErrFormat) {
+			t.Errorf("%d bytes, %+v: %v", c.size, c.o, err)
+		}
+	}
+}
+
+// short is a disk that promises more than it has.
+type short struct{ *vdisktest.Sparse }
+
+func (s short) ReadAt(p []byte, off int64) (int, error) {
+	if off > 4*mib {
+		return 0, io.EOF
+	}
+	return s.Sparse.ReadAt(p, off)
+}
+
+func (s short) Extents(_ context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
+	return func(yield func(vdisk.Extent, error) bool) { yield(vdisk.Extent{Offset: from, Length: to - from}, nil) }
+}
+
+// TestCreateAgainstQEMU lets qemu-img check and read what was created.
+func TestCreateAgainstQEMU(t *testing.T) {
+	qemu, err := exec.LookPath("qemu-img")
+	if err != nil {
+		t.Skip("needs qemu-img")
+	}
+	for name, o := range createdCases() {
+		if o.LogicalSector == 4096 {
+			continue // QEMU does not read these
+		}
+		block := int64(32 * mib)
+		if o.BlockSize != 0 {
+			block = o.BlockSize
+		}
+		for _, size := range []int64{10*mib + 512, 3 * block, 9<<30 + block - 512} {
+			t.Run(fmt.Sprintf("%s-%d", name, size), func(t *testing.T) {
+				dir := t.TempDir()
+				flat, out := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.vhdx")
+				disk := scattered(t, size, block, 512)
+				writeSparse(t, flat, disk)
+				createFrom(t, out, flat, o)
+				qemu := func(args ...string) []byte {
+					said, err := exec.Command(qemu, args...).CombinedOutput()
+					if err != nil {
+						t.Errorf("qemu-img %v: %v\n%s", args, err, said)
+					}
+					return said
+				}
+				qemu("check", "-f", "vhdx", out)
+				if said := qemu("info", "-f", "vhdx", "--output=json", out); !bytes.Contains(said, fmt.Appendf(nil, `"virtual-size": %d,`, size)) {
+					t.Errorf("qemu-img info: %s", said)
+				}
+				if size < 1<<29 {
+					qemu("compare", "-f", "raw", "-F", "vhdx", flat, out)
+					return
+				}
+				// Comparing all of it takes QEMU half a minute: the start of the
+				// second chunk, where places in the BAT shift, and the end.
+				for _, at := range []int64{1<<12 - 40, size/mib - 40} {
+					part := filepath.Join(dir, "part")
+					qemu("dd", "-f", "vhdx", "-O", "raw", "bs=1M", fmt.Sprint("skip=", at), fmt.Sprint("count=", at+80), "if="+out, "of="+part)
+					got, err := os.ReadFile(part)
+					want := make([]byte, min(80*mib, size-at*mib))
+					if err == nil {
+						_, err = disk.ReadAt(want, at*mib)
+					}
+					if err != nil || !bytes.Equal(got, want) {
+						t.Errorf("QEMU reads something else from %d MiB on (%d of %d bytes, %v)", at, len(got), len(want), err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func writeSparse(t *testing.T, path string, disk vdisk.Image) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(disk.Size()); err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range disk.Extents(t.Context(), 0, disk.Size()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == vdisk.Data {
+			if _, err := io.Copy(io.NewOffsetWriter(f, e.Offset), io.NewSectionReader(disk, e.Offset, e.Length)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func createFrom(t *testing.T, path, from string, o CreateOptions) {
+	t.Helper()
+	src, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	disk, err := raw.Open(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := Create(t.Context(), f, disk, o); err != nil {
+		t.Fatal(err)
+	}
+}
