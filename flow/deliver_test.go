@@ -16,6 +16,7 @@ import (
 
 // Two workers of a stage share its queue, and nobody gets what the other has.
 func TestWorkersShareWork(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	const n = 60
 	for i := range n {
@@ -62,6 +63,7 @@ func TestWorkersShareWork(t *testing.T) {
 
 // A message whose holder is gone comes to another worker after AckWait.
 func TestUnacknowledgedIsRedelivered(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	j.put(flow.Chunker, parcel(7))
 	dead := j.start(flow.Chunker)
@@ -87,6 +89,7 @@ func TestUnacknowledgedIsRedelivered(t *testing.T) {
 // Every message a worker has got is kept by heartbeats, whether it is being
 // worked on or waits in the worker's queue, for as long as it takes.
 func TestHeartbeatsKeepMessages(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	for i := range 2 * flow.Prefetch {
 		j.put(flow.Seal, parcel(i))
@@ -143,6 +146,7 @@ func TestHeartbeatsKeepMessages(t *testing.T) {
 
 // A worker asks for no more than it has room for: the rest is there for others.
 func TestPrefetchIsBounded(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	for i := range 40 {
 		j.put(flow.Seal, parcel(i))
@@ -242,6 +246,7 @@ func (j *job) makeRoom(stage string, n int) {
 // The slot a parcel came in, and the message it came by, are let go only when
 // the next message is stored. Here it is refused for a while.
 func TestForwardReleasesLast(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	j.crowd(flow.Uploader)
 	raw := j.filled(3, arena.Raw, 99)
@@ -276,6 +281,7 @@ func TestForwardReleasesLast(t *testing.T) {
 
 // A hand-over that never succeeds lets nothing go.
 func TestForwardThatFails(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	j.crowd(flow.Uploader)
 	raw := j.filled(3, arena.Raw, 99)
@@ -295,6 +301,7 @@ func TestForwardThatFails(t *testing.T) {
 
 // The plan of a huge disk waits for room in the queue, and all of it arrives.
 func TestSendWaitsForRoom(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	w := j.start(flow.Snapshot)
 	for i := range flow.MaxQueued {
@@ -332,6 +339,7 @@ func TestSendWaitsForRoom(t *testing.T) {
 
 // What a worker says of its time adds up, and only grows.
 func TestStatusesAddUp(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	began := time.Now()
 	w := j.start(flow.Chunker)

@@ -117,6 +117,7 @@ func TestPipeline(t *testing.T) {
 // An error that may pass is tried again, five times in all; then the guest is
 // given up, which the indexer is told, and its slot is free.
 func TestRetryThenPark(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	m := j.filled(5, arena.Raw, 99)
 	m.Parcel.Disk = 3
@@ -268,6 +269,7 @@ func TestDrain(t *testing.T) {
 // A worker that waits for room, or for messages, leaves when it is asked to, and
 // keeps no slot.
 func TestDrainWhileWaiting(t *testing.T) {
+	t.Parallel()
 	for _, full := range []bool{true, false} {
 		t.Run(fmt.Sprintf("arena full %v", full), func(t *testing.T) {
 			j := newJob(t)
@@ -337,6 +339,7 @@ func TestCloseInFullWork(t *testing.T) {
 
 // A server that is gone for good ends the worker, and not as if all were well.
 func TestServerGone(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	w := j.start(flow.Delta)
 	pumped, _ := pump(t, w, arena.NoSlot, func(context.Context, *flow.Delivery, arena.Slot) (string, *flow.Parcel, error) {
@@ -355,6 +358,7 @@ func TestServerGone(t *testing.T) {
 
 // Pump takes the slot before the message: without room no message is taken.
 func TestNoRoomNoMessage(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	var held []arena.Claim
 	for range shape.RawSlots {

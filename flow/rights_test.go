@@ -146,6 +146,7 @@ func TestFactsAreTheIndexers(t *testing.T) {
 }
 
 func TestWrongPasswords(t *testing.T) {
+	t.Parallel()
 	j := newJob(t)
 	cfg := j.config(flow.Seal)
 	for _, c := range [][2]string{{cfg.User, "guess"}, {cfg.User, ""}, {"nobody", string(cfg.Password)}, {"", ""}, {"conductor", string(cfg.Password)}, {"$SYS", ""}} {
