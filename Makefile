@@ -5,6 +5,7 @@
 
 GO ?= go
 FUZZTIME ?= 30s
+RUNS ?= 3
 
 .PHONY: build demo test check race fuzz update bench-peers
 
@@ -35,4 +36,4 @@ update:           ## write golden files anew; read the diff before committing it
 	git diff --stat
 
 bench-peers: build  ## millrace beside restic and borg on an image of real files
-	$(GO) run ./bench/peers -millrace ./millrace
+	$(GO) run ./bench/peers -millrace ./millrace -runs $(RUNS)

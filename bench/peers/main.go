@@ -1,26 +1,35 @@
 // Command peers runs Millrace, restic and borg over the same disk image in the
 // same minutes, and prints what each took.
 //
-// Five phases, each tool in turn within a phase: a first backup of an image
-// filled with real files, a second of the same bytes, one after 1 % of all 4 KiB
-// blocks were overwritten, and a restore of the last, which is compared with the
-// image byte by byte. Before every run the image is read once, so that all find
-// it in the page cache, and its times are set anew, so that none may skip it
-// because its name looks unchanged: what is compared is work on bytes.
+// The image holds one file system with real files; rates are of its allocated
+// bytes, as nobody reads holes. Five phases, all tools in turn within each: a
+// first backup; a second of the same image; that again, with the tools that
+// trust a file's times told to read it all the same (restic --force, borg
+// --files-cache=disabled); one after 1 % of all 4 KiB blocks were overwritten,
+// scattered, from a fixed seed; and a restore of the last to a raw file, which
+// must be equal to the image byte by byte. With -runs N all of it is done N
+// times with new repositories and another order of the tools; the table then
+// has medians, and the range beside them.
 //
-// Wall time and CPU time are of the tool's process and all it waited for.
-// Stored bytes are what the vault or repository grew by. Millrace runs with its
-// defaults (XAES-256-GCM, codec auto), restic with its own (AES-CTR, zstd), borg
-// with repokey-blake2 and lz4. A tool that is not installed is left out and said
-// to be.
+// Before every measurement the image is read once, so that all find it in the
+// page cache, and dirty pages are written out. CPU time and the largest process
+// are what the kernel accounts to the tool's process and all descendants it
+// waited for; for Millrace that is checked against the workers' own account.
+// Memory is the sum over all processes of the tool, shared pages counted once,
+// looked at four times a second. Stored is what du says the repository grew by.
+//
+// Millrace runs with its defaults (XAES-256-GCM, codec auto), restic with its own
+// (AES-CTR, zstd), borg with repokey-blake2 and lz4. A tool that is not installed
+// is left out and said to be. Everything lies in one temporary folder, which is
+// removed at the end.
 //
 // It is a measurement, not a test: figures mean something beside each other on
-// one idle machine, and nothing alone.
+// one idle machine, and nothing alone. Linux only.
 package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -28,6 +37,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/millrace-backup/millrace/bench/workload"
@@ -40,21 +50,26 @@ type options struct {
 	folder   string // its files
 	dir      string // for everything; removed at the end
 	ratio    float64
-	json     bool
+	runs     int
+	json     string // file for the figures
 }
+
+// wanted is how much content an image needs for figures that are worth telling.
+const wanted = 2 << 30
 
 func main() {
 	var o options
-	mib := flag.Int64("size", 2048, "size of the image in MiB")
+	mib := flag.Int64("size", 3072, "size of the image in MiB; four fifths are filled")
 	flag.StringVar(&o.millrace, "millrace", "millrace", "the program to measure")
 	flag.StringVar(&o.folder, "folder", "/usr", "folder whose files fill the image")
-	flag.StringVar(&o.dir, "dir", "", "work folder with room for four times the image (default: a temporary one)")
-	flag.Float64Var(&o.ratio, "changed", 0.01, "share of blocks changed before the third backup")
-	flag.BoolVar(&o.json, "json", false, "print a JSON object for each run instead of a table")
+	flag.StringVar(&o.dir, "dir", "", "work folder with room for five times the image (default: a temporary one)")
+	flag.Float64Var(&o.ratio, "changed", 0.01, "share of blocks changed before the fourth phase")
+	flag.IntVar(&o.runs, "runs", 1, "how often all is done; the table has medians")
+	flag.StringVar(&o.json, "json", "", "file to write the machine and all figures to")
 	flag.Parse()
 	o.size = *mib << 20
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := measure(ctx, o, os.Stdout)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := measure(ctx, o)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "peers:", err)
@@ -62,67 +77,92 @@ func main() {
 	}
 }
 
-// result is what one tool took for one phase.
-type result struct {
-	Tool    string  `json:"tool"`
-	Phase   string  `json:"phase"`
-	Seconds float64 `json:"seconds"`
-	CPU     float64 `json:"cpu_s"`
-	MiBs    float64 `json:"mib_per_s"`
-	CPUGiB  float64 `json:"cpu_s_per_gib"`
-	Stored  int64   `json:"stored_bytes"` // what the repository grew by
-}
-
-func measure(ctx context.Context, o options, out io.Writer) error {
+// measure does everything and prints it.
+func measure(ctx context.Context, o options) (err error) {
+	if path, err := exec.LookPath(o.millrace); err == nil {
+		if o.millrace, err = filepath.Abs(path); err != nil {
+			return err
+		}
+	}
 	base, err := os.MkdirTemp(o.dir, "millrace-peers-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(base)
-	image := filepath.Join(base, "image.raw")
-	content, err := workload.Tree(ctx, image, o.folder, o.size)
+	defer func() { err = errors.Join(err, os.RemoveAll(base)) }()
+	pristine, image := filepath.Join(base, "pristine.raw"), filepath.Join(base, "image.raw")
+	fmt.Fprintf(os.Stderr, "filling an image of %d MiB with files of %s\n", o.size>>20, o.folder)
+	content, err := workload.Tree(ctx, pristine, o.folder, o.size)
 	if err != nil {
 		return err
 	}
-	if !o.json {
-		fmt.Fprintf(out, "image of %d MiB with %d files of %s, %d MiB of content\n\n%-9s %-10s %8s %8s %8s %10s %12s\n", o.size>>20, content.Files, o.folder,
-			content.Bytes>>20, "phase", "tool", "s", "CPU s", "MiB/s", "CPU s/GiB", "stored MiB")
-	}
-	tools, err := prepare(ctx, o, base, image, out)
-	if err != nil {
+	r := report{Machine: machine(ctx, base), Started: time.Now().UTC(), Runs: o.runs, Changed: o.ratio}
+	if r.Image, err = factsOf(pristine, o.folder, content); err != nil {
 		return err
 	}
-	for _, phase := range []string{"full", "unchanged", "changed", "restore"} {
+	if r.Image.Allocated < wanted {
+		fmt.Fprintf(os.Stderr, "%s fills only %d MiB: too little for figures to quote\n", o.folder, r.Image.Allocated>>20)
+	}
+	for n := range o.runs {
+		here, err := prepare(ctx, o.millrace, base, image, &r)
+		if err != nil {
+			return err
+		}
+		if err := copySparse(ctx, pristine, image); err != nil {
+			return err
+		}
+		if err := once(ctx, o, n, here, image, &r); err != nil {
+			return err
+		}
+	}
+	if o.json != "" {
+		if err := r.save(o.json); err != nil {
+			return err
+		}
+	}
+	return r.print(os.Stdout)
+}
+
+// once runs all phases with new repositories. The first tool of a phase changes
+// from one to the next, so that none always has the machine as another left it.
+func once(ctx context.Context, o options, run int, here []*tool, image string, r *report) error {
+	for n, phase := range phases() {
 		if phase == "changed" {
 			if _, err := workload.Scatter(image, o.ratio, 1); err != nil {
 				return err
 			}
 		}
-		for _, t := range tools {
+		allocated, err := diskUsage(image)
+		if err != nil {
+			return err
+		}
+		for i := range here {
+			t := here[(i+n+run)%len(here)]
 			if err := warm(image); err != nil {
 				return err
 			}
-			r, err := t.run(ctx, phase, image)
+			x, err := t.run(ctx, phase, image)
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", t.name, phase, err)
 			}
-			r.MiBs = float64(o.size) / (1 << 20) / r.Seconds
-			r.CPUGiB = r.CPU / (float64(o.size) / (1 << 30))
-			if err := print(out, r, o.json); err != nil {
-				return err
-			}
+			x.Run, x.MiBs, x.CPUGiB = run, float64(allocated)/(1<<20)/x.Seconds, x.CPU/(float64(allocated)/(1<<30))
+			fmt.Fprintf(os.Stderr, "run %d of %d: %-9s %-10s %7.2f s\n", run+1, o.runs, phase, t.name, x.Seconds)
+			r.Results = append(r.Results, x)
 		}
 	}
 	return nil
 }
 
-// prepare makes the repositories of those tools that are here.
-func prepare(ctx context.Context, o options, base, image string, out io.Writer) ([]*tool, error) {
+// prepare makes new repositories of those tools that are here.
+func prepare(ctx context.Context, millrace, base, image string, r *report) ([]*tool, error) {
 	var here []*tool
-	for _, t := range tools(o.millrace, base, image) {
+	r.Absent = nil
+	for _, t := range tools(millrace, base, image) {
 		if _, err := exec.LookPath(t.init[0]); err != nil {
-			fmt.Fprintf(out, "%s is left out: %v\n", t.name, err)
+			r.Absent = append(r.Absent, t.name+": "+err.Error())
 			continue
+		}
+		if err := os.RemoveAll(filepath.Dir(t.repo)); err != nil {
+			return nil, err
 		}
 		for _, dir := range []string{t.home, t.target} {
 			if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -134,10 +174,13 @@ func prepare(ctx context.Context, o options, base, image string, out io.Writer) 
 		}
 		here = append(here, t)
 	}
+	if len(here) == 0 {
+		return nil, errors.New("none of the tools is installed")
+	}
 	return here, nil
 }
 
-// warm reads the image into the page cache and gives it new times.
+// warm reads the image into the page cache, and has what others wrote written out.
 func warm(image string) error {
 	f, err := os.Open(image)
 	if err != nil {
@@ -147,14 +190,6 @@ func warm(image string) error {
 	if _, err := io.Copy(io.Discard, struct{ io.Reader }{f}); err != nil {
 		return err
 	}
-	now := time.Now()
-	return os.Chtimes(image, now, now)
-}
-
-func print(out io.Writer, r result, asJSON bool) error {
-	if asJSON {
-		return json.NewEncoder(out).Encode(r)
-	}
-	_, err := fmt.Fprintf(out, "%-9s %-10s %8.2f %8.2f %8.0f %10.2f %12.1f\n", r.Phase, r.Tool, r.Seconds, r.CPU, r.MiBs, r.CPUGiB, float64(r.Stored)/(1<<20))
-	return err
+	flushAll()
+	return nil
 }
