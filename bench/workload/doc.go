@@ -3,9 +3,11 @@
 //
 // Start with [Tree]: it fills an ext4 file system with real files taken from a
 // folder such as /usr, as a guest's disk holds them. [VHDX] wraps a raw image
-// the way a Hyper-V export does, [Scatter] changes single blocks of an image as
-// a day of work in a guest would, and [Random] and [Zero] make the two extremes
-// that no data set should be judged without.
+// the way a Hyper-V export does. [Edit] changes, removes and adds files in the
+// file system, as a day of work in a guest would, [Scatter] changes single
+// blocks of an image and knows of no files, and [Check] has the file system
+// checked. [Random] and [Zero] make the two extremes that no data set should be
+// judged without.
 //
 // What is guaranteed: for the same arguments, the same files in the folder and
 // the same e2fsprogs, the image has the same bytes, whoever makes it and when
@@ -13,7 +15,7 @@
 // device is touched. An image is written in place; a call that fails leaves a
 // partial file, which the caller removes with its folder.
 //
-// Tree needs mke2fs and debugfs (Debian: e2fsprogs), VHDX needs qemu-img
+// Tree needs mke2fs and debugfs, Edit debugfs, Check e2fsck (Debian: e2fsprogs), VHDX needs qemu-img
 // (Debian: qemu-utils). Where one is absent the error wraps [ErrTool] and names
 // it, so that a test can skip with that message.
 //

@@ -27,6 +27,9 @@ type Content struct {
 	Files   int   // regular files
 	Bytes   int64 // their sizes added up
 	Skipped int   // entries left out: unreadable, special, or no room left
+
+	folder string   // where they came from
+	paths  []string // of the regular files in it, with slashes, in their order
 }
 
 // Tree makes a sparse raw image of size bytes (a multiple of 1 MiB, at least
@@ -46,8 +49,7 @@ func Tree(ctx context.Context, out, folder string, size int64) (Content, error) 
 	if err != nil {
 		return Content{}, err
 	}
-	debugfs, err := find("debugfs", "e2fsprogs")
-	if err != nil {
+	if _, err := find("debugfs", "e2fsprogs"); err != nil {
 		return Content{}, err
 	}
 	if err := Zero(out, size); err != nil {
@@ -64,17 +66,29 @@ func Tree(ctx context.Context, out, folder string, size int64) (Content, error) 
 		return Content{}, err
 	}
 	defer os.Remove(script)
-	said, err := call(ctx, []string{fixedTime, "DEBUGFS_PAGER=__none__"}, debugfs, "-w", "-f", script, out)
-	if err != nil {
+	if err := runScript(ctx, script, out); err != nil {
 		return Content{}, fmt.Errorf("fill %s from %s: %w", out, folder, err)
+	}
+	return content, nil
+}
+
+// runScript has debugfs carry out the commands of a file on an image.
+func runScript(ctx context.Context, script, image string) error {
+	debugfs, err := find("debugfs", "e2fsprogs")
+	if err != nil {
+		return err
+	}
+	said, err := call(ctx, []string{fixedTime, "DEBUGFS_PAGER=__none__"}, debugfs, "-w", "-f", script, image)
+	if err != nil {
+		return err
 	}
 	// debugfs exits 0 whatever its commands did; what went wrong is on stderr,
 	// after one line with its version.
 	if _, complaint, _ := strings.Cut(strings.TrimSpace(said), "\n"); complaint != "" {
 		first, _, _ := strings.Cut(complaint, "\n")
-		return Content{}, fmt.Errorf("fill %s from %s: debugfs: %s", out, folder, first)
+		return fmt.Errorf("debugfs: %s", first)
 	}
-	return content, nil
+	return nil
 }
 
 // writeScript puts the debugfs commands that rebuild folder into a temporary
@@ -86,7 +100,7 @@ func writeScript(ctx context.Context, folder string, size int64) (string, Conten
 	}
 	w := bufio.NewWriter(f)
 	b := budget{bytes: size / 100 * fillPercent, inodes: size / bytesPerInode / 100 * fillPercent}
-	var content Content
+	content := Content{folder: folder}
 	err = filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -106,6 +120,7 @@ func writeScript(ctx context.Context, folder string, size int64) (string, Conten
 		if d.Type().IsRegular() {
 			content.Files++
 			content.Bytes += size
+			content.paths = append(content.paths, filepath.ToSlash(rel))
 		}
 		_, err = w.WriteString(line)
 		return err

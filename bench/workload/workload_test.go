@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -151,5 +152,47 @@ func TestBadSizesAreRefused(t *testing.T) {
 		if _, err := Tree(context.Background(), filepath.Join(t.TempDir(), "x"), t.TempDir(), size); err == nil || errors.Is(err, ErrTool) {
 			t.Errorf("size %d: got %v", size, err)
 		}
+	}
+}
+
+func TestEditChangesFilesAndKeepsTheFileSystemSound(t *testing.T) {
+	dir, ctx := t.TempDir(), context.Background()
+	from := t.TempDir()
+	for i := range 30 {
+		if err := os.WriteFile(filepath.Join(from, fmt.Sprintf("%02d", i)), bytes.Repeat([]byte{byte(i)}, 20_000+i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	image, before := filepath.Join(dir, "image"), filepath.Join(dir, "before")
+	content, err := Tree(ctx, image, from, 32<<20)
+	skipWithout(t, err)
+	if _, err := Tree(ctx, before, from, 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Edit(ctx, image, content, 0.2)
+	if err != nil || got.Edited != 2 || got.Removed != 2 || got.Added != 2 || got.Bytes < 80_000 {
+		t.Errorf("%+v, %v; want two files of each kind", got, err)
+	}
+	if sameFile(t, image, before) {
+		t.Error("nothing changed")
+	}
+	if err := Check(ctx, image); err != nil {
+		t.Error(err)
+	}
+	debugfs, err := find("debugfs", "e2fsprogs")
+	skipWithout(t, err)
+	edited := filepath.Join(dir, "edited")
+	if out, err := exec.Command(debugfs, "-R", "dump /02 "+edited, image).CombinedOutput(); err != nil {
+		t.Fatalf("debugfs: %v\n%s", err, out)
+	}
+	text, err := os.ReadFile(edited)
+	if err != nil || string(text) != "changed as number 0\n"+string(bytes.Repeat([]byte{2}, 20_002)) {
+		t.Errorf("the edited file has %d bytes, %v", len(text), err)
+	}
+	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if Check(ctx, image) == nil {
+		t.Error("an image without a file system passed the check")
 	}
 }

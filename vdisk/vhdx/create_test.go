@@ -333,6 +333,9 @@ func TestCreateAgainstQEMU(t *testing.T) {
 				// Comparing all of it takes QEMU half a minute: the start of the
 				// second chunk, where places in the BAT shift, and the end.
 				for _, at := range []int64{1<<12 - 40, size/mib - 40} {
+					if at*mib > size {
+						continue // has no second chunk
+					}
 					part := filepath.Join(dir, "part")
 					qemu("dd", "-f", "vhdx", "-O", "raw", "bs=1M", fmt.Sprint("skip=", at), fmt.Sprint("count=", at+80), "if="+out, "of="+part)
 					got, err := os.ReadFile(part)
