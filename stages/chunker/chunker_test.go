@@ -1,0 +1,123 @@
+package chunker
+
+import (
+	"errors"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+
+	"github.com/millrace-backup/millrace/chunk"
+	"github.com/millrace-backup/millrace/flow"
+)
+
+const cell = 1 << 20
+
+func newStage(t *testing.T, name string) *stage {
+	t.Helper()
+	params := chunk.Default()
+	params.Name = name
+	cutter, err := chunk.New(params, [32]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stage{cell: cell, cutter: cutter, ids: chunk.NewIDs([32]byte{2})}
+}
+
+// TestCutsDoNotDependOnParcels: the pieces of a disk are the same whatever the
+// parcel size, the order of parcels and what the worker has done before.
+func TestCutsDoNotDependOnParcels(t *testing.T) {
+	disk := make([]byte, 7*cell+12345)
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for range 12 {
+		at, n := rnd.IntN(len(disk)), rnd.IntN(cell)
+		for i := at; i < min(at+n, len(disk)); i++ {
+			disk[i] = byte(rnd.Uint32())
+		}
+	}
+	copy(disk[5*cell:], disk[:cell]) // cells that are equal have equal cuts
+	for _, name := range []string{chunk.Aligned, chunk.Fixed, chunk.FastCDC} {
+		var want []flow.Piece
+		for _, cells := range []int64{1, 2, 4, 8} {
+			size := cells * cell
+			parcels := int((int64(len(disk)) + size - 1) / size)
+			found := make([][]flow.Piece, parcels)
+			s := newStage(t, name)
+			p := &flow.Parcel{}
+			for _, n := range rnd.Perm(parcels) {
+				p.Number, p.Offset = uint32(n), int64(n)*size
+				p.Length = min(size, int64(len(disk))-p.Offset)
+				if err := s.parcel(p, disk[p.Offset:p.Offset+p.Length]); err != nil {
+					t.Fatal(err)
+				}
+				b, err := (&flow.Message{Parcel: p}).Encode()
+				if err != nil {
+					t.Fatal(err)
+				}
+				m, err := flow.DecodeMessage(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, x := range m.Parcel.Pieces {
+					x.Offset += uint32(p.Offset)
+					found[n] = append(found[n], x)
+				}
+			}
+			var got []flow.Piece
+			for _, f := range found {
+				got = append(got, f...)
+			}
+			if want == nil {
+				want = got
+				check(t, disk, got)
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%s: parcels of %d cells are cut in another way", name, cells)
+			}
+		}
+	}
+}
+
+// check holds pieces against the disk: a cover, zeros where they say so, ids of
+// the bytes, no piece across a cell border.
+func check(t *testing.T, disk []byte, pieces []flow.Piece) {
+	t.Helper()
+	ids := chunk.NewIDs([32]byte{2})
+	at := uint32(0)
+	for _, x := range pieces {
+		b := disk[x.Offset : x.Offset+x.Length]
+		if x.Offset != at || x.Offset/cell != (x.Offset+x.Length-1)/cell || x.Verdict != flow.Undecided {
+			t.Fatalf("piece %+v after %d", x, at)
+		}
+		if x.Zero {
+			for _, c := range b {
+				if c != 0 {
+					t.Fatalf("piece %+v is not zero", x)
+				}
+			}
+		} else if x.Chunk != ids.ID(b) {
+			t.Fatalf("piece %+v has another id", x)
+		}
+		at += x.Length
+	}
+	if int(at) != len(disk) {
+		t.Fatalf("pieces end at %d of %d", at, len(disk))
+	}
+}
+
+func TestRefused(t *testing.T) {
+	s := newStage(t, chunk.Aligned)
+	for name, c := range map[string]struct {
+		p flow.Parcel
+		n int
+	}{
+		"not at a cell":   {flow.Parcel{Offset: 4096, Length: 4096}, 4096},
+		"too few bytes":   {flow.Parcel{Length: 4096}, 4095},
+		"too many bytes":  {flow.Parcel{Length: 4096}, 4097},
+		"no bytes at all": {flow.Parcel{Length: 4096}, 0},
+	} {
+		var f *flow.Fault
+		if err := s.parcel(&c.p, make([]byte, c.n)); !errors.As(err, &f) || f.Class != flow.Corrupt {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
