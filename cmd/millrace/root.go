@@ -31,6 +31,7 @@ func (a *app) verbs() []*cobra.Command {
 		read.Restore(a.App),
 		read.Verify(a.App),
 		a.auditCommand(),
+		a.demoCommand(),
 		a.stageCommand(),
 		a.versionCommand(),
 	}
