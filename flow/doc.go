@@ -3,8 +3,8 @@
 // A job runs as seven kinds of processes (its stages, see [Stages]). Between
 // two of them travels a [Parcel]: one cell of a disk with what is known about it
 // so far. The parcel itself is a small message on a JetStream work-queue; its
-// bytes lie in the [Arena], shared memory that every worker of the host maps,
-// and the message only holds a [Claim] on them.
+// bytes lie in the [arena.Arena], shared memory that every worker of the host maps,
+// and the message only holds a [arena.Claim] on them.
 //
 // A stage is written against [Worker]: [Connect], then [Worker.Pump] with a
 // function that turns one parcel into the next. Pump owns receiving, heartbeats,

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -247,7 +248,7 @@ func TestPiecesAreChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	var back Pieces
-	if err := back.UnmarshalBinary(b); err != nil || !reflect.DeepEqual(many, back) {
+	if err := back.UnmarshalBinary(b); err != nil || !slices.Equal(many, back) {
 		t.Errorf("%d pieces: %v", len(many), err)
 	}
 }
