@@ -128,8 +128,8 @@ func TestRecentReadersNeverSeeStrangers(t *testing.T) {
 	// Ids with an even second half are added; their neighbours, which differ in
 	// one half only, never are.
 	at := func(n uint64) (added id.Chunk, never []id.Chunk) {
-		hi, lo := (n%97)<<1, n<<1
-		return chunkID(hi, lo), []id.Chunk{chunkID(hi, lo|1), chunkID(hi+97<<1, lo), chunkID(hi|1<<63, lo)}
+		hi, lo := n<<1, (n+1)<<1
+		return chunkID(hi, lo), []id.Chunk{chunkID(hi, lo|1), chunkID(hi+ids<<1, lo), chunkID(hi|1<<63, lo)}
 	}
 	var done atomic.Uint64
 	var g sync.WaitGroup
@@ -146,6 +146,12 @@ func TestRecentReadersNeverSeeStrangers(t *testing.T) {
 				added, never := at(n)
 				if !r.Has(added) && n < before {
 					t.Errorf("number %d was added and is not known", n)
+				}
+				// What is being added now must not be seen with half an entry.
+				for i := range uint64(4) {
+					if r.Has(chunkID((before+i)<<1, 0)) {
+						t.Errorf("number %d is seen without its second half", before+i)
+					}
 				}
 				for _, c := range never {
 					if r.Has(c) {
