@@ -91,8 +91,8 @@ func (o *Options) Fill() error {
 	if o.ParcelSize == 0 {
 		o.ParcelSize = cell
 	}
-	if o.ParcelSize < cell || o.ParcelSize%cell != 0 || o.ParcelSize > 64<<20 {
-		return fmt.Errorf("parcel size: %d is not a multiple of the cell size %d up to 64 MiB", o.ParcelSize, cell)
+	if o.ParcelSize < cell || o.ParcelSize%cell != 0 || o.ParcelSize > 32<<20 {
+		return fmt.Errorf("parcel size: %d is not a multiple of the cell size %d up to 32 MiB", o.ParcelSize, cell)
 	}
 	if o.Memory != 0 && o.Memory < max(minMemory, 3*int64(arena.SealedSize(int(o.ParcelSize)))) {
 		return fmt.Errorf("memory: %d bytes are too few for parcels of %d", o.Memory, o.ParcelSize)

@@ -84,7 +84,7 @@ type ChangesResolved struct {
 	TrackingKind string   `json:"tracking_kind"` // of the token that was used
 	Token        []byte   `json:"token"`
 	Parcels      uint32   `json:"parcels"`
-	Cells        []byte   `json:"cells"` // one bit per cell, lowest bit first: set = a parcel
+	Cells        []byte   `json:"cells"` // one bit per parcel the disk could have, lowest bit first: set = it is read
 	ReadBytes    int64    `json:"read_bytes"`
 	DiskBytes    int64    `json:"disk_bytes"`
 }

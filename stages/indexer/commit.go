@@ -74,7 +74,7 @@ func (x *indexer) checkPacks(ctx context.Context, n uint32) error {
 			if err != nil {
 				x.fail(n, &flow.Fault{
 					Class: flow.Park, Code: "damaged", Stage: flow.Indexer, Op: "check pack", Object: name, Cause: err.Error(), Err: err,
-					Remedy: "run millrace verify; delete the chunk index in the state directory and run the job again with --scan full",
+					Remedy: "run millrace verify to see which points need it, and bring the object back from a copy of the vault",
 				})
 				return nil
 			}
