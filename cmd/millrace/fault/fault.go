@@ -59,13 +59,14 @@ func (f *Fault) Error() string {
 
 func (f *Fault) Unwrap() error { return f.Err }
 
-// Cause is the text of the error below, without the operation if that begins
-// with it too.
+// Cause is the text of the error below, without the operation and the object if
+// that begins with them too.
 func (f *Fault) Cause() string {
 	if f.Err == nil {
 		return ""
 	}
-	return strings.TrimPrefix(f.Err.Error(), f.Op+": ")
+	text := strings.TrimPrefix(f.Err.Error(), f.Op+": ")
+	return strings.TrimPrefix(text, f.Op+" "+f.Object+": ")
 }
 
 // Exit is the exit code that goes with the fault.
