@@ -47,8 +47,8 @@ type Step struct {
 	Seconds     float64 `json:"duration_s"`
 }
 
-// minSize leaves room for a file system with some files.
-const minSize = 32 << 20
+// MinSize of the disk: it leaves room for a file system with some files.
+const MinSize = 32 << 20
 
 // share of the files that the second day changes.
 const share = 0.02
@@ -56,8 +56,8 @@ const share = 0.02
 // Run tells the story. It ends with an error at the first step that fails; a
 // folder in which something differed is kept as evidence.
 func Run(ctx context.Context, o Options) (r Result, err error) {
-	if o.Size < minSize || o.Size%(1<<20) != 0 {
-		return Result{}, fmt.Errorf("make a disk of %d bytes: a whole number of MiB is needed, %d at least", o.Size, minSize>>20)
+	if o.Size < MinSize || o.Size%(1<<20) != 0 {
+		return Result{}, fmt.Errorf("make a disk of %d bytes: a whole number of MiB is needed, %d at least", o.Size, MinSize>>20)
 	}
 	if o.Program, err = filepath.Abs(o.Program); err != nil {
 		return Result{}, err
@@ -101,7 +101,7 @@ type story struct {
 
 func (s *story) say(format string, args ...any) { fmt.Fprintf(s.Out, format+"\n", args...) }
 
-func (s *story) chapter(title string) { s.say("\n=== %s\n", title) }
+func (s *story) chapter(title string) { s.say("\n=== %s", title) }
 
 func (s *story) path(name string) string { return filepath.Join(s.folder, name) }
 

@@ -26,8 +26,8 @@ room for about four times --size. It exits 4 if anything differs.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			bytes, err := humanize.ParseBytes(size)
-			if err != nil || bytes > 1<<40 {
-				return fault.Usage("--size %s: not a number of bytes up to 1 TiB", size)
+			if err != nil || bytes < demo.MinSize || bytes > 1<<40 {
+				return fault.Usage("--size %s: not a number of bytes from 32 MiB to 1 TiB", size)
 			}
 			o.Size = int64(bytes) >> 20 << 20
 			return a.demo(c.Context(), o)
