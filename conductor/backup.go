@@ -267,6 +267,10 @@ func (j *job) writeDown(ctx context.Context) {
 	if len(facts) == 0 {
 		return
 	}
+	// A put that is cut short may have happened: the end of the watch is no
+	// reason to cut it, or the same facts would be written again.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
 	if _, err := j.o.Ledger.Append(ctx, j.id, facts, nil, nil); err != nil {
 		j.log.Warn("facts wait", zap.Error(err))
 		j.mu.Lock()

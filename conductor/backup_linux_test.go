@@ -171,3 +171,20 @@ func TestTinyGuest(t *testing.T) {
 	b.check(t)
 	t.Logf("a guest of one byte: %v", time.Since(start))
 }
+
+// Fewer slots than workers: nobody may sit on the last one with nothing to put
+// into it.
+func TestFewerSlotsThanWorkers(t *testing.T) {
+	for _, parallel := range []map[string]int{{flow.Reader: 2}, {flow.Seal: 6}} {
+		b := newBed(t, 64<<20)
+		o := b.options(t)
+		o.Memory, o.Parallel = 16<<20, parallel
+		ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+		s, err := Backup(ctx, o)
+		cancel()
+		if err != nil || s.Outcome != "done" || s.SlotsLeft != 0 {
+			t.Fatalf("%v: outcome %q, %v, %d slots left", parallel, s.Outcome, err, s.SlotsLeft)
+		}
+		b.check(t)
+	}
+}

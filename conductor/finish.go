@@ -7,7 +7,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
-	"github.com/millrace-backup/millrace/stages/indexer"
+	"github.com/millrace-backup/millrace/id"
 	"go.uber.org/zap"
 )
 
@@ -23,7 +23,7 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 	if j.crew != nil {
 		s.Stages = j.crew.updates(nil)
 	}
-	s.Finished = j.account(fault)
+	s.Finished = j.account(j.result(ctx), fault)
 	s.Finished.DurationNS = int64(s.Duration)
 	s.Outcome, s.Guests = s.Finished.Outcome, s.Finished.Guests
 	j.mu.Lock()
@@ -60,35 +60,72 @@ func (j *job) sign(ctx context.Context, s *Summary, facts []events.Fact) error {
 	return err
 }
 
-// account folds the last progress into the job's result.
-func (j *job) account(fault *flow.Fault) events.JobFinished {
+// result is what the ledger says came of the job. Not what the indexer reported
+// last: a worker may have died between the two.
+type result struct {
+	points map[id.Guest]id.Point
+	sealed map[id.Disk]events.DiskSealed
+	stored int64 // bytes of the packs and tables brought in
+}
+
+func (j *job) result(ctx context.Context) result {
+	out := result{points: map[id.Guest]id.Point{}, sealed: map[id.Disk]events.DiskSealed{}}
+	chunks := map[id.Object]bool{}
+	for r, err := range j.o.Ledger.Records(ctx, j.work.Position) {
+		if err != nil {
+			j.log.Warn("read the job back", zap.Error(err))
+			break
+		}
+		if r.Job != j.id {
+			continue
+		}
+		switch f := r.Fact.(type) {
+		case events.PackStored:
+			out.stored += f.Size
+		case events.ChunksStored:
+			if !chunks[f.Table.Name] {
+				chunks[f.Table.Name] = true
+				out.stored += f.Table.Size
+			}
+		case events.ExtentsMapped:
+			out.stored += f.Table.Size
+		case events.DiskSealed:
+			out.sealed[f.Disk] = f
+		case events.PointCommitted:
+			out.points[f.Guest] = f.Point
+		}
+	}
+	return out
+}
+
+// account sums up the job. The bytes of a guest that failed protect nothing and
+// are not counted.
+func (j *job) account(r result, fault *flow.Fault) events.JobFinished {
 	j.mu.Lock()
 	p := j.progress
 	j.mu.Unlock()
-	f := events.JobFinished{Settings: j.o.settings(), StoredBytes: p.PackBytes + p.TableBytes}
-	failed := 0
+	f := events.JobFinished{Settings: j.o.settings(), StoredBytes: r.stored}
+	failed := len(j.o.Failed)
 	for n, g := range j.work.Guests {
-		out := events.GuestOutcome{Guest: g.ID, Name: g.Name, Outcome: "failed"}
-		why := fault
-		if n < len(p.Guests) {
-			if out.Point = p.Guests[n].Point; !out.Point.IsZero() {
-				out.Outcome, why = "done", nil
-			} else if p.Guests[n].Fault != nil {
+		out := events.GuestOutcome{Guest: g.ID, Name: g.Name, Outcome: "done", Point: r.points[g.ID]}
+		if out.Point.IsZero() {
+			failed++
+			out.Outcome = "failed"
+			why := fault
+			if n < len(p.Guests) && p.Guests[n].Fault != nil {
 				why = p.Guests[n].Fault
 			}
-		}
-		if why != nil {
-			out.Code, out.Op, out.Object, out.Cause, out.Remedy = why.Code, why.Op, why.Object, why.Cause, why.Remedy
-		}
-		if out.Outcome == "done" {
-			j.addDisks(&f, p.Disks, uint32(n))
+			if why != nil {
+				out.Code, out.Op, out.Object, out.Cause, out.Remedy = why.Code, why.Op, why.Object, why.Cause, why.Remedy
+			}
 		} else {
-			failed++
+			for _, d := range j.work.DisksOf(uint32(n)) {
+				addDisk(&f, r.sealed[j.work.Disks[d].Info.Disk])
+			}
 		}
 		f.Guests = append(f.Guests, out)
 	}
 	f.Guests = append(f.Guests, j.o.Failed...)
-	failed += len(j.o.Failed)
 	switch {
 	case fault != nil && fault.Code == "interrupted":
 		f.Outcome, f.Cause = "interrupted", fault.Error()
@@ -102,19 +139,11 @@ func (j *job) account(fault *flow.Fault) events.JobFinished {
 	return f
 }
 
-// addDisks counts the disks of a guest that has a point. The bytes of a guest
-// that failed protect nothing and are not counted.
-func (j *job) addDisks(f *events.JobFinished, disks []indexer.DiskProgress, guest uint32) {
-	for _, n := range j.work.DisksOf(guest) {
-		if int(n) >= len(disks) {
-			continue
-		}
-		d := disks[n]
-		f.DiskBytes += d.Size
-		f.ReadBytes += d.Read
-		f.ZeroBytes += d.Zero
-		f.UnchangedBytes += d.Unchanged
-		f.KnownBytes += d.Known
-		f.NewBytes += d.New
-	}
+func addDisk(f *events.JobFinished, d events.DiskSealed) {
+	f.DiskBytes += d.Size
+	f.ReadBytes += d.ReadBytes
+	f.ZeroBytes += d.ZeroBytes
+	f.UnchangedBytes += d.UnchangedBytes
+	f.KnownBytes += d.KnownBytes
+	f.NewBytes += d.NewBytes
 }

@@ -12,7 +12,7 @@ import (
 // Step turns a parcel into the next one. It returns the stage to send to and
 // the parcel, or "" when the parcel is to be dropped (its claim was stale). slot
 // is a slot of the pool that Pump was given, to be filled if the returned
-// parcel's claim names it; otherwise Pump keeps it for the next parcel.
+// parcel's claim names it; otherwise Pump releases it.
 type Step func(ctx context.Context, d *Delivery, slot arena.Slot) (to string, out *Parcel, err error)
 
 const (
@@ -21,8 +21,10 @@ const (
 )
 
 // Pump runs step over the stage's parcels until the worker drains or the job
-// stops. It takes the slot to be filled before it takes a message, so that no
-// message ages for want of room.
+// stops. It takes a slot to be filled only once it has a parcel to fill it with:
+// where slots are scarcer than workers, one that waits with a slot and no parcel,
+// and one with a parcel and no slot, would wait for ever. A parcel does not age
+// meanwhile, since heartbeats go out for all that is held.
 func (w *Worker) Pump(ctx context.Context, pool arena.Pool, step Step) error {
 	g, ctx := errgroup.WithContext(ctx)
 	out := make(chan handOver, inFlight)
@@ -44,32 +46,30 @@ func (w *Worker) Pump(ctx context.Context, pool arena.Pool, step Step) error {
 func (w *Worker) pump(ctx context.Context, pool arena.Pool, step Step, out chan<- handOver) error {
 	var slot arena.Slot
 	for {
-		if pool != arena.NoSlot && slot.Generation == 0 {
+		d, ok := w.Next(ctx)
+		if !ok {
+			return errors.Join(ctx.Err(), w.Lost())
+		}
+		slot = arena.Slot{}
+		if pool != arena.NoSlot {
 			s, err := w.acquireUnlessDraining(ctx, pool)
 			if err != nil {
 				return err
 			}
 			if s.Generation == 0 {
-				return errors.Join(ctx.Err(), w.Lost())
+				return errors.Join(d.Again(), ctx.Err(), w.Lost())
 			}
 			slot = s
-		}
-		d, ok := w.Next(ctx)
-		if !ok {
-			if slot.Generation != 0 {
-				w.Arena.Release(arena.Claim{Slot: slot.Number, Generation: slot.Generation})
-			}
-			return errors.Join(ctx.Err(), w.Lost())
 		}
 		h, err := w.step(ctx, d, slot, step)
 		if err != nil {
 			return err
 		}
+		if p := h.m; slot.Generation != 0 && (p == nil || p.Parcel == nil || p.Parcel.Claim.Slot != slot.Number || p.Parcel.Claim.Generation != slot.Generation) {
+			w.Arena.Release(slot.Claim(0)) // the step had no use for it
+		}
 		if h.future == nil {
 			continue // dropped or settled as a fault
-		}
-		if p := h.m.Parcel; p != nil && p.Claim.Slot == slot.Number && p.Claim.Generation == slot.Generation {
-			slot = arena.Slot{}
 		}
 		leave := w.Meter.enter(blocked)
 		select {

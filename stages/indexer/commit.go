@@ -33,8 +33,9 @@ func (x *indexer) commit(ctx context.Context, n uint32) error {
 	point, more := c.facts()
 	// The commit point. Before this put the guest has no point and the tables
 	// are objects nobody names; after it the point is there for good, and a
-	// successor of this process finds it in the ledger.
-	if err := x.append(ctx, append(packs, more...), append(in, c.objects...)); err != nil {
+	// successor of this process finds it in the ledger. It is signed before
+	// anyone is told of it and before snapshot may let go.
+	if err := x.store(ctx, append(packs, more...), append(in, c.objects...)); err != nil {
 		return err
 	}
 	done()
@@ -42,12 +43,10 @@ func (x *indexer) commit(ctx context.Context, n uint32) error {
 	for _, o := range c.objects {
 		x.tableBytes += o.Size
 	}
-	signed, err := x.ledger.Checkpoint(ctx)
-	if err != nil {
-		return flow.VaultFault("sign the ledger of", x.work.Vault, err)
+	if err := x.sign(ctx); err != nil {
+		return err
 	}
-	x.signed = signed
-	return nil
+	return x.tell(ctx)
 }
 
 // checkPacks makes sure that the packs a point refers to and that this job did

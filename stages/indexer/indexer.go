@@ -83,8 +83,10 @@ func (x *indexer) replay(msg []byte) error {
 	return x.fold(m)
 }
 
-// recall learns from the ledger what a predecessor of this process has written.
+// recall learns from the ledger what a predecessor of this process has written. A
+// point that it committed may still be without a signature.
 func (x *indexer) recall(ctx context.Context) error {
+	committed := false
 	for r, err := range x.ledger.Records(ctx, x.work.Position) {
 		if err != nil {
 			return flow.VaultFault("read the ledger", x.work.Vault, err)
@@ -100,10 +102,14 @@ func (x *indexer) recall(ctx context.Context) error {
 		case events.GuestInspected:
 			x.each(f.Guest, func(g *guest) { g.recorded = true })
 		case events.PointCommitted:
+			committed = true
 			x.each(f.Guest, func(g *guest) { g.point, g.fault = f.Point, nil })
 		case events.SnapshotReleased:
 			x.each(f.Guest, func(g *guest) { g.released = true })
 		}
+	}
+	if committed {
+		return x.sign(ctx)
 	}
 	return nil
 }
@@ -337,20 +343,44 @@ func (x *indexer) record(ctx context.Context) error {
 // append adds a segment to the ledger and feeds the live copy. The copy is a
 // courtesy to followers: that it failed is no reason to stop.
 func (x *indexer) append(ctx context.Context, f []events.Fact, in []ledger.ObjectRef) error {
-	pos, err := x.ledger.Append(ctx, x.w.Config.Job, f, in, nil)
-	if err != nil {
+	if err := x.store(ctx, f, in); err != nil {
+		return err
+	}
+	return x.tell(ctx)
+}
+
+// store makes facts durable in the ledger.
+func (x *indexer) store(ctx context.Context, f []events.Fact, in []ledger.ObjectRef) error {
+	if _, err := x.ledger.Append(ctx, x.w.Config.Job, f, in, nil); err != nil {
 		return flow.VaultFault("append to the ledger", x.work.Vault, err)
 	}
 	x.dirty = true
+	return nil
+}
+
+// sign puts all that is in the ledger under a checkpoint.
+func (x *indexer) sign(ctx context.Context) error {
+	signed, err := x.ledger.Checkpoint(ctx)
+	if err != nil {
+		return flow.VaultFault("sign the ledger of", x.work.Vault, err)
+	}
+	x.signed = signed
+	return nil
+}
+
+// tell feeds the live copy with what is new in the ledger.
+func (x *indexer) tell(ctx context.Context) error {
 	var fresh []events.Record
+	next := x.told
 	for r, err := range x.ledger.Records(ctx, x.told) {
 		if err != nil {
 			return flow.VaultFault("read the ledger", x.work.Vault, err)
 		}
 		fresh = append(fresh, r)
+		next = r.Position + 1
 	}
 	if x.live.Publish(ctx, fresh) == nil {
-		x.told = pos + 1
+		x.told = next
 	}
 	return nil
 }
