@@ -59,6 +59,15 @@ func (d *Delivery) Again() error {
 	return nil
 }
 
+// Later is Again after a heartbeat's time, for what cannot be done yet.
+func (d *Delivery) Later() error {
+	d.w.forget(d)
+	if err := d.msg.NakWithDelay(Heartbeat); err != nil {
+		return fmt.Errorf("give a message back: %w", err)
+	}
+	return nil
+}
+
 // Next waits for a message. False means that nothing more comes: the worker
 // drains, ctx is over, or the server is lost ([Worker.Lost]).
 func (w *Worker) Next(ctx context.Context) (*Delivery, bool) {

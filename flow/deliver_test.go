@@ -349,7 +349,7 @@ func TestStatusesAddUp(t *testing.T) {
 	for i := range 300 {
 		j.put(flow.Chunker, parcel(i))
 	}
-	eventually(t, "all are through", func() bool { return j.queued(flow.Delta) == 300 })
+	eventually(t, "all are through", func() bool { return j.queued(flow.Delta) == 300 && j.queued(flow.Chunker) == 0 })
 	stop()
 	<-result
 	w.close(t)

@@ -88,3 +88,16 @@ func VaultFault(op, object string, err error) error {
 	}
 	return f
 }
+
+// ParentFault says what it means for a guest that the tables of the point it is
+// compared with could not be read: damage or loss ends this guest's part in the
+// job, since without the parent it can be backed up; all else is as VaultFault has it.
+func ParentFault(op, object string, guest uint32, err error) error {
+	if !errors.Is(err, vault.ErrDamaged) && !errors.Is(err, store.ErrNotFound) {
+		return VaultFault(op, object, err)
+	}
+	return &Fault{
+		Class: Park, Code: "damaged", Op: op, Object: object, Guest: guest, Cause: err.Error(), Err: err,
+		Remedy: "run the job again with --scan full, which needs no earlier point; run millrace verify to see which points are damaged",
+	}
+}

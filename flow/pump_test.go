@@ -329,9 +329,14 @@ func TestCloseInFullWork(t *testing.T) {
 	g.Wait()
 	last := j.start(flow.Chunker)
 	for j.queued(flow.Chunker) > 0 {
-		if d, _ := last.TryNext(t.Context(), 2*flow.AckWait); d == nil {
-			t.Fatalf("%d messages do not come back", j.queued(flow.Chunker))
-		} else if err := d.Done(); err != nil {
+		d, _ := last.TryNext(t.Context(), 2*flow.AckWait)
+		if d == nil {
+			if n := j.queued(flow.Chunker); n > 0 { // else the last acknowledgement was under way
+				t.Fatalf("%d messages do not come back", n)
+			}
+			break
+		}
+		if err := d.Done(); err != nil {
 			t.Error(err)
 		}
 	}

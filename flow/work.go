@@ -22,9 +22,18 @@ type Work struct {
 	Host       string       `json:"host"`
 	Position   uint64       `json:"position"` // of the job's first fact in the ledger
 	Index      []string     `json:"index"`    // chunk index files
-	Ledger     string       `json:"ledger"`   // folder of the local segment cache
-	Guests     []WorkGuest  `json:"guests"`
-	Disks      []WorkDisk   `json:"disks"`
+	// Distrusted are packs that a parent's tables name and that nothing new may
+	// refer to: gone, of another size, retired, or with withdrawn chunks.
+	Distrusted []PackID    `json:"distrusted,omitempty"`
+	Ledger     string      `json:"ledger"` // folder of the local segment cache
+	Guests     []WorkGuest `json:"guests"`
+	Disks      []WorkDisk  `json:"disks"`
+}
+
+// PackID names a pack: they lie in a folder per job.
+type PackID struct {
+	Job  id.Job    `json:"job"`
+	Name id.Object `json:"name"`
 }
 
 // WorkGuest is one guest of the job.
@@ -49,6 +58,15 @@ type WorkDisk struct {
 // Parcels is how many parcels the whole disk has.
 func (w *Work) Parcels(disk int) uint32 {
 	return uint32((w.Disks[disk].Info.VirtualSize + w.ParcelSize - 1) / w.ParcelSize)
+}
+
+// DistrustedPacks is Distrusted as a set.
+func (w *Work) DistrustedPacks() map[PackID]bool {
+	set := make(map[PackID]bool, len(w.Distrusted))
+	for _, p := range w.Distrusted {
+		set[p] = true
+	}
+	return set
 }
 
 // DisksOf lists the ordinals of a guest's disks.
