@@ -15,6 +15,7 @@ func (s *state) takePlan(p *flow.Plan) error {
 	}
 	g := &s.guests[p.Guest]
 	if g.planned {
+		s.widenRecheck(p)
 		return nil
 	}
 	records, err := events.DecodeRecords(p.Facts)
@@ -31,11 +32,32 @@ func (s *state) takePlan(p *flow.Plan) error {
 	for _, e := range p.Recheck {
 		s.disks[e.Disk].recheck[e.Number] = true
 	}
-	g.planned, g.facts = true, records
+	g.planned, g.facts, g.recheck = true, records, len(p.Recheck)
 	for n := range plans {
 		s.compareAll(n)
 	}
 	return nil
+}
+
+// widenRecheck takes the second plan of a guest, from a snapshot stage that was
+// restarted. It says the same as the first, except that more may have to be read
+// twice: a lease that was interrupted proves nothing about the time in between.
+func (s *state) widenRecheck(p *flow.Plan) {
+	var wanted []flow.RecheckEntry
+	for _, e := range p.Recheck {
+		if int(e.Disk) < len(s.disks) && s.work.Disks[e.Disk].Guest == p.Guest && e.Number < s.work.Parcels(int(e.Disk)) && bit(s.disks[e.Disk].plan.Cells, e.Number) {
+			wanted = append(wanted, e)
+		}
+	}
+	if len(wanted) <= s.guests[p.Guest].recheck {
+		return // a duplicate of the first
+	}
+	g := &s.guests[p.Guest]
+	g.recheck, g.asked, g.confirmed = len(wanted), false, false
+	for _, e := range wanted {
+		s.disks[e.Disk].recheck[e.Number] = true
+		s.compare(e.Disk, e.Number)
+	}
 }
 
 // checkPlan returns the plan of each disk of the guest, all of them, or what is

@@ -14,10 +14,11 @@ import (
 // state is what the journal says, folded. It changes by messages only, so that a
 // restarted indexer comes to the same one.
 type state struct {
-	work   *flow.Work
-	base   Index
-	guests []guest
-	disks  []disk
+	work       *flow.Work
+	base       Index
+	distrusted map[flow.PackID]bool
+	guests     []guest
+	disks      []disk
 
 	chunks map[id.Chunk]uint32 // into places
 	places []place
@@ -32,6 +33,7 @@ type Index interface {
 
 type guest struct {
 	planned   bool
+	recheck   int             // how many parcels are read twice
 	facts     []events.Record // what snapshot found, not yet in the ledger
 	recorded  bool            // ... now it is
 	asked     bool            // confirmation asked for by this process
@@ -106,7 +108,7 @@ func digestOf(p *flow.Parcel) digest {
 }
 
 func newState(work *flow.Work, base Index) *state {
-	s := &state{work: work, base: base, chunks: map[id.Chunk]uint32{}, byName: map[id.Object]uint32{}}
+	s := &state{work: work, base: base, distrusted: work.DistrustedPacks(), chunks: map[id.Chunk]uint32{}, byName: map[id.Object]uint32{}}
 	s.guests = make([]guest, len(work.Guests))
 	s.disks = make([]disk, len(work.Disks))
 	for n := range s.disks {
@@ -167,13 +169,14 @@ func (s *state) accept(p *flow.Parcel) (take bool, unresolved id.Chunk, err erro
 	return true, unresolved, nil
 }
 
-// find says where a chunk is: in a pack of this job, or where it was before.
+// find says where a chunk is: in a pack of this job, or where it was before,
+// unless that is a pack the job distrusts.
 func (s *state) find(c id.Chunk) (uint32, bool) {
 	if n, ok := s.chunks[c]; ok {
 		return n, true
 	}
 	at, ok := s.base.Find(c)
-	if !ok {
+	if !ok || s.distrusted[flow.PackID{Job: at.Job, Name: at.Pack}] {
 		return 0, false
 	}
 	n := s.packNumber(flow.Pack{Name: at.Pack}, at.Job, false)

@@ -423,3 +423,30 @@ func TestReplayGivesTheSameState(t *testing.T) {
 		}
 	}
 }
+
+// A restarted snapshot stage may want more to be read twice: the guest is complete
+// only when that has come too. The first plan once more asks for nothing new.
+func TestASecondPlanWidensTheRecheck(t *testing.T) {
+	b := newLab(t)
+	image := noisy(1, 2*labCell)
+	j := b.begin(1, labCell, nil, image)
+	first := []flow.RecheckEntry{{Number: 1}}
+	j.tell(j.plan(first...))
+	j.tell(&flow.Message{Parcel: j.ready(0, 0)})
+	j.tell(&flow.Message{Parcel: j.ready(0, 1)})
+	j.again(first)
+	j.tell(j.plan(first...))
+	if !j.x.complete(0) {
+		t.Fatal("the first plan once more asks for something again")
+	}
+	all := []flow.RecheckEntry{{Number: 0}, {Number: 1}}
+	j.tell(j.plan(all...))
+	if j.x.complete(0) {
+		t.Fatal("complete before the wider second reading")
+	}
+	image[7] ^= 1 // in the parcel that the first plan did not read twice
+	j.again(all)
+	if f := j.x.guests[0].fault; f == nil || f.Code != "source-changed" {
+		t.Errorf("fault %v", f)
+	}
+}

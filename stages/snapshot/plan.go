@@ -76,6 +76,9 @@ func all(uint32) bool { return true }
 // send sends the parcels of one disk that pick chooses.
 func (s *stage) send(ctx context.Context, h *hold, p *plan, pick func(uint32) bool, pass uint8, fresh bool) error {
 	return s.chosen(ctx, h, p, pick, func(x *flow.Parcel) error {
+		if h.over.Load() {
+			return errOver
+		}
 		x.Pass, x.Fresh = pass, fresh
 		return s.w.Send(ctx, flow.Reader, &flow.Message{Parcel: x})
 	})

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace-backup/millrace/events"
@@ -37,8 +40,12 @@ type hold struct {
 	guest  hypervisor.Guest
 	frozen hypervisor.Frozen
 	since  time.Time
-	plans  map[uint32]*plan // by disk; nil until all are made; see stage.mu
+	plans  map[uint32]*plan // by disk; nil until the indexer has them; see stage.mu
+	over   atomic.Bool      // the guest is settled: what is left need not be sent
 }
+
+// errOver ends the sending of a guest that is settled.
+var errOver = errors.New("the guest is settled")
 
 // Run is the stage: one process per job. It returns when it is told to drain.
 func Run(ctx context.Context, w *flow.Worker, drivers DriverFor) error {
@@ -61,6 +68,9 @@ func (s *stage) sendAll(ctx context.Context) error {
 		err := s.backUp(ctx, uint32(n))
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if errors.Is(err, errOver) {
+			continue
 		}
 		var f *flow.Fault
 		if errors.As(err, &f) && f.Class == flow.Park {
@@ -94,6 +104,9 @@ func (s *stage) guest(n uint32) hypervisor.Guest {
 
 // backUp freezes one guest and sends its plan, its parcels and those read twice.
 func (s *stage) backUp(ctx context.Context, n uint32) error {
+	if _, err := os.Stat(s.releasedMark(n)); err == nil {
+		return nil // a predecessor was told that this guest is settled
+	}
 	h, seed, err := s.freeze(ctx, n)
 	if err != nil {
 		return err
@@ -112,9 +125,6 @@ func (s *stage) backUp(ctx context.Context, n uint32) error {
 		facts = append(facts, p.fact)
 		recheck = append(recheck, p.sample(seed, h.frozen.RecheckPercent)...)
 	}
-	s.mu.Lock()
-	h.plans = plans
-	s.mu.Unlock()
 	b, err := encode(s.w.Config.Job, facts...)
 	if err != nil {
 		return err
@@ -122,6 +132,12 @@ func (s *stage) backUp(ctx context.Context, n uint32) error {
 	if err := s.w.Send(ctx, flow.Indexer, &flow.Message{Plan: &flow.Plan{Guest: n, Facts: b, Recheck: recheck}}); err != nil {
 		return err
 	}
+	// Questions are answered only now: a successor of a killed process may ask
+	// for more to be read twice, and the indexer has to know before it is told
+	// that the images held still.
+	s.mu.Lock()
+	h.plans = plans
+	s.mu.Unlock()
 	for _, d := range s.w.Config.Work.DisksOf(n) {
 		if err := s.send(ctx, h, plans[d], all, flow.PassBackup, false); err != nil {
 			return err
@@ -198,8 +214,8 @@ func (s *stage) serve(ctx context.Context, d *flow.Delivery) error {
 			return err
 		}
 		return s.w.Forward(ctx, d, flow.Indexer, &flow.Message{Answer: &flow.Answer{Guest: a.Guest, Released: true, Facts: facts}})
-	case h == nil: // restarted, and not there yet
-		return d.Again()
+	case plans == nil: // restarted, and not there yet
+		return d.Later()
 	case a.Confirm:
 		if err := h.frozen.Changed(ctx); err != nil {
 			f := changed(h.guest.Source, err)
@@ -208,10 +224,7 @@ func (s *stage) serve(ctx context.Context, d *flow.Delivery) error {
 		}
 		return s.w.Forward(ctx, d, flow.Indexer, &flow.Message{Answer: &flow.Answer{Guest: a.Guest, Confirmed: true}})
 	}
-	if plans == nil { // restarted, and not that far yet
-		return d.Again()
-	}
-	if err := s.sendListed(ctx, h, plans, a.Reread, a.Pass, a.Fresh); err != nil {
+	if err := s.sendListed(ctx, h, plans, a.Reread, a.Pass, a.Fresh); err != nil && !errors.Is(err, errOver) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -230,7 +243,13 @@ func changed(source string, err error) *flow.Fault {
 }
 
 func (s *stage) release(ctx context.Context, n uint32, h *hold) ([]byte, error) {
+	if err := os.WriteFile(s.releasedMark(n), nil, 0o600); err != nil {
+		return nil, fmt.Errorf("note that a guest is settled: %w", err)
+	}
 	fact := events.SnapshotReleased{Guest: s.w.Config.Work.Guests[n].ID, Verdict: "unknown"}
+	if h != nil {
+		h.over.Store(true)
+	}
 	if h != nil && h.frozen.Hold != nil {
 		fact.HeldNS = int64(time.Since(h.since))
 		fact.Verdict = "unchanged"
@@ -242,4 +261,9 @@ func (s *stage) release(ctx context.Context, n uint32, h *hold) ([]byte, error) 
 		}
 	}
 	return encode(s.w.Config.Job, fact)
+}
+
+// releasedMark is the file that says that guest n is settled.
+func (s *stage) releasedMark(n uint32) string {
+	return filepath.Join(s.w.Config.Folder, fmt.Sprintf("freeze-%d.released.json", n))
 }
