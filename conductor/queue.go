@@ -102,7 +102,7 @@ func (q *queue) url() string { return "nats://" + q.server.Addr().String() }
 
 // admit makes a credential for one worker.
 func (q *queue) admit(stage string, worker uint32) (name, password string) {
-	a := flow.Permissions(q.job, stage, worker)
+	a := hub.Permissions(q.job, stage, worker)
 	name = fmt.Sprintf("%s-%d", stage, worker)
 	return name, q.users.add(name, &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: a.Publish},

@@ -3,7 +3,6 @@ package flow
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/millrace-backup/millrace/flow/arena"
 	"golang.org/x/sync/errgroup"
@@ -124,11 +123,7 @@ func (w *Worker) Settle(ctx context.Context, d *Delivery, err error) error {
 	}
 	switch {
 	case f.Class == Retry && d.Tries < maxTries:
-		w.forget(d)
-		if err := d.msg.NakWithDelay(Heartbeat); err != nil {
-			return fmt.Errorf("give a message back: %w", err)
-		}
-		return nil
+		return d.Later()
 	case f.Class == Retry || f.Class == Park:
 		return w.Forward(ctx, d, Indexer, &Message{Fault: f})
 	}

@@ -138,7 +138,7 @@ func (j *job) config(stage string) flow.Config {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.last++
-	a := flow.Permissions(j.id, stage, j.last)
+	a := hub.Permissions(j.id, stage, j.last)
 	name := fmt.Sprintf("%s-%d", stage, j.last)
 	j.users[name] = credential{"pass-" + name, &server.Permissions{
 		Publish: &server.SubjectPermission{Allow: a.Publish}, Subscribe: &server.SubjectPermission{Allow: a.Subscribe},

@@ -94,36 +94,5 @@ func StatusSubjects(job id.Job) string { return "w." + job.String() + ".*" }
 // ProgressSubject is where the indexer says how far the job is.
 func ProgressSubject(job id.Job) string { return "p." + job.String() }
 
-// Allowed is what one worker may publish and subscribe to; the server enforces it.
-type Allowed struct{ Publish, Subscribe []string }
-
-// Permissions returns the rights of one worker: to receive its own stage's
-// messages, to send to its successors, to report, and nothing else. The
-// uploader and the indexer may also read the queue's counts, to know when nothing
-// more is coming; the indexer alone publishes facts.
-func Permissions(job id.Job, stage string, worker uint32) Allowed {
-	s := Stream(job)
-	a := Allowed{
-		Publish: []string{
-			"$JS.API.CONSUMER.INFO." + s + "." + stage,
-			"$JS.API.CONSUMER.MSG.NEXT." + s + "." + stage,
-			"$JS.ACK." + s + "." + stage + ".>",
-			StatusSubject(job, worker),
-		},
-		Subscribe: []string{inbox(worker) + ".>"},
-	}
-	for _, to := range Targets(stage) {
-		a.Publish = append(a.Publish, Subject(job, to))
-	}
-	switch stage {
-	case Uploader:
-		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s)
-	case Indexer:
-		f := FactStream(job)
-		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s, FactSubject(job), ProgressSubject(job),
-			"$JS.API.STREAM.INFO."+f, "$JS.API.STREAM.MSG.GET."+f, "$JS.API.DIRECT.GET."+f, "$JS.API.DIRECT.GET."+f+".>")
-	}
-	return a
-}
-
-func inbox(worker uint32) string { return fmt.Sprintf("_INBOX_%d", worker) }
+// Inbox is the prefix of the subjects on which a worker gets replies.
+func Inbox(worker uint32) string { return fmt.Sprintf("_INBOX_%d", worker) }

@@ -68,7 +68,7 @@ func Connect(ctx context.Context, cfg Config, control *bufio.Reader) (*Worker, e
 
 func join(ctx context.Context, cfg Config, mem *arena.Arena) (*Worker, error) {
 	nc, err := nats.Connect(cfg.URL, nats.UserInfo(cfg.User, string(cfg.Password)),
-		nats.Name(fmt.Sprintf("%s-%d", cfg.Stage, cfg.Worker)), nats.CustomInboxPrefix(inbox(cfg.Worker)),
+		nats.Name(fmt.Sprintf("%s-%d", cfg.Stage, cfg.Worker)), nats.CustomInboxPrefix(Inbox(cfg.Worker)),
 		nats.MaxReconnects(20), nats.ReconnectWait(100*time.Millisecond), nats.Timeout(10*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", err)

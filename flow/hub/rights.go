@@ -1,0 +1,38 @@
+package hub
+
+import (
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/id"
+)
+
+// Allowed is what one worker may publish and subscribe to; the server enforces it.
+type Allowed struct{ Publish, Subscribe []string }
+
+// Permissions returns the rights of one worker: to receive its own stage's
+// messages, to send to its successors, to report, and nothing else. The
+// uploader and the indexer may also read the queue's counts, to know when nothing
+// more is coming; the indexer alone publishes facts.
+func Permissions(job id.Job, stage string, worker uint32) Allowed {
+	s := flow.Stream(job)
+	a := Allowed{
+		Publish: []string{
+			"$JS.API.CONSUMER.INFO." + s + "." + stage,
+			"$JS.API.CONSUMER.MSG.NEXT." + s + "." + stage,
+			"$JS.ACK." + s + "." + stage + ".>",
+			flow.StatusSubject(job, worker),
+		},
+		Subscribe: []string{flow.Inbox(worker) + ".>"},
+	}
+	for _, to := range flow.Targets(stage) {
+		a.Publish = append(a.Publish, flow.Subject(job, to))
+	}
+	switch stage {
+	case flow.Uploader:
+		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s)
+	case flow.Indexer:
+		f := flow.FactStream(job)
+		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s, flow.FactSubject(job), flow.ProgressSubject(job),
+			"$JS.API.STREAM.INFO."+f, "$JS.API.STREAM.MSG.GET."+f, "$JS.API.DIRECT.GET."+f, "$JS.API.DIRECT.GET."+f+".>")
+	}
+	return a
+}
