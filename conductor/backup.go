@@ -12,7 +12,6 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
-	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/stages/indexer"
 	"github.com/millrace-backup/millrace/stages/snapshot"
@@ -60,7 +59,10 @@ func Backup(ctx context.Context, o Options) (Summary, error) {
 	defer func() { _ = log.Sync() }()
 	j.log = log.With(zap.Stringer("job", j.id))
 	defer j.cleanUp()
-	j.plan()
+	j.plan(ctx)
+	if err := j.linkIndex(); err != nil {
+		return Summary{}, err
+	}
 	_, size, _ := o.Ledger.Head()
 	position, err := o.Ledger.Append(ctx, j.id, []events.Fact{events.JobStarted{
 		Verb: "backup", Host: o.Host, PID: os.Getpid(), Version: o.Version, OS: operatingSystem(), CPUs: o.CPUs, By: o.User, Set: o.Set,
@@ -79,11 +81,11 @@ func Backup(ctx context.Context, o Options) (Summary, error) {
 }
 
 // plan lists guests and disks with the points they are compared with.
-func (j *job) plan() {
+func (j *job) plan(ctx context.Context) {
 	o := j.o
 	j.work = flow.Work{
 		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.Vault.Config.DefaultDomain, Codec: o.Codec, ParcelSize: o.ParcelSize,
-		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host, Index: o.Index,
+		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
 		Ledger: filepath.Join(j.folder, "ledger"),
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
@@ -94,46 +96,17 @@ func (j *job) plan() {
 		for _, u := range g.Unprotected {
 			wg.Unprotected = append(wg.Unprotected, events.Unprotected{Key: u.Key, Reason: u.Reason})
 		}
-		parent, why := j.parent(g)
-		wg.ScanReason = why
-		if parent != nil {
-			wg.Parent = parent.Point
-		}
+		var disks []events.DiskInfo
 		for _, d := range g.Disks {
-			wd := flow.WorkDisk{Guest: uint32(n), Info: snapshot.InfoOf(d)}
-			if parent != nil {
-				wd.Parent = sameDisk(parent, wd.Info)
-			}
-			j.work.Disks = append(j.work.Disks, wd)
+			disks = append(disks, snapshot.InfoOf(d))
+		}
+		var old []*events.PointDisk
+		wg.Parent, old, wg.ScanReason = j.parent(ctx, g, disks)
+		for i, d := range disks {
+			j.work.Disks = append(j.work.Disks, flow.WorkDisk{Guest: uint32(n), Info: d, Parent: old[i]})
 		}
 		j.work.Guests = append(j.work.Guests, wg)
 	}
-}
-
-// parent is the point a guest is compared with, and why the scan is as it is. A
-// parent only saves work: cuts and ids do not depend on it.
-func (j *job) parent(g hypervisor.Guest) (*events.PointCommitted, string) {
-	if j.o.Scan == "full" {
-		return nil, "asked for: nothing is compared with an earlier point"
-	}
-	const untracked = "the source does not track changes, so all data is read"
-	known := j.o.Catalog.Guests[g.ID]
-	if known == nil || len(known.Points) == 0 {
-		return nil, "first point of this guest"
-	}
-	p := known.Points[len(known.Points)-1]
-	return &p.PointCommitted, untracked + " and compared with point " + id.Short(p.Point)
-}
-
-// sameDisk finds the disk in the parent. One that has another size now is a new
-// disk: layers below could show what lay behind the old end.
-func sameDisk(p *events.PointCommitted, info events.DiskInfo) *events.PointDisk {
-	for i := range p.Disks {
-		if d := &p.Disks[i]; d.Disk == info.Disk && d.Size == info.VirtualSize && len(d.Extents) > 0 {
-			return d
-		}
-	}
-	return nil
 }
 
 // run starts everything, waits until every guest is settled, and stops
@@ -315,7 +288,7 @@ func (j *job) cleanUp() {
 	if j.arena != nil {
 		errs = append(errs, j.arena.Close())
 	}
-	for _, name := range []string{"nats", "ledger", "indexer.journal"} {
+	for _, name := range []string{"nats", "ledger", "index", "indexer.journal"} {
 		errs = append(errs, os.RemoveAll(filepath.Join(j.folder, name)))
 	}
 	freezes, _ := filepath.Glob(filepath.Join(j.folder, "freeze-*.json"))

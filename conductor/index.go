@@ -2,7 +2,15 @@ package conductor
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"iter"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
 
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
@@ -10,41 +18,111 @@ import (
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store"
+	"go.uber.org/zap"
 )
 
-// RefreshIndex brings the host's chunk index of a vault up to date and returns
-// its files: what the chunk tables of listed points place, and what lies in packs
-// of jobs that died or failed before they wrote tables. Only chunks of the
-// default domain are in it.
-func RefreshIndex(ctx context.Context, v *vault.Vault, s *catalog.State, folder string) ([]string, error) {
+// Index is what a job may refer to of what is in the vault already. With the
+// zero Index it refers to nothing and stores everything.
+type Index struct {
+	Files   []string                 // see catalog/chunkindex
+	trusted map[catalog.PackKey]bool // packs that are as the ledger has them
+}
+
+// RefreshIndex looks which packs are in the vault, brings the host's chunk index
+// up to date and returns both: what the chunk tables of listed points place, and
+// what lies in packs of jobs that died or failed before they wrote tables. Only
+// chunks of the default domain are in it, and only those in packs that may be
+// trusted to restore. A table that cannot be read places nothing.
+func RefreshIndex(ctx context.Context, v *vault.Vault, s *catalog.State, folder string) (Index, error) {
+	trusted, err := trustedPacks(ctx, v, s)
+	if err != nil {
+		return Index{}, err
+	}
+	// A source places other chunks when other packs are trusted, so the name that
+	// its rows are kept under says which were not.
+	salt := distrustedSum(s, trusted)
 	var sources []chunkindex.Source
 	seen := map[id.Object]bool{}
 	for _, p := range s.Listed() {
 		for _, d := range p.Disks {
 			for _, ref := range d.Chunks {
-				if !seen[ref.Name] {
+				if !ref.Name.IsZero() && !seen[ref.Name] {
 					seen[ref.Name] = true
-					sources = append(sources, chunkindex.Source{Name: ref.Name, Rows: tableRows(v, s, ref)})
+					sources = append(sources, chunkindex.Source{Name: salted(ref.Name, salt), Rows: tableRows(v, trusted, ref)})
 				}
 			}
 		}
 	}
 	for key, p := range s.Packs {
 		job := s.Jobs[key.Job]
-		if p.Retired != 0 || p.Domain != v.Config.DefaultDomain || (job != nil && job.Finished != nil && job.Finished.Outcome == "done") {
+		if !trusted[key] || p.Domain != v.Config.DefaultDomain || (job != nil && job.Finished != nil && job.Finished.Outcome == "done") {
 			continue
 		}
-		sources = append(sources, chunkindex.Source{Name: key.Pack, Rows: footerRows(v, key)})
+		sources = append(sources, chunkindex.Source{Name: salted(key.Pack, salt), Rows: footerRows(v, key)})
 	}
-	return chunkindex.Refresh(ctx, folder, sources)
+	files, err := chunkindex.Refresh(ctx, folder, sources)
+	return Index{Files: files, trusted: trusted}, err
 }
 
-func tableRows(v *vault.Vault, s *catalog.State, ref events.TableRef) func(context.Context) iter.Seq2[chunkindex.Row, error] {
+// trustedPacks are the packs that are in the vault with the size the ledger says,
+// and that were neither retired nor found to hold a damaged chunk.
+func trustedPacks(ctx context.Context, v *vault.Vault, s *catalog.State) (map[catalog.PackKey]bool, error) {
+	trusted := map[catalog.PackKey]bool{}
+	for e, err := range v.Store.List(ctx, "packs/") {
+		if err != nil {
+			return nil, fmt.Errorf("list the packs of the vault: %w", err)
+		}
+		var key catalog.PackKey
+		folder, name := path.Split(strings.TrimPrefix(e.Name, "packs/"))
+		if key.Job.UnmarshalText([]byte(strings.TrimSuffix(folder, "/"))) != nil || key.Pack.UnmarshalText([]byte(name)) != nil {
+			continue // not a pack's name
+		}
+		if p := s.Packs[key]; p != nil && p.Retired == 0 && p.Size == e.Size {
+			trusted[key] = true
+		}
+	}
+	for w := range s.Withdrawn {
+		delete(trusted, w.PackKey)
+	}
+	return trusted, nil
+}
+
+// distrustedSum stands for the set of packs that are known and not trusted. It is
+// zero when there are none.
+func distrustedSum(s *catalog.State, trusted map[catalog.PackKey]bool) (sum id.Object) {
+	for key := range s.Packs {
+		if !trusted[key] {
+			one := id.Sum(append(key.Job[:], key.Pack[:]...))
+			for i := range sum { // in whatever order they come
+				sum[i] ^= one[i]
+			}
+		}
+	}
+	return sum
+}
+
+func salted(name, salt id.Object) id.Object {
+	if salt.IsZero() {
+		return name
+	}
+	return id.Sum(append(name[:], salt[:]...))
+}
+
+func tableRows(v *vault.Vault, trusted map[catalog.PackKey]bool, ref events.TableRef) func(context.Context) iter.Seq2[chunkindex.Row, error] {
+	// What the ledger says of the table must not block the backup that would
+	// make a point which does not need it.
+	lost := func(err error) error {
+		if errors.Is(err, vault.ErrDamaged) || errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("%w: %w", chunkindex.ErrUnreadable, err)
+		}
+		return err
+	}
 	return func(ctx context.Context) iter.Seq2[chunkindex.Row, error] {
 		return func(yield func(chunkindex.Row, error) bool) {
 			t, err := table.OpenChunks(ctx, v, ref)
 			if err != nil {
-				yield(chunkindex.Row{}, err)
+				yield(chunkindex.Row{}, lost(err))
 				return
 			}
 			if t.Domain() != v.Config.DefaultDomain {
@@ -52,11 +130,11 @@ func tableRows(v *vault.Vault, s *catalog.State, ref events.TableRef) func(conte
 			}
 			for r, err := range t.All(ctx) {
 				if err != nil {
-					yield(chunkindex.Row{}, err)
+					yield(chunkindex.Row{}, lost(err))
 					return
 				}
 				p := t.Packs()[r.Pack]
-				if known := s.Packs[catalog.PackKey{Job: p.Job, Pack: p.Name}]; known == nil || known.Retired != 0 {
+				if !trusted[catalog.PackKey{Job: p.Job, Pack: p.Name}] {
 					continue // nothing new may refer to it
 				}
 				place := chunkindex.Place{Job: p.Job, Pack: p.Name, Offset: r.Offset, Stored: r.Stored, Raw: r.Raw}
@@ -84,4 +162,45 @@ func footerRows(v *vault.Vault, key catalog.PackKey) func(context.Context) iter.
 			}
 		}
 	}
+}
+
+// linkIndex gives the job names of its own for the index files: a worker that is
+// restarted opens them again, and another job's Refresh may have removed them.
+// One that is gone already makes chunks unknown, which costs space and no data.
+func (j *job) linkIndex() error {
+	folder := filepath.Join(j.folder, "index")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return fmt.Errorf("make the job's index folder: %w", err)
+	}
+	j.work.Index = nil
+	for _, from := range j.o.Index.Files {
+		to := filepath.Join(folder, filepath.Base(from))
+		err := os.Link(from, to)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			err = copyFile(from, to) // a file system without links
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			j.log.Warn("a chunk index file is gone", zap.String("file", from))
+		case err != nil:
+			return fmt.Errorf("keep a chunk index file for the job: %w", err)
+		default:
+			j.work.Index = append(j.work.Index, to)
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }

@@ -26,7 +26,7 @@ type Options struct {
 	Ledger   *ledger.Ledger
 	Catalog  *catalog.State // folded up to now
 	State    string         // state directory
-	Index    []string       // chunk index files, see catalog/chunkindex
+	Index    Index          // from RefreshIndex, with the same catalog
 	Command  []string       // what to start for a stage; its name is appended
 
 	Guests  []hypervisor.Guest

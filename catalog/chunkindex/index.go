@@ -67,15 +67,30 @@ const maxFiles = 8
 // footer of a pack that no table covers yet. Name must never mean two contents.
 type Source struct {
 	Name id.Object
-	Rows func(ctx context.Context) iter.Seq2[Row, error] // in any order
+	// Rows are in any order. One that yields ErrUnreadable places nothing.
+	Rows func(ctx context.Context) iter.Seq2[Row, error]
 }
+
+// ErrUnreadable: a source is damaged or lost. Its chunks are unknown, which costs
+// space and no data, and the next Refresh asks it again.
+var ErrUnreadable = errors.New("source cannot be read")
 
 // Refresh brings the index in folder up to date with the sources that the ledger
 // names now and returns the files to Open. Files that cover something the ledger
 // no longer names are dropped and what they covered is read again: what was
 // retired must never be found. Several processes may refresh at once; each ends
-// with a valid set.
-func Refresh(ctx context.Context, folder string, sources []Source) ([]string, error) {
+// with a valid set. A later Refresh may remove the files: who opens them more
+// than once links them to where they stay.
+func Refresh(ctx context.Context, folder string, sources []Source) (paths []string, err error) {
+	for range 3 { // another process may merge files that this one was about to read
+		if paths, err = refresh(ctx, folder, sources); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return paths, err
+}
+
+func refresh(ctx context.Context, folder string, sources []Source) ([]string, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("make the chunk index folder: %w", err)
 	}
@@ -99,6 +114,9 @@ func Refresh(ctx context.Context, folder string, sources []Source) ([]string, er
 	rows, names, err := collect(ctx, missing)
 	if err != nil {
 		return nil, err
+	}
+	if len(names) == 0 {
+		return paths, nil // nothing that is missing can be read
 	}
 	old := paths
 	if merge := len(paths)+1 > maxFiles; merge {
@@ -161,13 +179,20 @@ func usable(folder string, wanted map[id.Object]bool) (paths []string, covered m
 
 func collect(ctx context.Context, sources []Source) (rows []Row, names []id.Object, err error) {
 	for _, s := range sources {
+		before, whole := len(rows), true
 		for r, err := range s.Rows(ctx) {
+			if errors.Is(err, ErrUnreadable) {
+				rows, whole = rows[:before], false
+				break
+			}
 			if err != nil {
 				return nil, nil, fmt.Errorf("index the chunks of %s: %w", s.Name, err)
 			}
 			rows = append(rows, r)
 		}
-		names = append(names, s.Name)
+		if whole {
+			names = append(names, s.Name)
+		}
 	}
 	return rows, names, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
@@ -138,5 +139,45 @@ func TestDamageNeverPlacesAChunkWrongly(t *testing.T) {
 	defer x.Close()
 	if !x.Has(chunkN(299)) {
 		t.Fatal("a truncated file was not built again")
+	}
+}
+
+// TestUnreadableSourcePlacesNothing: what it gave before it broke neither, and it
+// is asked again until it can be read.
+func TestUnreadableSourcePlacesNothing(t *testing.T) {
+	folder := t.TempDir()
+	whole := source(2, 100, 200)
+	broken := Source{Name: whole.Name, Rows: func(ctx context.Context) iter.Seq2[Row, error] {
+		return func(yield func(Row, error) bool) {
+			for r := range whole.Rows(ctx) {
+				if !yield(r, nil) {
+					return
+				}
+			}
+			yield(Row{}, fmt.Errorf("table: %w", ErrUnreadable))
+		}
+	}}
+	for n, c := range []struct {
+		sources []Source
+		first   bool
+		second  bool
+	}{
+		{[]Source{broken}, false, false},
+		{[]Source{source(1, 0, 100), broken}, true, false},
+		{[]Source{source(1, 0, 100), broken}, true, false},
+		{[]Source{source(1, 0, 100), whole}, true, true},
+	} {
+		paths, err := Refresh(t.Context(), folder, c.sources)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := Open(paths)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Has(chunkN(5)) != c.first || x.Has(chunkN(105)) != c.second {
+			t.Errorf("refresh %d: found %v and %v, want %v and %v", n, x.Has(chunkN(5)), x.Has(chunkN(105)), c.first, c.second)
+		}
+		x.Close()
 	}
 }

@@ -67,6 +67,24 @@ func OpenMap(ctx context.Context, v *vault.Vault, disk events.PointDisk) (*Map, 
 // Size is the disk's size in bytes.
 func (m *Map) Size() int64 { return m.size }
 
+// Packs yields the packs that the chunk tables of the layers name, one that
+// several name as often. Not every one of them must still be needed: a newer
+// layer may hide what an older one has in it.
+func (m *Map) Packs() iter.Seq[PackRef] {
+	return func(yield func(PackRef) bool) {
+		for _, l := range m.layers {
+			if l.chunks == nil {
+				continue
+			}
+			for _, p := range l.chunks.packs {
+				if !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Layers is the number of layers.
 func (m *Map) Layers() int { return len(m.layers) }
 

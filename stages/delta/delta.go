@@ -5,14 +5,17 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/millrace-backup/millrace/catalog/chunkindex"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger/table"
 )
 
-// Index knows the chunks that were durable when the job began.
-type Index interface{ Has(c id.Chunk) bool }
+// Index knows where chunks lay that were durable when the job began.
+type Index interface {
+	Find(c id.Chunk) (chunkindex.Place, bool)
+}
 
 // Map is a disk of the parent point.
 type Map interface {
@@ -30,11 +33,13 @@ type stage struct {
 	open   OpenMap
 	maps   map[uint32]Map
 	old    []table.MapPiece
+	// distrusted packs may not be referred to: what only they have is new
+	distrusted map[flow.PackID]bool
 }
 
 // Run is the stage.
 func Run(ctx context.Context, w *flow.Worker, index Index, open OpenMap) error {
-	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, maps: map[uint32]Map{}}
+	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, maps: map[uint32]Map{}, distrusted: w.Config.Work.DistrustedPacks()}
 	return w.Pump(ctx, arena.NoSlot, s.decide)
 }
 
@@ -77,7 +82,7 @@ func (s *stage) load(ctx context.Context, p *flow.Parcel) error {
 		if d.Parent != nil {
 			var err error
 			if m, err = s.open(ctx, d); err != nil {
-				return flow.VaultFault("open the parent's map", d.Info.Path, err)
+				return flow.ParentFault("open the parent's map", d.Info.Path, d.Guest, err)
 			}
 		}
 		s.maps[p.Disk] = m
@@ -88,7 +93,8 @@ func (s *stage) load(ctx context.Context, p *flow.Parcel) error {
 	}
 	for x, err := range m.Range(ctx, p.Offset, min(p.Offset+p.Length, m.Size())) {
 		if err != nil {
-			return flow.VaultFault("read the parent's map", fmt.Sprintf("%s of %s", p, s.w.Config.Work.Disks[p.Disk].Info.Path), err)
+			d := &s.w.Config.Work.Disks[p.Disk]
+			return flow.ParentFault("read the parent's map", fmt.Sprintf("%s of %s", p, d.Info.Path), d.Guest, err)
 		}
 		s.old = append(s.old, x)
 	}
@@ -116,10 +122,17 @@ func (s *stage) verdict(x *flow.Piece, p *flow.Parcel, at *int) flow.Verdict {
 		return flow.New
 	case p.Fresh:
 		return flow.New
-	case o != nil && !o.Zero && o.Offset == from && o.Length == int64(x.Length) && o.Chunk == x.Chunk && o.ChunkOffset == 0 && o.Domain == s.w.Config.Work.Domain:
+	case o != nil && !o.Zero && o.Offset == from && o.Length == int64(x.Length) && o.Chunk == x.Chunk && o.ChunkOffset == 0 &&
+		o.Domain == s.w.Config.Work.Domain && !s.distrusted[flow.PackID(o.Pack)]:
 		return flow.Unchanged
-	case s.index.Has(x.Chunk) || s.recent.Has(x.Chunk):
+	case s.recent.Has(x.Chunk) || s.known(x.Chunk):
 		return flow.Known
 	}
 	return flow.New
+}
+
+// known reports whether the chunk lay in a pack that may be referred to.
+func (s *stage) known(c id.Chunk) bool {
+	p, ok := s.index.Find(c)
+	return ok && !s.distrusted[flow.PackID{Job: p.Job, Name: p.Pack}]
 }

@@ -5,13 +5,17 @@ import (
 	"errors"
 	"iter"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
+	"github.com/millrace-backup/millrace/catalog/chunkindex"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger/table"
+	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store"
 )
 
 var (
@@ -57,7 +61,9 @@ func (m *parent) Range(_ context.Context, from, to int64) iter.Seq2[table.MapPie
 
 type known map[id.Chunk]bool
 
-func (k known) Has(c id.Chunk) bool { return k[c] }
+func (k known) Find(c id.Chunk) (chunkindex.Place, bool) {
+	return chunkindex.Place{Job: id.Job{1}, Pack: id.Object(c)}, k[c] // a pack for each
+}
 
 // newStage is a stage for one disk; no parent if m is nil.
 func newStage(t *testing.T, m *parent, k known) (*stage, *arena.Recent) {
@@ -72,7 +78,7 @@ func newStage(t *testing.T, m *parent, k known) (*stage, *arena.Recent) {
 		d.Parent = &events.PointDisk{}
 	}
 	w := &flow.Worker{Config: flow.Config{Work: flow.Work{Domain: home, Disks: []flow.WorkDisk{d}}}}
-	s := &stage{w: w, index: k, recent: a.Recent(), maps: map[uint32]Map{}, open: func(context.Context, flow.WorkDisk) (Map, error) { return m, nil }}
+	s := &stage{w: w, index: k, recent: a.Recent(), maps: map[uint32]Map{}, distrusted: map[flow.PackID]bool{}, open: func(context.Context, flow.WorkDisk) (Map, error) { return m, nil }}
 	return s, a.Recent()
 }
 
@@ -125,6 +131,31 @@ func TestVerdicts(t *testing.T) {
 				t.Errorf("verdict %d, to be stored %v; want %d", got, store, c.want)
 			}
 		})
+	}
+}
+
+// TestDistrustedPacks: what only they have is new, the same bytes elsewhere are not.
+func TestDistrustedPacks(t *testing.T) {
+	here, there := data(0, 10, 1), data(10, 10, 2)
+	here.Pack = table.PackRef{Job: id.Job{1}, Name: id.Object{7}}
+	there.Pack = table.PackRef{Job: id.Job{1}, Name: id.Object{5}}
+	s, recent := newStage(t, &parent{pieces: []table.MapPiece{here, there}}, known{id.Chunk{1}: true, id.Chunk{3}: true, id.Chunk{4}: true, id.Chunk{6}: true})
+	recent.Add(id.Chunk{6})
+	for _, n := range []id.Object{{3}, {5}, {6}} {
+		s.distrusted[flow.PackID{Job: id.Job{1}, Name: n}] = true
+	}
+	p := &flow.Parcel{Length: 60}
+	for n, c := range []byte{1, 2, 1, 3, 4, 6} {
+		p.Pieces = append(p.Pieces, flow.Piece{Offset: uint32(10 * n), Length: 10, Chunk: id.Chunk{c}})
+	}
+	if err := s.load(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	s.judge(p)
+	for n, want := range []flow.Verdict{flow.Unchanged, flow.New, flow.Known, flow.New, flow.Known, flow.Known} {
+		if got := p.Pieces[n].Verdict; got != want {
+			t.Errorf("piece %d: verdict %d, want %d", n, got, want)
+		}
 	}
 }
 
@@ -200,6 +231,12 @@ func TestWhatCannotBeRead(t *testing.T) {
 	var f *flow.Fault
 	if err := s.load(t.Context(), &flow.Parcel{Length: 10}); !errors.Is(err, broken) || !errors.As(err, &f) || f.Class != flow.Halt {
 		t.Errorf("got %v", err)
+	}
+	for _, lost := range []error{vault.ErrDamaged, store.ErrNotFound} { // that guest's end, with a way out
+		s, _ := newStage(t, &parent{pieces: []table.MapPiece{zero(0, 10)}, broken: lost}, nil)
+		if err := s.load(t.Context(), &flow.Parcel{Length: 10}); !errors.As(err, &f) || f.Class != flow.Park || !strings.Contains(f.Remedy, "--scan full") {
+			t.Errorf("got %+v", err)
+		}
 	}
 	s, _ = newStage(t, &parent{}, nil)
 	s.open = func(context.Context, flow.WorkDisk) (Map, error) { return (*table.Map)(nil), broken }

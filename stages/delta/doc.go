@@ -7,7 +7,9 @@
 // Unchanged is what the parent's map says of the same place. Known is a chunk
 // that lies in a durable pack; a chunk whose pack is still being written is New,
 // and a second copy of it is stored: an answer that points at bytes in flight
-// loses data when messages overtake each other. A parcel with nothing new goes
+// loses data when messages overtake each other. What lies in a pack that the job
+// distrusts is neither: it is New, and the point that comes of it does not need
+// that pack. A parcel with nothing new goes
 // straight to the indexer, and so does one that is only read again to see that
 // the image held still.
 //

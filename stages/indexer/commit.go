@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/millrace-backup/millrace/events"
@@ -27,7 +28,12 @@ func (x *indexer) commit(ctx context.Context, n uint32) error {
 	}
 	c := &layer{indexer: x, guest: n, numbers: map[id.Chunk]uint32{}, packs: map[id.Object]uint32{}}
 	if err := c.write(ctx); err != nil {
-		return flow.VaultFault("write the tables of", x.work.Guests[n].Name, err)
+		err = flow.ParentFault("write the tables of", x.work.Guests[n].Name, n, err)
+		if f := flow.AsFault(err, flow.Indexer); f.Class == flow.Park {
+			x.fail(n, f)
+			return nil
+		}
+		return err
 	}
 	packs, in, done := x.packFacts()
 	point, more := c.facts()
@@ -49,38 +55,51 @@ func (x *indexer) commit(ctx context.Context, n uint32) error {
 	return x.tell(ctx)
 }
 
-// checkPacks makes sure that the packs a point refers to and that this job did
-// not write are still there. One that is gone is no reason to commit a point
-// that cannot be restored.
+// checkPacks makes sure that the packs this job took chunks for known in are
+// still there, and long enough for the last of them. Those that only the
+// parent's layers name were looked at when the job began. One that is gone since
+// is no reason to commit a point that cannot be restored.
 func (x *indexer) checkPacks(ctx context.Context, n uint32) error {
+	ends := map[uint32]int64{}
 	for _, d := range x.work.DisksOf(n) {
 		for _, r := range x.disks[d].rows {
 			if r.chunk == noChunk {
 				continue
 			}
-			p := &x.packs[x.places[r.chunk].pack]
-			if p.isNew || p.checked {
-				continue
+			at := &x.places[r.chunk]
+			if !x.packs[at.pack].isNew {
+				ends[at.pack] = max(ends[at.pack], int64(at.offset)+int64(at.stored))
 			}
-			name := vault.PackName(p.job, p.Name)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(ends)) {
+		p := &x.packs[k]
+		name := vault.PackName(p.job, p.Name)
+		if p.size == 0 {
 			e, err := store.Stat(ctx, x.vault.Store, name)
-			if err == nil && e.Size < int64(x.places[r.chunk].offset)+int64(x.places[r.chunk].stored) {
-				err = fmt.Errorf("%d bytes are too few: %w", e.Size, vault.ErrDamaged)
-			}
 			if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, vault.ErrDamaged) {
 				return flow.VaultFault("check pack", name, err) // the pack may well be there
 			}
 			if err != nil {
-				x.fail(n, &flow.Fault{
-					Class: flow.Park, Code: "damaged", Stage: flow.Indexer, Op: "check pack", Object: name, Cause: err.Error(), Err: err,
-					Remedy: "run millrace verify to see which points need it, and bring the object back from a copy of the vault",
-				})
+				x.fail(n, lostPack(name, err))
 				return nil
 			}
-			p.checked = true
+			p.size = e.Size
+		}
+		if p.size < ends[k] {
+			x.fail(n, lostPack(name, fmt.Errorf("%d bytes are too few: %w", p.size, vault.ErrDamaged)))
+			return nil
 		}
 	}
 	return nil
+}
+
+// lostPack is the fault of a guest that needs a pack which went while the job ran.
+func lostPack(name string, err error) *flow.Fault {
+	return &flow.Fault{
+		Class: flow.Park, Code: "damaged", Stage: flow.Indexer, Op: "check pack", Object: name, Cause: err.Error(), Err: err,
+		Remedy: "run the job again, which stores what the pack had once more; run millrace verify to see which points need it",
+	}
 }
 
 // layer is what one guest's commit adds: a chunk table and an extent table per

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/millrace-backup/millrace/events"
@@ -244,6 +245,101 @@ func TestPackThatIsGone(t *testing.T) {
 		if _, ok := f.(events.PointCommitted); ok {
 			t.Error("a point was committed over a pack that is gone")
 		}
+	}
+}
+
+// TestPackThatIsTooShort: its first chunks are there, the last one is not.
+func TestPackThatIsTooShort(t *testing.T) {
+	b := newLab(t)
+	image := noisy(4, 4*labCell)
+	b.begin(1, 4*labCell, nil, image).run()
+	for e, err := range b.v.Store.List(t.Context(), "packs/") {
+		must(t, err)
+		must(t, b.v.Store.Delete(t.Context(), e.Name))
+		must(t, b.v.Store.PutNew(t.Context(), e.Name, e.Size-1, bytes.NewReader(make([]byte, e.Size-1))))
+	}
+	j := b.begin(2, 4*labCell, nil, image)
+	j.tell(j.plan())
+	j.through([]*flow.Parcel{j.parcel(0, 0)})
+	if n := len(j.x.disks[0].rows); n < 2 {
+		t.Fatalf("%d chunks are too few for this test", n)
+	}
+	must(t, j.x.commit(t.Context(), 0))
+	if g := j.x.guests[0]; g.fault == nil || g.fault.Code != "damaged" || !g.point.IsZero() {
+		t.Errorf("point %s, fault %+v", g.point, g.fault)
+	}
+}
+
+// TestNothingNewNeedsADistrustedPack: whatever a chain of points looks like and
+// whichever packs of theirs are lost, the next point is whole without them.
+func TestNothingNewNeedsADistrustedPack(t *testing.T) {
+	for seed := range uint64(12) {
+		rnd := rand.New(rand.NewPCG(seed, 9))
+		b := newLab(t)
+		image := randomImage(rnd, 6*labCell)
+		var point *events.PointCommitted
+		for n := range 1 + seed {
+			if n > 0 {
+				edit(rnd, image)
+			}
+			point = b.begin(seed<<8|n, labCell, point, image).run()
+		}
+		j := b.begin(seed<<8|99, labCell, point, image)
+		lost := map[table.PackRef]bool{}
+		m, err := table.OpenMap(t.Context(), b.v, point.Disks[0])
+		must(t, err)
+		for k := range m.Packs() {
+			if _, met := lost[k]; !met {
+				lost[k] = rnd.IntN(2) == 0
+			}
+			if lost[k] {
+				j.x.distrusted[flow.PackID(k)] = true
+			}
+		}
+		next := j.run()
+		b.want(next, image)
+		m, err = table.OpenMap(t.Context(), b.v, next.Disks[0])
+		must(t, err)
+		for p, err := range m.Range(t.Context(), 0, m.Size()) {
+			must(t, err)
+			if !p.Zero && lost[p.Pack] {
+				t.Fatalf("seed %d: piece at %d needs a lost pack", seed, p.Offset)
+			}
+		}
+	}
+}
+
+// TestKnownInADistrustedPack: the index knows the chunk, and it is read again.
+func TestKnownInADistrustedPack(t *testing.T) {
+	b := newLab(t)
+	image := noisy(5, labCell)
+	b.begin(1, labCell, nil, image).run()
+	j := b.begin(2, labCell, nil, image)
+	j.tell(j.plan())
+	p := j.ready(0, 0)
+	for _, at := range j.known {
+		j.x.distrusted[flow.PackID{Job: at.Job, Name: at.Pack}] = true
+	}
+	if ask := j.tell(&flow.Message{Parcel: p}); ask == nil || !ask.Fresh || p.Pieces[0].Verdict != flow.Known {
+		t.Fatalf("asked %+v for a parcel of verdict %d", ask, p.Pieces[0].Verdict)
+	}
+}
+
+// TestParentThatBecomesUnreadable ends the guest and not the job.
+func TestParentThatBecomesUnreadable(t *testing.T) {
+	b := newLab(t)
+	image := noisy(6, 4*labCell)
+	point := b.begin(1, labCell, nil, image).run()
+	clear(image[:labCell])
+	j := b.begin(2, labCell, point, image)
+	j.tell(j.plan())
+	for n := range uint32(3) {
+		j.through([]*flow.Parcel{j.parcel(0, n+1)})
+	}
+	must(t, b.v.Store.Delete(t.Context(), table.ObjectName(point.Disks[0].Extents[0])))
+	must(t, j.x.commit(t.Context(), 0))
+	if f := j.x.guests[0].fault; f == nil || f.Class != flow.Park || !strings.Contains(f.Remedy, "--scan full") {
+		t.Errorf("fault %+v", f)
 	}
 }
 

@@ -215,10 +215,11 @@ func (j *job) decide(p *flow.Parcel) {
 			if x.Zero {
 				same = same || o.Zero && o.Offset <= from && o.Offset+o.Length >= to
 			} else {
-				same = same || !o.Zero && o.Offset == from && o.Offset+o.Length == to && o.Chunk == x.Chunk
+				same = same || !o.Zero && o.Offset == from && o.Offset+o.Length == to && o.Chunk == x.Chunk && !j.x.distrusted[flow.PackID(o.Pack)]
 			}
 		}
-		_, known := j.known[x.Chunk]
+		at, known := j.known[x.Chunk]
+		known = known && !j.x.distrusted[flow.PackID{Job: at.Job, Name: at.Pack}]
 		_, recent := j.x.chunks[x.Chunk]
 		switch {
 		case same && (!p.Fresh || x.Zero):

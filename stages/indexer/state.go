@@ -84,8 +84,8 @@ type pack struct {
 	flow.Pack
 	job      id.Job
 	isNew    bool
-	recorded bool // PackStored is in the ledger
-	checked  bool // known before, and seen in the vault by this process
+	recorded bool  // PackStored is in the ledger
+	size     int64 // of a pack known before: what it was when this process looked, 0 before
 }
 
 type digest [sha256.Size]byte

@@ -1,0 +1,71 @@
+package conductor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger/table"
+)
+
+// maxDistrusted is how many packs a job may be told to distrust. A point that
+// names more of them is not worth comparing with.
+const maxDistrusted = 20_000
+
+// parent is the point a guest is compared with, its disks by their place in
+// disks (nil: none), and why the scan is as it is. A parent only saves work: cuts
+// and ids do not depend on it, and one whose tables cannot be read is none.
+func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.DiskInfo) (point id.Point, old []*events.PointDisk, why string) {
+	none := make([]*events.PointDisk, len(disks))
+	if j.o.Scan == "full" {
+		return point, none, "asked for: nothing is compared with an earlier point"
+	}
+	known := j.o.Catalog.Guests[g.ID]
+	if known == nil || len(known.Points) == 0 {
+		return point, none, "first point of this guest"
+	}
+	p := known.Points[len(known.Points)-1]
+	distrusted := map[flow.PackID]bool{}
+	for _, d := range disks {
+		same := sameDisk(&p.PointCommitted, d)
+		old = append(old, same)
+		if same == nil {
+			continue
+		}
+		m, err := table.OpenMap(ctx, j.o.Vault, *same)
+		if err != nil {
+			return point, none, fmt.Sprintf("parent's tables cannot be read: %v", err)
+		}
+		for k := range m.Packs() {
+			if !j.o.Index.trusted[catalog.PackKey{Job: k.Job, Pack: k.Name}] {
+				distrusted[flow.PackID(k)] = true
+			}
+		}
+	}
+	if len(j.work.Distrusted)+len(distrusted) > maxDistrusted {
+		return point, none, fmt.Sprintf("%d packs that point %s names are lost or not to be used", len(distrusted), id.Short(p.Point))
+	}
+	for k := range distrusted {
+		j.work.Distrusted = append(j.work.Distrusted, k)
+	}
+	why = "the source does not track changes, so all data is read and compared with point " + id.Short(p.Point)
+	if len(distrusted) > 0 {
+		why += fmt.Sprintf("; what it has in %d packs that are lost or not to be used is stored again", len(distrusted))
+	}
+	return p.Point, old, why
+}
+
+// sameDisk finds the disk in the parent. One that has another size now is a new
+// disk: layers below could show what lay behind the old end.
+func sameDisk(p *events.PointCommitted, info events.DiskInfo) *events.PointDisk {
+	for i := range p.Disks {
+		if d := &p.Disks[i]; d.Disk == info.Disk && d.Size == info.VirtualSize && len(d.Extents) > 0 {
+			return d
+		}
+	}
+	return nil
+}
