@@ -151,7 +151,8 @@ func footerRows(v *vault.Vault, key catalog.PackKey) func(context.Context) iter.
 		return func(yield func(chunkindex.Row, error) bool) {
 			info, err := vault.ReadPackFooter(ctx, v.Store, v.Keys, key.Job, key.Pack)
 			if err != nil {
-				// A pack that cannot be read places nothing; verify reports it.
+				// Whatever it is, verify reports it and no backup waits for it.
+				yield(chunkindex.Row{}, fmt.Errorf("%w: %w", chunkindex.ErrUnreadable, err))
 				return
 			}
 			for _, e := range info.Entries {

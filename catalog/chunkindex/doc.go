@@ -6,6 +6,8 @@
 // a cache: delete it and the next job builds it again. Every entry carries its
 // own checksum, because a wrong place that went into a point's tables would be a
 // chunk lost; a damaged entry is an unknown chunk, which costs space and no data.
+// So is what a source that cannot be read would place. Any Refresh may replace and
+// remove files; a job links those it was given to a folder of its own.
 //
 // A file, little-endian: magic "MRCHIX01", then u32 each: fanout bits, number of
 // packs, number of covered tables, CRC-32C of the head, fanout and covered names; u64 number of
