@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace-backup/millrace/conductor/logfile"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
@@ -52,7 +53,7 @@ func Backup(ctx context.Context, o Options) (Summary, error) {
 	if err := os.MkdirAll(filepath.Join(j.folder, "log"), 0o700); err != nil {
 		return Summary{}, fmt.Errorf("make the job's folder: %w", err)
 	}
-	log, err := NewLog(filepath.Join(j.folder, "log", "conductor.log"))
+	log, err := logfile.New(filepath.Join(j.folder, "log", "conductor.log"))
 	if err != nil {
 		return Summary{}, err
 	}

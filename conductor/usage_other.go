@@ -1,8 +1,6 @@
-//go:build !unix
+//go:build !linux
 
 package conductor
 
-import "os"
-
-// maxRSS is not to be had from a process that has ended on this system.
-func maxRSS(*os.ProcessState) int64 { return 0 }
+// peak is not to be had on this system.
+func peak(int) int64 { return 0 }

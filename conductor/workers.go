@@ -34,6 +34,7 @@ type worker struct {
 	gone    chan struct{} // closed when it has been waited for
 
 	mu       sync.Mutex
+	peak     int64       // of its memory, as last seen
 	status   flow.Status // the last it said
 	draining bool
 }
@@ -196,14 +197,13 @@ func (w *worker) stopped(err error) events.StageStopped {
 	f := events.StageStopped{
 		Stage: w.stage, Worker: w.number, PID: w.cmd.Process.Pid, Exit: "ok", BusyNS: s.BusyNS, StarvedNS: s.StarvedNS, BlockedNS: s.BlockedNS,
 		InParcels: s.InParcels, OutParcels: s.OutParcels, InBytes: s.InBytes, OutBytes: s.OutBytes,
-		Redelivered: s.Redelivered, Stale: s.Stale, Restarts: w.restart,
+		Redelivered: s.Redelivered, Stale: s.Stale, Restarts: w.restart, MaxRSS: w.peak,
 	}
 	if err != nil {
 		f.Exit = err.Error()
 	}
 	if p := w.cmd.ProcessState; p != nil {
 		f.CPUNS = int64(p.UserTime() + p.SystemTime())
-		f.MaxRSS = maxRSS(p)
 	}
 	return f
 }
@@ -219,7 +219,8 @@ func (c *crew) restarts(stage string) (n int) {
 	return n
 }
 
-// heard enters a worker's report.
+// heard enters a worker's report. It is also the moment to look at its memory,
+// which nobody can once it has gone.
 func (c *crew) heard(s flow.Status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -227,6 +228,7 @@ func (c *crew) heard(s flow.Status) {
 		if w.number == s.Worker && w.stage == s.Stage {
 			w.mu.Lock()
 			w.status = s
+			w.peak = max(w.peak, peak(w.cmd.Process.Pid))
 			w.mu.Unlock()
 		}
 	}

@@ -78,12 +78,12 @@ func VaultFault(op, object string, err error) error {
 	f := &Fault{Class: Halt, Code: "vault-io", Op: op, Object: object, Cause: err.Error(), Err: err, Remedy: "check the vault's disk or server, then run the job again; what was stored is found again"}
 	switch {
 	case errors.Is(err, store.ErrFull):
-		f.Code, f.Remedy = "store-full", "make room in the vault (millrace prune, or a larger disk), then run the job again; what was stored is found again"
+		f.Code, f.Remedy = "store-full", "make room on the vault's disk, then run the job again; what was stored is found again"
 	case errors.Is(err, store.ErrReadOnly):
 		f.Code, f.Remedy = "store-read-only", "give this account the right to write to the vault, or mount it writable"
 	case errors.Is(err, store.ErrNoStore):
 		f.Code, f.Remedy = "no-store", "mount or connect the vault, then run the job again"
-	case errors.Is(err, vault.ErrDamaged):
+	case errors.Is(err, vault.ErrDamaged), errors.Is(err, store.ErrNotFound):
 		f.Class, f.Code, f.Remedy = Corrupt, "damaged", "run millrace verify; restore the damaged object from a copy of the vault if there is one"
 	}
 	return f

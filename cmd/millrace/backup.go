@@ -80,6 +80,12 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 	if err != nil {
 		return err
 	}
+	for _, g := range opts.Guests {
+		for _, u := range g.Unprotected {
+			a.Note("millrace: %s: %q is not backed up: %s", g.Name, u.Key, u.Reason)
+		}
+	}
+	a.sweep(ctx, v)
 	if opts.Catalog, err = catalog.Fold(v.Ledger.Records(ctx, 0)); err != nil {
 		return fault.At("read ledger of vault", v.Location, err)
 	}
@@ -141,8 +147,9 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 			continue
 		}
 		n, err := humanize.ParseBytes(size.text)
-		if err != nil || n < 4<<20 || n > 1<<40 {
-			return c, fault.Usage("--%s %s: give a size of 4MiB or more, as 64MiB", name, size.text)
+		least := map[string]uint64{"memory": 16 << 20, "parcel": 4 << 20}[name]
+		if err != nil || n < least || n > 1<<40 {
+			return c, fault.Usage("--%s %s: give a size of %s or more, as 64MiB", name, size.text, humanize.IBytes(least))
 		}
 		*size.to = int64(n)
 	}
@@ -153,7 +160,8 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 }
 
 // inspect looks at every source. One that is there and cannot be read is a guest
-// that failed; one that is not there is a mistake on the command line.
+// that failed, and so is one of several that is not there; a single one that is not
+// there is a mistake on the command line.
 func (o *backupOptions) inspect(ctx context.Context, v id.Vault, sources []string) (guests []hypervisor.Guest, failed []events.GuestOutcome, err error) {
 	var given id.Guest
 	if o.guestID != "" {
@@ -167,7 +175,8 @@ func (o *backupOptions) inspect(ctx context.Context, v id.Vault, sources []strin
 			return nil, nil, err
 		}
 		found, err := folder.New(path, folder.Options{GuestID: given, Vault: v}).Inspect(ctx)
-		if ctx.Err() != nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, hypervisor.ErrNoDisks) {
+		mistaken := errors.Is(err, fs.ErrNotExist) || errors.Is(err, hypervisor.ErrNoDisks)
+		if ctx.Err() != nil || mistaken && len(sources) == 1 {
 			return nil, nil, fault.At("inspect", path, err)
 		}
 		if err != nil {
@@ -239,7 +248,7 @@ func (o *backupOptions) choose(g hypervisor.Guest) (hypervisor.Guest, error) {
 // asFault gives an error of a stage the form and exit code of a command's.
 func asFault(err error) error {
 	var f *flow.Fault
-	if !errors.As(err, &f) {
+	if err == nil || !errors.As(err, &f) {
 		return err
 	}
 	cause := f.Err
@@ -271,32 +280,44 @@ type jobSummary struct {
 
 // printSummary says what came of the job and returns the error the command ends with.
 func (a *app) printSummary(s conductor.Summary, stopped error) error {
-	f := s.Finished
-	if a.Settings.JSON {
-		for _, g := range s.Guests {
-			if g.Code != "" {
-				a.PrintJSON(map[string]string{"type": "error", "code": g.Code, "op": g.Op, "object": g.Object, "cause": g.Cause, "remedy": g.Remedy, "guest": g.Guest.String()})
-			}
+	end := asFault(stopped)
+	damaged := slices.ContainsFunc(s.Guests, func(g events.GuestOutcome) bool { return g.Code == "damaged" })
+	if end == nil && s.Outcome == "part" {
+		f := &fault.Fault{Code: "part-failed", Op: "back up", Object: "job " + id.Short(s.Job), Err: fmt.Errorf("%d of %d guests have no new point", len(s.Guests)-len(s.Points()), len(s.Guests))}
+		if damaged {
+			f.Code = "damaged"
 		}
-		points := s.Points()
-		if points == nil {
-			points = []id.Point{}
-		}
-		a.PrintJSON(jobSummary{
-			Type: "summary", Job: s.Job, Points: points, Outcome: s.Outcome, DiskBytes: f.DiskBytes, ReadBytes: f.ReadBytes, ZeroBytes: f.ZeroBytes,
-			Unchanged: f.UnchangedBytes, Known: f.KnownBytes, New: f.NewBytes, Stored: f.StoredBytes, Duration: s.Duration.Seconds(), CPU: s.CPU.Seconds(),
-			Position: s.Position, Checkpoint: s.Checkpoint.Size, Root: s.Checkpoint.Root.String(),
-		})
-	} else {
+		end = f
+	}
+	if !a.Settings.JSON {
 		a.printJob(s)
+		return end
 	}
-	if stopped != nil {
-		return asFault(stopped)
+	for _, g := range s.Guests {
+		if g.Code != "" && g.Code != "interrupted" {
+			a.reportFault(&fault.Fault{Code: g.Code, Op: g.Op, Object: g.Object, Err: errors.New(g.Cause), Remedy: g.Remedy}, true)
+		}
 	}
-	if s.Outcome == "part" {
-		return &fault.Fault{Code: "part-failed", Op: "back up", Object: "job " + id.Short(s.Job), Err: fmt.Errorf("%d of %d guests have no new point", len(s.Guests)-len(s.Points()), len(s.Guests))}
+	if end != nil { // before the summary, which is the last line whatever happens
+		f := fault.Of(end)
+		a.reportFault(f, true)
+		f.Reported = true
+		end = f
 	}
-	return nil
+	a.printJobJSON(s)
+	return end
+}
+
+func (a *app) printJobJSON(s conductor.Summary) {
+	f, points := s.Finished, s.Points()
+	if points == nil {
+		points = []id.Point{}
+	}
+	a.PrintJSON(jobSummary{
+		Type: "summary", Job: s.Job, Points: points, Outcome: s.Outcome, DiskBytes: f.DiskBytes, ReadBytes: f.ReadBytes, ZeroBytes: f.ZeroBytes,
+		Unchanged: f.UnchangedBytes, Known: f.KnownBytes, New: f.NewBytes, Stored: f.StoredBytes, Duration: s.Duration.Seconds(), CPU: s.CPU.Seconds(),
+		Position: s.Position, Checkpoint: s.Checkpoint.Size, Root: s.Checkpoint.Root.String(),
+	})
 }
 
 func (a *app) printJob(s conductor.Summary) {

@@ -46,6 +46,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = fault.Interrupted(err)
 	}
 	f := fault.Of(err)
-	a.reportFault(f, a.Settings.JSON || asksForJSON(args))
+	if !f.Reported {
+		a.reportFault(f, a.Settings.JSON || asksForJSON(args))
+	}
 	return f.Exit()
 }

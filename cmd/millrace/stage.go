@@ -12,7 +12,7 @@ import (
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
-	"github.com/millrace-backup/millrace/conductor"
+	"github.com/millrace-backup/millrace/conductor/logfile"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor/folder"
 	"github.com/millrace-backup/millrace/ledger/table"
@@ -51,7 +51,7 @@ func (a *app) stage(ctx context.Context, name string) error {
 	if err != nil {
 		return fault.At("start stage", name, err)
 	}
-	log, err := conductor.NewLog("stderr")
+	log, err := logfile.New("stderr")
 	if err != nil {
 		return fault.At("start stage", name, err)
 	}

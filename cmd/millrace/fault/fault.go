@@ -50,6 +50,8 @@ type Fault struct {
 	Object string // to what: a path, an id
 	Remedy string // what to do; the kind's own if empty
 	Err    error  // the cause
+
+	Reported bool // the user has been told already: only the exit code is left
 }
 
 func (f *Fault) Error() string {
@@ -116,7 +118,7 @@ func Kinds() []Kind {
 		{"wrong-key", vault.ErrWrongKey, ExitWrongKey, "check the password file; the recovery key printed by init opens the vault too"},
 		{"rollback", ledger.ErrRollback, ExitDamage, "the vault was set back to an earlier state: find out who restored or copied it, and when, before using it"},
 		{"forked", ledger.ErrForked, ExitDamage, "two copies of this vault were written to: keep both, and find out which is genuine"},
-		{"damaged", vault.ErrDamaged, ExitDamage, "keep the vault as it is, check the disk below it, then run millrace audit verify and millrace verify --read-data"},
+		{"damaged", vault.ErrDamaged, ExitDamage, "keep the vault as it is, check the disk below it, then run millrace verify --read-data to see what is hit"},
 		{"newer-format", vault.ErrNewer, ExitFailed, "use the version of Millrace that wrote it, or a later one"},
 		{"no-vault", vault.ErrNoVault, ExitNoVault, "check the path and what is mounted there; millrace init makes a new vault"},
 		{"no-store", store.ErrNoStore, ExitNoVault, "check the path and what is mounted there; millrace init makes a new vault"},
@@ -165,6 +167,7 @@ func Of(err error) *Fault {
 		if out.Op == "" && f.Op != "" {
 			out.Op, out.Object = f.Op, f.Object
 		}
+		out.Reported = out.Reported || f.Reported
 		out.Code = first(out.Code, f.Code)
 		out.Remedy = first(out.Remedy, f.Remedy)
 		out.Err = f.Err

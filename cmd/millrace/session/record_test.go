@@ -63,13 +63,21 @@ func TestFactsWaitForAVaultThatCanBeWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
+	hashes := 0
 	for r, err := range l.Records(ctx, 0) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, r.Fact.(events.PointRestored).To)
+		switch f := r.Fact.(type) {
+		case events.PointRestored:
+			got = append(got, f.To)
+		case events.StateHashed:
+			hashes++
+		default:
+			t.Errorf("the ledger holds a %s", r.Kind)
+		}
 	}
-	if strings.Join(got, " ") != "/a /b /c" {
-		t.Errorf("the ledger holds %v", got)
+	if strings.Join(got, " ") != "/a /b /c" || hashes != 2 {
+		t.Errorf("the ledger holds %v and %d hashes of its state", got, hashes)
 	}
 }
