@@ -196,6 +196,34 @@ func TestReplayFindsWhoIsWrong(t *testing.T) {
 	}
 }
 
+// What show and verify print of a point, its time to the second, names it.
+func TestTimesToTheSecond(t *testing.T) {
+	g := id.Guest{1}
+	made := time.Date(2026, 11, 22, 17, 33, 20, 550_000_000, time.UTC)
+	s := &State{Guests: map[id.Guest]*Guest{g: {ID: g, Name: "vm"}}}
+	p := &Point{PointCommitted: events.PointCommitted{Point: id.Point{7}, Guest: g, GuestName: "vm", Time: events.At(made)}}
+	s.Guests[g].Points = []*Point{p}
+	for arg, found := range map[string]bool{
+		"vm@2026-11-22T17:33:20Z":           true,
+		"vm@2026-11-22 17:33:20Z":           true,
+		"vm@2026-11-22T19:33:20+02:00":      true,
+		"vm@2026-11-22T19:33:20":            true, // in loc
+		"vm@2026-11-22T17:33:20.55Z":        true,
+		"vm@2026-11-22T17:33:20.550000Z":    true,
+		"vm@2026-11-22T17:33:20.549999Z":    false,
+		"vm@2026-11-22T17:33:20.5Z":         false,
+		"vm@2026-11-22T19:33:20.5":          false,
+		"vm@2026-11-22T19:33:20.55":         true,
+		"vm@2026-11-22T17:33:19Z":           false,
+		"vm@2026-11-22T17:33:20.5499+00:00": false,
+	} {
+		got, err := s.Point(arg, time.FixedZone("", 7200))
+		if found && got != p || !found && !errors.Is(err, ErrNone) {
+			t.Errorf("%s: got %v, %v", arg, got, err)
+		}
+	}
+}
+
 func TestArguments(t *testing.T) {
 	s, err := Fold(history().all())
 	if err != nil {

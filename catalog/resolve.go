@@ -27,7 +27,8 @@ const maxCandidates = 10
 // Point finds the point that arg names: "latest" (the newest of the vault), the
 // first digits of a point's id, GUEST@latest, or GUEST@TIME (the newest of the
 // guest that is not after TIME). A guest is its name or the first digits of its
-// id. Times without a zone are in loc; a date alone means the end of that day.
+// id. Times without a zone are in loc; a time means all of the second, minute or
+// day that it names, one with a fraction of a second exactly what it says.
 // Forgotten points are not found. The error wraps ErrNone or ErrAmbiguous and
 // lists what could have been meant.
 func (s *State) Point(arg string, loc *time.Location) (*Point, error) {
@@ -82,17 +83,21 @@ func (s *State) pointAt(arg, guest, when string, loc *time.Location) (*Point, er
 	return nil, fmt.Errorf("point %q: %s has none: %w; there are: %s", arg, g.Name, ErrNone, list(newestFirst(g.Points), describePoint))
 }
 
-// parseTime understands RFC 3339 and its shorter forms down to a date.
+// parseTime understands RFC 3339 and its shorter forms down to a date. It returns
+// the last instant that is meant: points are printed to the second, and what is
+// printed must find the point.
 func parseTime(text string, loc *time.Location) (time.Time, error) {
-	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
-		return t, nil
-	}
 	text = strings.Replace(text, " ", "T", 1)
+	second := func(t time.Time) time.Time { return t.Add(time.Second) }
+	if strings.ContainsAny(text, ".,") { // the layouts take a fraction unasked
+		second = func(t time.Time) time.Time { return t.Add(time.Microsecond) }
+	}
 	for _, form := range []struct {
 		layout  string
-		through func(time.Time) time.Time // the last instant that is meant
+		through func(time.Time) time.Time // the first instant that is not meant
 	}{
-		{"2006-01-02T15:04:05", func(t time.Time) time.Time { return t.Add(time.Second) }},
+		{time.RFC3339, second},
+		{"2006-01-02T15:04:05", second},
 		{"2006-01-02T15:04", func(t time.Time) time.Time { return t.Add(time.Minute) }},
 		{"2006-01-02", func(t time.Time) time.Time { return t.AddDate(0, 0, 1) }},
 	} {
