@@ -6,8 +6,10 @@
 // one disk. A folder is one guest whose disks are its files *.vhdx, *.raw and
 // *.img, and others that are VHDX by their signature, in the order of their
 // names; only the folder itself is looked at. Whatever else is there is listed
-// as unprotected. A file *.raw is raw whatever it contains; any other is what
-// its signature says. An image that cannot be opened is an error.
+// as unprotected. A file *.raw is raw whatever it contains, *.vhdx is VHDX or an
+// error, and any other is what its signature says, raw if it has none, except
+// where the name promises a format (*.vhd, *.qcow2, *.vmdk): a damaged image must
+// not pass for a raw disk. An image that cannot be opened is an error.
 //
 // A guest that no hypervisor names gets its id from the vault and its path with
 // links resolved (a block device keeps its links: the kernel renames devices),
@@ -43,6 +45,7 @@ import (
 
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/open"
 )
 
@@ -137,10 +140,27 @@ func canonical(path string) (string, fs.FileMode, error) {
 
 // formatOf is the format that a file's name settles, or "".
 func formatOf(path string) string {
-	if strings.EqualFold(filepath.Ext(path), ".raw") {
-		return "raw"
+	switch ext := strings.ToLower(filepath.Ext(path)); ext {
+	case ".raw", ".vhdx":
+		return ext[1:]
 	}
 	return ""
+}
+
+// promised is the format that a file's name promises and nothing here can read,
+// or "".
+func promised(path string) string {
+	switch ext := strings.ToLower(filepath.Ext(path)); ext {
+	case ".vhd", ".qcow2", ".vmdk":
+		return ext[1:]
+	}
+	return ""
+}
+
+// brokenPromise says what is the matter with a file that has no signature and
+// whose name promises a format.
+func brokenPromise(format string) string {
+	return "its name promises " + format + ", but it has no such signature and is not readable; to back it up as a raw disk, rename it to .raw"
 }
 
 // Open opens a disk that Inspect returned, in the format it had then.
@@ -155,7 +175,8 @@ func (d *Driver) Open(ctx context.Context, disk hypervisor.Disk) (hypervisor.Ope
 	return image, nil
 }
 
-// openImage opens the image at path by format, or by signature when it is "".
+// openImage opens the image at path by format, or by signature when it is "". A
+// file without a signature is raw then, unless its name promises otherwise.
 func openImage(path, format string) (*open.Disk, error) {
 	f, err := openFile(path)
 	if err != nil {
@@ -164,6 +185,9 @@ func openImage(path, format string) (*open.Disk, error) {
 	image, err := open.File(f, open.Options{Format: format})
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
+	}
+	if want := promised(path); want != "" && format == "" && image.Info().Format == "raw" {
+		return nil, errors.Join(fmt.Errorf("%w: %s", vdisk.ErrUnsupported, brokenPromise(want)), image.Close())
 	}
 	return image, nil
 }

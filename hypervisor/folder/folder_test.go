@@ -221,3 +221,56 @@ func TestInspectErrors(t *testing.T) {
 		}
 	}
 }
+
+// A damaged image must not pass for a raw disk: what its name says counts.
+func TestNamesThatPromiseAFormat(t *testing.T) {
+	zeroed := append(make([]byte, 64<<10), image(100_000, 1)...)
+	for _, c := range []struct {
+		name    string
+		content []byte
+		want    error // nil: a raw disk
+		text    string
+	}{
+		{"web.vhdx", nil, vdisk.ErrTruncated, "web.vhdx"},
+		{"web.vhdx", []byte("vhdxf"), vdisk.ErrTruncated, "web.vhdx"},
+		{"web.VHDX", zeroed, vdisk.ErrFormat, "web.VHDX"},
+		{"web.Vhdx", append([]byte("QFI\xfb"), zeroed...), vdisk.ErrFormat, "web.Vhdx"},
+		{"web.vhd", zeroed, vdisk.ErrUnsupported, "promises vhd,"},
+		{"web.QCOW2", zeroed, vdisk.ErrUnsupported, "promises qcow2,"},
+		{"web.qcow2", nil, vdisk.ErrUnsupported, "rename it to .raw"},
+		{"web.vmdk", zeroed, vdisk.ErrUnsupported, "promises vmdk,"},
+		{"web.raw", append([]byte("vhdxfile"), zeroed...), nil, ""},
+		{"web.RAW", zeroed, nil, ""},
+		{"web.img", zeroed, nil, ""},
+		{"web", zeroed, nil, ""},
+	} {
+		t.Run(fmt.Sprintf("%s of %d bytes", c.name, len(c.content)), func(t *testing.T) {
+			check := func(g []hypervisor.Guest, err error) {
+				t.Helper()
+				if c.want == nil && (err != nil || g[0].Disks[0].Info.Format != "raw") {
+					t.Errorf("got %+v, %v; want a raw disk", g, err)
+				}
+				if c.want != nil && (!errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text)) {
+					t.Errorf("got %+v, %v; want %v saying %q", g, err, c.want, c.text)
+				}
+			}
+			dir := t.TempDir()
+			path := put(t, filepath.Join(dir, c.name), c.content)
+			check(folder.New(path, options).Inspect(t.Context()))
+			if filepath.Ext(c.name) == "" {
+				return // in a folder it is no disk
+			}
+			g, err := folder.New(dir, options).Inspect(t.Context())
+			if !errors.Is(c.want, vdisk.ErrUnsupported) {
+				check(g, err)
+				return
+			}
+			// As an intact image of the format, it is left out and said to be.
+			put(t, filepath.Join(dir, "sys.raw"), zeroed)
+			g, err = folder.New(dir, options).Inspect(t.Context())
+			if err != nil || len(g[0].Disks) != 1 || len(g[0].Unprotected) != 1 || !strings.Contains(g[0].Unprotected[0].Reason, c.text) {
+				t.Errorf("in a folder: %+v, %v", g, err)
+			}
+		})
+	}
+}

@@ -81,6 +81,8 @@ func (c *candidate) refuse(dir string, e fs.DirEntry) (string, error) {
 		return "", nil
 	case format != "":
 		return "a disk image of format " + format + ", which is not supported", nil
+	case promised(c.key) != "":
+		return brokenPromise(promised(c.key)), nil
 	}
 	return "neither the name nor the signature of a disk image", nil
 }
