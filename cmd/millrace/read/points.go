@@ -2,7 +2,6 @@ package read
 
 import (
 	"context"
-	"fmt"
 	"text/tabwriter"
 	"time"
 
@@ -90,9 +89,9 @@ func (a verb) points(ctx context.Context, guest string, past session.Past) error
 		return nil
 	}
 	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "POINT\tGUEST\tTIME\tCONSISTENCY\tSCAN\tDISKS\tSTORED\tNOTES")
+	printRow(w, "POINT", "GUEST", "TIME", "CONSISTENCY", "SCAN", "DISKS", "STORED", "NOTES")
 	for _, p := range points {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", id.Short(p.Point), p.GuestName, p.Time.Time().Local().Format(time.DateTime),
+		printRow(w, id.Short(p.Point), p.GuestName, p.Time.Time().Local().Format(time.DateTime),
 			p.Consistency, p.Scan, session.Size(p.DiskBytes), session.Size(p.StoredBytes), notes(p))
 	}
 	return w.Flush()

@@ -72,7 +72,7 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "%s\t%s\n", name, value)
+			printRow(w, name, value)
 		}
 	}
 	row("point", p.Point.String())
@@ -97,7 +97,7 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 		return err
 	}
 	if text := configText(p.Config); text != "" {
-		fmt.Fprintf(a.Stdout, "\n%s\n", text)
+		fmt.Fprintf(a.Stdout, "\n%s\n", plainLines(text))
 	}
 	return nil
 }
