@@ -17,13 +17,15 @@ import (
 // scriptCommands are the words that scripts have besides testscript's own.
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"exits":   exits,
-		"json":    hasJSON,
-		"flip":    flip,
-		"random":  random,
-		"scatter": scatter,
-		"newest":  newest,
-		"point":   point,
+		"exits":     exits,
+		"json":      hasJSON,
+		"flip":      flip,
+		"random":    random,
+		"scatter":   scatter,
+		"newest":    newest,
+		"cutnewest": cutNewest,
+		"damagekey": damageKey,
+		"point":     point,
 	}
 }
 
@@ -89,6 +91,44 @@ func newest(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("nothing matches %s", args[0])
 	}
 	ts.Check(os.Remove(names[len(names)-1]))
+}
+
+// cutnewest GLOB cuts the newest file by name that matches to half its length.
+func cutNewest(ts *testscript.TestScript, neg bool, args []string) {
+	names, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(names) == 0 {
+		ts.Fatalf("nothing matches %s", args[0])
+	}
+	info, err := os.Stat(names[len(names)-1])
+	ts.Check(err)
+	ts.Check(os.Truncate(names[len(names)-1], info.Size()/2))
+}
+
+// damagekey KIND changes a letter of what the keys of this kind have wrapped.
+func damageKey(ts *testscript.TestScript, neg bool, args []string) {
+	names, err := filepath.Glob(filepath.Join(ts.Getenv("MILLRACE_VAULT"), "keys", "*"))
+	ts.Check(err)
+	done := 0
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		ts.Check(err)
+		at := strings.Index(string(text), `"wrapped":`)
+		if at < 0 || !strings.Contains(string(text), `"`+args[0]+`"`) {
+			continue
+		}
+		at += len(`"wrapped": "`) + 40
+		if text[at] == 'A' {
+			text[at] = 'B'
+		} else {
+			text[at] = 'A'
+		}
+		ts.Check(os.WriteFile(name, text, 0o600))
+		done++
+	}
+	if done == 0 {
+		ts.Fatalf("no key of kind %s among %v", args[0], names)
+	}
 }
 
 func largest(ts *testscript.TestScript, args []string) (name string) {

@@ -35,7 +35,9 @@ func Verify(app *session.App) *cobra.Command {
 Every reference of a point is followed: that its table is what the ledger says, and
 that each chunk is where it should be in a pack that is whole in length. With
 --read-data chunks are read, decrypted, unpacked and compared with their ids too:
-all of them, or the given percentage, another sample each time.
+all of them, or the given percentage, another sample each time. Before the points,
+what they rest on is read from the vault itself: every segment and checkpoint of
+the ledger, and every key as far as that goes without its secret.
 
 Whatever is found wrong is listed with the ranges of the disks that need it, is
 recorded in the ledger, and ends in exit code 4.`,
@@ -57,12 +59,16 @@ func (a verb) verify(ctx context.Context, names []string, percent int) error {
 	if err != nil {
 		return err
 	}
+	bad, err := a.verifyVault(ctx, v)
+	if err != nil {
+		return fault.At("verify vault", v.Location, err)
+	}
+	objects := len(bad)
 	points, err := v.ChoosePoints(ctx, names)
 	if err != nil {
-		return err
+		return errors.Join(append(bad, err)...)
 	}
 	var facts []events.Fact
-	var bad []error
 	for _, p := range points {
 		fact, err := a.verifyPoint(ctx, v, p, percent)
 		if err != nil && !errors.Is(err, vault.ErrDamaged) {
@@ -84,7 +90,8 @@ func (a verb) verify(ctx context.Context, names []string, percent int) error {
 			Damaged    int    `json:"damaged"`
 			Position   uint64 `json:"position"`
 			Checkpoint uint64 `json:"checkpoint"`
-		}{"summary", len(points), len(bad), where.Position, where.Checkpoint})
+			Objects    int    `json:"damaged_objects"` // of the vault itself: ledger, checkpoints, keys
+		}{"summary", len(points), len(bad) - objects, where.Position, where.Checkpoint, objects})
 	}
 	return fault.At("verify vault", v.Location, errors.Join(bad...))
 }
