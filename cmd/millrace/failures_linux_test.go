@@ -84,8 +84,7 @@ func truncatedImage(t *testing.T, exe string) {
 
 // job is the short id of the job the process ran.
 func (r *process) job() string {
-	last := r.lines[len(r.lines)-1]
-	return strings.TrimPrefix(last.Object, "job ")
+	return strings.TrimPrefix(r.lines[len(r.lines)-2].Object, "job ") // before the summary
 }
 
 // writer opens the image before the job begins and returns what writes to it.
@@ -244,7 +243,7 @@ func vaultOnAFullDisk(t *testing.T, exe string) {
 	folder := mountVault(t, "size=44m")
 	p := newPlace(t, exe, folder)
 	image := p.image("disk.raw", 64)
-	p.fault(p.run(1, "backup", image), "store-full", "write a pack", folder, "no space left on device", "make room in the vault")
+	p.fault(p.run(1, "backup", image), "store-full", "write a pack", folder, "no space left on device", "make room on the vault's disk")
 	remount(t, folder, 0, "size=200m")
 	if s := p.wellAgain(image, 0); s.Known == 0 {
 		t.Errorf("nothing of what had been stored was found again: %+v", s)
@@ -257,7 +256,7 @@ func vaultWithoutAnyRoom(t *testing.T, exe string) {
 	p := newPlace(t, exe, folder)
 	fill(t, filepath.Join(folder, "filler"))
 	image := p.image("disk.raw", 8)
-	p.fault(p.run(1, "backup", image), "store-full", "append to the ledger", folder, "no space left on device", "make room in the vault")
+	p.fault(p.run(1, "backup", image), "store-full", "append to the ledger", folder, "no space left on device", "make room on the vault's disk")
 	must(t, os.Remove(filepath.Join(folder, "filler")))
 	remount(t, folder, 0, "size=64m")
 	p.wellAgain(image, 0)

@@ -62,7 +62,7 @@ func (p *place) image(name string, mib int64) string {
 // line is a line of what a command prints with --json: the keys of a fault and
 // of a summary that scripts rely on.
 type line struct {
-	Type, Code, Op, Object, Cause, Remedy, Guest string
+	Type, Code, Op, Object, Cause, Remedy string
 
 	Kind      string // of a fact
 	Outcome   string
@@ -152,6 +152,10 @@ func (r *process) end(code int) line {
 	if len(r.lines) > 0 {
 		last = r.lines[len(r.lines)-1]
 	}
+	// A job that ends badly says why, and then, last of all, what came of it.
+	if last.Type == "summary" && code != 0 && len(r.lines) > 1 {
+		last = r.lines[len(r.lines)-2]
+	}
 	if got := r.cmd.ProcessState.ExitCode(); got != code {
 		r.p.Fatalf("%v: exit code %d, want %d\n%+v\n%s", r.cmd.Args[1:], got, code, last, r.stderr.String())
 	}
@@ -163,7 +167,7 @@ func (r *process) guestFault() line {
 	r.p.Helper()
 	var found []line
 	for _, l := range r.lines {
-		if l.Type == "error" && l.Guest != "" {
+		if l.Type == "error" && l.Code != "part-failed" {
 			found = append(found, l)
 		}
 	}
