@@ -8,5 +8,5 @@ targets=$(grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | grep -v 
 while IFS=: read -r file func; do
   name=${func#func }
   echo "--- $(dirname "$file") $name $time"
-  go test "$(dirname "$file")" -run '^$' -fuzz "^$name\$" -fuzztime "$time"
+  go test "$(dirname "$file")" -run '^$' -fuzz "^$name\$" -fuzztime "$time" -fuzzminimizetime 10x
 done <<<"$targets"
