@@ -3,6 +3,7 @@ package conductor
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -79,18 +80,22 @@ func writeImage(t *testing.T, path string, size int64) {
 	}
 	defer f.Close()
 	rng := rand.New(rand.NewPCG(1, uint64(size)))
-	block := make([]byte, 1<<20)
+	noise := rand.NewChaCha8([32]byte{byte(size)})
+	text := make([]byte, 1<<20)
+	for i := range text {
+		text[i] = "etaoin shrdlu\n"[rng.Uint32()%14]
+	}
+	block := make([]byte, len(text))
 	for at := int64(0); at < size; at += int64(len(block)) {
 		switch rng.IntN(5) {
 		case 0:
 			continue // a hole
 		case 1:
-			for i := range block {
-				block[i] = byte(rng.Uint32())
-			}
+			_, _ = noise.Read(block)
 		default:
-			for i := range block {
-				block[i] = "etaoin shrdlu\n"[rng.Uint32()%14]
+			copy(block, text)
+			for i := 0; i < len(block); i += 4096 { // the same words, in blocks of which no two are equal
+				binary.LittleEndian.PutUint64(block[i:], uint64(at)+uint64(i))
 			}
 		}
 		if _, err := f.WriteAt(block[:min(int64(len(block)), size-at)], at); err != nil {
