@@ -176,26 +176,37 @@ func (b *bed) check(t *testing.T) *catalog.State {
 func TestKilledWorkers(t *testing.T) {
 	for _, stage := range flow.Stages() {
 		t.Run(stage, func(t *testing.T) {
-			b := newBed(t, 300<<20)
-			o := b.options(t)
-			o.Parallel = map[string]int{flow.Seal: 1} // so that who holds a message is who is killed
-			k := &killer{stage: stage, wanted: 3}
-			o.Started = k.started
-			o.joined = k.hunt
-			s, err := Backup(t.Context(), o)
-			if err != nil || s.Outcome != "done" {
-				t.Fatalf("outcome %q, %v, guests %+v", s.Outcome, err, s.Guests)
+			const wanted = 3
+			kills := 0
+			for job := 0; kills < wanted && job < 5; job++ { // on a fast machine one job may be over too soon
+				kills += killedJob(t, stage, wanted-kills)
 			}
-			if k.killed() < k.wanted {
-				t.Errorf("%d workers were killed, want %d", k.killed(), k.wanted)
+			if kills < wanted {
+				t.Errorf("%d workers were killed, want %d", kills, wanted)
 			}
-			if s.SlotsLeft != 0 {
-				t.Errorf("%d slots are left in use", s.SlotsLeft)
-			}
-			b.check(t)
-			checkFacts(t, b, s, stage, k.killed())
 		})
 	}
+}
+
+// killedJob runs a job and kills at most so many workers of a stage; it returns how many.
+func killedJob(t *testing.T, stage string, wanted int) int {
+	t.Helper()
+	b := newBed(t, 300<<20)
+	o := b.options(t)
+	o.Parallel = map[string]int{flow.Seal: 1} // so that who holds a message is who is killed
+	k := &killer{stage: stage, wanted: wanted}
+	o.Started = k.started
+	o.joined = k.hunt
+	s, err := Backup(t.Context(), o)
+	if err != nil || s.Outcome != "done" {
+		t.Fatalf("outcome %q, %v, guests %+v", s.Outcome, err, s.Guests)
+	}
+	if s.SlotsLeft != 0 {
+		t.Errorf("%d slots are left in use", s.SlotsLeft)
+	}
+	b.check(t)
+	checkFacts(t, b, s, stage, k.killed())
+	return k.killed()
 }
 
 // checkFacts reads the job back from the ledger.
@@ -234,7 +245,7 @@ func checkFacts(t *testing.T, b *bed, s Summary, stage string, kills int) {
 	if died != kills {
 		t.Errorf("the ledger says that %d workers of %s were killed, %d were", died, stage, kills)
 	}
-	if stage != flow.Snapshot && redelivered == 0 {
+	if stage != flow.Snapshot && kills > 0 && redelivered == 0 {
 		t.Errorf("the ledger shows no redelivery to %s", stage)
 	}
 }
