@@ -61,8 +61,12 @@ func Backup(ctx context.Context, o Options) (Summary, error) {
 	j.log = log.With(zap.Stringer("job", j.id))
 	defer j.cleanUp()
 	j.plan(ctx)
-	if err := j.linkIndex(); err != nil {
+	var gone []string
+	if j.work.Index, gone, err = o.Index.Link(filepath.Join(j.folder, "index")); err != nil {
 		return Summary{}, err
+	}
+	if len(gone) > 0 {
+		j.log.Warn("chunk index files are gone", zap.Strings("files", gone))
 	}
 	_, size, _ := o.Ledger.Head()
 	position, err := o.Ledger.Append(ctx, j.id, []events.Fact{events.JobStarted{

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor/folder"
@@ -127,7 +128,7 @@ func (b *bed) options(t *testing.T) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	index, err := RefreshIndex(t.Context(), b.vault, state, filepath.Join(b.state, "index"))
+	index, err := known.Refresh(t.Context(), b.vault, state, filepath.Join(b.state, "index"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -120,8 +120,11 @@ func TestPackThatComesBack(t *testing.T) {
 	if err := os.Rename(path, path+"-away"); err != nil {
 		t.Fatal(err)
 	}
-	if x := b.options(t).Index; len(x.trusted) != 0 {
-		t.Fatalf("%d packs are trusted", len(x.trusted))
+	o := b.options(t)
+	for key := range o.Catalog.Packs {
+		if o.Index.Trusts(key) {
+			t.Fatalf("pack %s is trusted", key.Pack)
+		}
 	}
 	if err := os.Rename(path+"-away", path); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
@@ -26,7 +27,7 @@ type Options struct {
 	Ledger   *ledger.Ledger
 	Catalog  *catalog.State // folded up to now
 	State    string         // state directory
-	Index    Index          // from RefreshIndex, with the same catalog
+	Index    known.Index    // of the same catalog
 	Command  []string       // what to start for a stage; its name is appended
 
 	Guests  []hypervisor.Guest

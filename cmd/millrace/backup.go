@@ -19,6 +19,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/conductor"
+	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
@@ -89,7 +90,7 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 	if opts.Catalog, err = catalog.Fold(v.Ledger.Records(ctx, 0)); err != nil {
 		return fault.At("read ledger of vault", v.Location, err)
 	}
-	if opts.Index, err = conductor.RefreshIndex(ctx, v.Vault, opts.Catalog, v.Cache("index")); err != nil {
+	if opts.Index, err = known.Refresh(ctx, v.Vault, opts.Catalog, v.Cache("index")); err != nil {
 		return fault.At("index chunks of vault", v.Location, err)
 	}
 	exe, err := os.Executable()

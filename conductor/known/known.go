@@ -1,15 +1,11 @@
-package conductor
+package known
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"iter"
-	"os"
 	"path"
-	"path/filepath"
 	"strings"
 
 	"github.com/millrace-backup/millrace/catalog"
@@ -19,7 +15,6 @@ import (
 	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
-	"go.uber.org/zap"
 )
 
 // Index is what a job may refer to of what is in the vault already. With the
@@ -29,12 +24,16 @@ type Index struct {
 	trusted map[catalog.PackKey]bool // packs that are as the ledger has them
 }
 
-// RefreshIndex looks which packs are in the vault, brings the host's chunk index
+// Trusts reports whether the pack was in the vault as the ledger has it, and
+// neither retired nor found to hold a damaged chunk.
+func (x Index) Trusts(p catalog.PackKey) bool { return x.trusted[p] }
+
+// Refresh looks which packs are in the vault, brings the host's chunk index
 // up to date and returns both: what the chunk tables of listed points place, and
 // what lies in packs of jobs that died or failed before they wrote tables. Only
 // chunks of the default domain are in it, and only those in packs that may be
 // trusted to restore. A table that cannot be read places nothing.
-func RefreshIndex(ctx context.Context, v *vault.Vault, s *catalog.State, folder string) (Index, error) {
+func Refresh(ctx context.Context, v *vault.Vault, s *catalog.State, folder string) (Index, error) {
 	trusted, err := trustedPacks(ctx, v, s)
 	if err != nil {
 		return Index{}, err
@@ -163,45 +162,4 @@ func footerRows(v *vault.Vault, key catalog.PackKey) func(context.Context) iter.
 			}
 		}
 	}
-}
-
-// linkIndex gives the job names of its own for the index files: a worker that is
-// restarted opens them again, and another job's Refresh may have removed them.
-// One that is gone already makes chunks unknown, which costs space and no data.
-func (j *job) linkIndex() error {
-	folder := filepath.Join(j.folder, "index")
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return fmt.Errorf("make the job's index folder: %w", err)
-	}
-	j.work.Index = nil
-	for _, from := range j.o.Index.Files {
-		to := filepath.Join(folder, filepath.Base(from))
-		err := os.Link(from, to)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			err = copyFile(from, to) // a file system without links
-		}
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			j.log.Warn("a chunk index file is gone", zap.String("file", from))
-		case err != nil:
-			return fmt.Errorf("keep a chunk index file for the job: %w", err)
-		default:
-			j.work.Index = append(j.work.Index, to)
-		}
-	}
-	return nil
-}
-
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }
