@@ -35,6 +35,8 @@ type Parcel struct {
 	Claim  arena.Claim `json:"c"`           // reader: raw bytes; seal: sealed bytes
 	Pieces Pieces      `json:"x,omitempty"` // chunker, delta, seal, uploader: see Piece
 	Packs  []Pack      `json:"k,omitempty"` // uploader: where the new pieces went
+	Sum    []byte      `json:"u,omitempty"` // chunker: 16 bytes over all its blocks; equal if and only if they are
+	Blocks []byte      `json:"b,omitempty"` // chunker: cell records for the sidecar; empty: as the parent's are
 }
 
 // Pack is a durable pack as the uploader reports it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 )
 
@@ -19,14 +20,17 @@ const (
 	New                      // store it
 )
 
-// Piece is a part of a parcel: a chunk or a run of zeros. The pieces of a parcel
-// cover it without a gap, in order.
+// Piece is a part of a parcel: a chunk, a part of one, or a run of zeros. The pieces
+// of a parcel cover it without a gap, in order. The parts of one chunk (a splice)
+// all have the same Verdict, At and Stored.
 type Piece struct {
 	Offset  uint32 // in the parcel
 	Length  uint32
 	Zero    bool
 	Verdict Verdict
-	Chunk   id.Chunk // unless Zero
+	Chunk   id.Chunk // unless Zero, or Unchanged and not asked for
+	From    uint32   // its offset in the chunk
+	Raw     uint32   // bytes of the whole chunk; 0: the chunk is this piece
 	At      uint32   // if Stored; seal: offset in the sealed slot; uploader: offset in the pack
 	Stored  uint32   // sealed length; 0 before seal
 }
@@ -40,103 +44,101 @@ const MaxPieces = 1 << 20
 const (
 	flagZero   = 1 << 4
 	flagStored = 1 << 5
-
-	maxReach = 1 << 31 // of lengths and places, in bytes
+	flagPart   = 1 << 6
+	maxReach   = 1 << 31 // of lengths and places, in bytes
 )
 
 var errPieces = errors.New("malformed pieces")
 
+// fits: a part lies in its chunk, which is longer; only data is a part of something.
+func (x *Piece) fits() bool {
+	return x.Raw == 0 && x.From == 0 || !x.Zero && x.Raw <= maxReach && x.Length < x.Raw && x.From <= x.Raw-x.Length
+}
+
 // MarshalBinary writes count, then per piece: flags with the verdict, length,
-// the chunk id unless zero, and place and stored length once it is stored. Offsets
-// follow from the lengths. Pieces that UnmarshalBinary would refuse are refused.
+// the chunk id unless zero, where in the chunk if it is a part, and place and
+// stored length once it is stored. Offsets follow from the lengths. Pieces that
+// UnmarshalBinary would refuse are refused.
 func (p Pieces) MarshalBinary() ([]byte, error) {
 	b := make([]byte, 0, 5+len(p)*(1+3+32+8))
 	b = binary.AppendUvarint(b, uint64(len(p)))
 	at := uint32(0)
 	for i := range p {
 		x := &p[i]
-		if x.Offset != at {
-			return nil, fmt.Errorf("%w: piece %d begins at %d, its neighbour ends at %d", errPieces, i, x.Offset, at)
-		}
-		if x.Length == 0 || x.Length > maxReach-at || x.Verdict > New || x.At > maxReach || x.Stored > maxReach {
-			return nil, fmt.Errorf("%w: piece %d of %d bytes, verdict %d, stored as %d at %d", errPieces, i, x.Length, x.Verdict, x.Stored, x.At)
+		if x.Offset != at || x.Length == 0 || x.Length > maxReach-at || x.Verdict > New || x.At > maxReach || x.Stored > maxReach || !x.fits() {
+			return nil, fmt.Errorf("%w: piece %d after %d bytes: %+v", errPieces, i, at, *x)
 		}
 		at += x.Length
-		flags := byte(x.Verdict)
-		if x.Zero {
-			flags |= flagZero
-		}
-		if x.Stored != 0 {
-			flags |= flagStored
-		}
-		b = append(b, flags)
-		b = binary.AppendUvarint(b, uint64(x.Length))
+		b = binary.AppendUvarint(append(b, x.flags()), uint64(x.Length))
 		if !x.Zero {
 			b = append(b, x.Chunk[:]...)
 		}
+		if x.Raw != 0 {
+			b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(x.From)), uint64(x.Raw))
+		}
 		if x.Stored != 0 {
-			b = binary.AppendUvarint(b, uint64(x.At))
-			b = binary.AppendUvarint(b, uint64(x.Stored))
+			b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(x.At)), uint64(x.Stored))
 		}
 	}
 	return b, nil
 }
 
+func (x *Piece) flags() byte {
+	flags := byte(x.Verdict)
+	if x.Zero {
+		flags |= flagZero
+	}
+	if x.Stored != 0 {
+		flags |= flagStored
+	}
+	if x.Raw != 0 {
+		flags |= flagPart
+	}
+	return flags
+}
+
 // UnmarshalBinary reads what MarshalBinary wrote and refuses all else.
 func (p *Pieces) UnmarshalBinary(b []byte) error {
-	n, b, err := uvarint(b)
-	if err != nil || n > MaxPieces || n > uint64(len(b))/2 {
+	c := cursor{events.Cut{Rest: b}}
+	n := c.number(MaxPieces)
+	if c.Bad || int(n) > len(c.Rest)/2 {
 		return fmt.Errorf("%w: %d pieces in %d bytes", errPieces, n, len(b))
 	}
-	out := make(Pieces, 0, n)
-	at := uint64(0)
-	for range n {
-		var x Piece
-		if len(b) == 0 {
-			return errPieces
+	out, at := make(Pieces, n), uint32(0)
+	for i := range out {
+		if out[i] = c.piece(at); c.Bad {
+			return fmt.Errorf("%w: piece %d", errPieces, i)
 		}
-		flags := b[0]
-		x.Verdict, x.Zero = Verdict(flags&0xf), flags&flagZero != 0
-		if x.Verdict > New || flags&^(0xf|flagZero|flagStored) != 0 {
-			return fmt.Errorf("%w: flags %#x", errPieces, flags)
-		}
-		length, rest, err := uvarint(b[1:])
-		if err != nil || length == 0 || length > maxReach-at {
-			return fmt.Errorf("%w: a piece of %d bytes", errPieces, length)
-		}
-		x.Offset, x.Length = uint32(at), uint32(length)
-		at += length
-		if b = rest; !x.Zero {
-			if len(b) < len(x.Chunk) {
-				return errPieces
-			}
-			copy(x.Chunk[:], b)
-			b = b[len(x.Chunk):]
-		}
-		if flags&flagStored != 0 {
-			var where, stored uint64
-			if where, b, err = uvarint(b); err != nil || where > maxReach {
-				return errPieces
-			}
-			if stored, b, err = uvarint(b); err != nil || stored == 0 || stored > maxReach {
-				return errPieces
-			}
-			x.At, x.Stored = uint32(where), uint32(stored)
-		}
-		out = append(out, x)
+		at += out[i].Length
 	}
-	if len(b) != 0 {
-		return fmt.Errorf("%w: %d bytes left over", errPieces, len(b))
+	if len(c.Rest) != 0 {
+		return fmt.Errorf("%w: %d bytes left over", errPieces, len(c.Rest))
 	}
 	*p = out
 	return nil
 }
 
-// uvarint reads a number that is written the shortest way.
-func uvarint(b []byte) (uint64, []byte, error) {
-	v, n := binary.Uvarint(b)
-	if n <= 0 || n > 1 && b[n-1] == 0 {
-		return 0, b, errPieces
+type cursor struct{ events.Cut }
+
+// piece reads the piece that begins at at.
+func (c *cursor) piece(at uint32) (x Piece) {
+	flags := byte(c.number(flagZero | flagStored | flagPart | 0xf))
+	x = Piece{Offset: at, Length: c.number(uint64(maxReach - at)), Zero: flags&flagZero != 0, Verdict: Verdict(flags & 0xf)}
+	if !x.Zero {
+		copy(x.Chunk[:], c.Bytes(len(x.Chunk)))
 	}
-	return v, b[n:], nil
+	if flags&flagPart != 0 {
+		x.From, x.Raw = c.number(maxReach), c.number(maxReach)
+	}
+	if flags&flagStored != 0 {
+		x.At, x.Stored = c.number(maxReach), c.number(maxReach)
+	}
+	c.Bad = c.Bad || x.Length == 0 || x.Verdict > New || !x.fits() || x.flags() != flags
+	return x
+}
+
+func (c *cursor) number(most uint64) uint32 {
+	n := c.Uvarint()
+	c.Bad = c.Bad || n > most
+	return uint32(n)
 }

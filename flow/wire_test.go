@@ -38,6 +38,9 @@ var pieces = Pieces{
 	{Offset: 81920, Length: 100, Verdict: Known, Chunk: chunkOf(0x40)},
 	{Offset: 82020, Length: 4096, Zero: true, Verdict: Unchanged},
 	{Offset: 86116, Length: 45000, Verdict: New, Chunk: chunkOf(0x70), At: 4711, Stored: 30001},
+	{Offset: 131116, Length: 4096, Verdict: New, Chunk: chunkOf(0x90), Raw: 12288, At: 34712, Stored: 9000},
+	{Offset: 135212, Length: 65536, Verdict: Unchanged},
+	{Offset: 200748, Length: 8192, Verdict: New, Chunk: chunkOf(0x90), From: 4096, Raw: 12288, At: 34712, Stored: 9000},
 }
 
 type wire struct {
@@ -50,8 +53,8 @@ type wire struct {
 var wires = []wire{
 	{"parcel-of-snapshot", Message{Parcel: &Parcel{Disk: 2, Number: 3, Offset: 12 << 20, Length: 4 << 20, Runs: []Run{{12 << 20, 65536}, {13 << 20, 3 << 20}}}}},
 	{"parcel-of-reader", Message{Parcel: &Parcel{Disk: 2, Number: 3, Pass: PassRecheck, Fresh: true, Offset: 12 << 20, Length: 4 << 20, Claim: arena.Claim{Slot: 5, Generation: 700, Length: 4 << 20}}}},
-	{"parcel-of-seal", Message{Parcel: &Parcel{Disk: 1, Number: 1, Offset: 131116, Length: 131116, Claim: arena.Claim{Slot: 9, Generation: 3, Length: 34712}, Pieces: pieces}}},
-	{"parcel-of-uploader", Message{Parcel: &Parcel{Disk: 1, Length: 131116, Pieces: pieces, Packs: []Pack{{Name: id.Object{0xaa, 31: 0xbb}, Size: 33 << 20, Chunks: 412, Raw: 60 << 20, Key: 0xdeadbeef}}}}},
+	{"parcel-of-seal", Message{Parcel: &Parcel{Disk: 1, Number: 1, Offset: 208940, Length: 208940, Claim: arena.Claim{Slot: 9, Generation: 3, Length: 43712}, Pieces: pieces, Sum: []byte("0123456789abcdef"), Blocks: []byte("records")}}},
+	{"parcel-of-uploader", Message{Parcel: &Parcel{Disk: 1, Length: 208940, Pieces: pieces, Packs: []Pack{{Name: id.Object{0xaa, 31: 0xbb}, Size: 33 << 20, Chunks: 412, Raw: 60 << 20, Key: 0xdeadbeef}}}}},
 	{"plan", Message{Plan: &Plan{Guest: 1, Facts: []byte("facts"), Recheck: []RecheckEntry{{1, 2}, {3, 4}}}}},
 	{"ask", Message{Ask: &Ask{Guest: 1, Confirm: true, Release: true, Reread: []RecheckEntry{{5, 6}}, Pass: 1, Fresh: true}}},
 	{"answer", Message{Answer: &Answer{Guest: 1, Confirmed: true, Released: true, Facts: []byte("more facts")}}},
@@ -218,7 +221,16 @@ func TestPiecesAreChecked(t *testing.T) {
 		"count in a long form":     "81001001",
 		"length beyond":            "01108180808008",
 		"lengths that wrap":        "021010" + "10f0ffffffffffffffff01",
-		"flag not ours":            "01500101",
+		"flag not ours":            "01900101",
+		"flags in a long form":     "0190800001",
+		"a part of zeros":          "0150010002",
+		"a part of nothing":        "0140" + "01" + id32 + "0000",
+		"a part that is the whole": "0140" + "01" + id32 + "0001",
+		"a part that is too long":  "0140" + "02" + id32 + "0001",
+		"a part from beyond":       "0140" + "02" + id32 + "0203",
+		"a part that wraps":        "0140" + "02" + id32 + "ffffffff0f" + "03",
+		"a part of too much":       "0140" + "02" + id32 + "00" + "8180808008",
+		"a part cut off":           "0140" + "02" + id32 + "00",
 		"verdict not ours":         "011401",
 		"stored nothing":           "0120" + "01" + id32 + "0000",
 		"stored beyond":            "0120" + "01" + id32 + "00" + "8180808008",
@@ -265,7 +277,8 @@ func FuzzPieces(f *testing.F) {
 		}
 		at := uint64(0)
 		for i, x := range p {
-			if uint64(x.Offset) != at || x.Length == 0 || x.Verdict > New || x.Stored == 0 && x.At != 0 {
+			if uint64(x.Offset) != at || x.Length == 0 || x.Verdict > New || x.Stored == 0 && x.At != 0 ||
+				x.Raw != 0 && uint64(x.From)+uint64(x.Length) > uint64(x.Raw) || x.Raw == 0 && x.From != 0 {
 				t.Fatalf("piece %d of %+v", i, p)
 			}
 			at += uint64(x.Length)

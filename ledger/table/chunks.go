@@ -133,57 +133,30 @@ func decodeChunkPage(b []byte, rows uint32, packs int) ([]ChunkRow, error) {
 	}
 	out := make([]ChunkRow, 0, rows)
 	var last ChunkRow
-	c := cut{b: b}
+	c := events.Cut{Rest: b}
 	for range rows {
 		var r ChunkRow
-		copy(r.Chunk[:], c.bytes(len(r.Chunk)))
-		pack := c.uvarint()
+		copy(r.Chunk[:], c.Bytes(len(r.Chunk)))
+		pack := c.Uvarint()
 		r.New = pack&1 == 1
 		p := int64(last.Pack) + unzigzag(pack>>1)
 		if p < 0 || p >= int64(packs) {
 			return nil, damaged("chunk in pack %d of %d", p, packs)
 		}
 		r.Pack = uint32(p)
-		offset := expected(r.Pack, last) + unzigzag(c.uvarint())
-		stored, raw := c.uvarint(), outOfBlocks(c.uvarint())
-		if offset < 0 || offset > 1<<32-1 || stored > 1<<32-1 || raw > 1<<32-1 || c.bad {
+		offset := expected(r.Pack, last) + unzigzag(c.Uvarint())
+		stored, raw := c.Uvarint(), outOfBlocks(c.Uvarint())
+		if offset < 0 || offset > 1<<32-1 || stored > 1<<32-1 || raw > 1<<32-1 || c.Bad {
 			return nil, damaged("chunk row %d", len(out))
 		}
 		r.Offset, r.Stored, r.Raw = uint32(offset), uint32(stored), uint32(raw)
 		out = append(out, r)
 		last = r
 	}
-	if len(c.b) != 0 {
-		return nil, damaged("%d bytes behind the rows of a page", len(c.b))
+	if len(c.Rest) != 0 {
+		return nil, damaged("%d bytes behind the rows of a page", len(c.Rest))
 	}
 	return out, nil
-}
-
-// cut takes bytes apart from the front. After the first that are missing, bad
-// is set and all else is zero.
-type cut struct {
-	b   []byte
-	bad bool
-}
-
-func (c *cut) uvarint() uint64 {
-	n, size := binary.Uvarint(c.b)
-	if size <= 0 || size > 1 && c.b[size-1] == 0 { // only the shortest form
-		c.bad, c.b = true, nil
-		return 0
-	}
-	c.b = c.b[size:]
-	return n
-}
-
-func (c *cut) bytes(n int) []byte {
-	if n > len(c.b) {
-		c.bad, c.b = true, nil
-		return nil
-	}
-	b := c.b[:n]
-	c.b = c.b[n:]
-	return b
 }
 
 // ChunkTable is an open chunk table.

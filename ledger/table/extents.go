@@ -162,10 +162,10 @@ func decodeExtentPage(b []byte, rows uint32, first uint64) ([]extent, error) {
 	}
 	out := make([]extent, 0, rows)
 	var last extent
-	c := cut{b: b}
+	c := events.Cut{Rest: b}
 	for range rows {
-		f := c.bytes(1)
-		if c.bad || f[0] > extentFlags {
+		f := c.Bytes(1)
+		if c.Bad || f[0] > extentFlags {
 			return nil, damaged("extent row %d", len(out))
 		}
 		e := extent{offset: last.end(), zero: f[0]&extentZero != 0, chunk: 0}
@@ -174,7 +174,7 @@ func decodeExtentPage(b []byte, rows uint32, first uint64) ([]extent, error) {
 		}
 		e.length = bounded(&c)
 		if !e.zero {
-			n := int64(last.chunk) + 1 + unzigzag(c.uvarint())
+			n := int64(last.chunk) + 1 + unzigzag(c.Uvarint())
 			if n < 0 || n >= maxRows {
 				return nil, damaged("extent of chunk %d", n)
 			}
@@ -183,28 +183,28 @@ func decodeExtentPage(b []byte, rows uint32, first uint64) ([]extent, error) {
 				e.inner = bounded(&c)
 			}
 		}
-		if c.bad || !e.sane() || len(out) == 0 && uint64(e.offset) != first {
+		if c.Bad || !e.sane() || len(out) == 0 && uint64(e.offset) != first {
 			return nil, damaged("extent row %d", len(out))
 		}
 		out = append(out, e)
 		last = e.neighbour(last)
 	}
-	if len(c.b) != 0 {
-		return nil, damaged("%d bytes behind the rows of a page", len(c.b))
+	if len(c.Rest) != 0 {
+		return nil, damaged("%d bytes behind the rows of a page", len(c.Rest))
 	}
 	return out, nil
 }
 
 // bounded reads a length that may be added to an offset without overflow.
-func bounded(c *cut) int64 {
-	n := c.uvarint()
+func bounded(c *events.Cut) int64 {
+	n := c.Uvarint()
 	if n > 2*MaxDisk {
-		c.bad = true
+		c.Bad = true
 		return 0
 	}
 	n = outOfBlocks(n)
 	if n > MaxDisk {
-		c.bad = true
+		c.Bad = true
 		return 0
 	}
 	return int64(n)

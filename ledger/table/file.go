@@ -115,29 +115,29 @@ func parseTrailer(b []byte) (rows uint64, indexAt int64, indexLen uint32, err er
 // parseIndex fills in pages and packs. The pages lie back to back between the
 // header and the index, and their rows add up.
 func (f *file) parseIndex(b []byte, kind byte, end int64) error {
-	c := cut{b: b}
+	c := events.Cut{Rest: b}
 	var root events.Hash
-	copy(root[:], c.bytes(len(root)))
-	flags := c.bytes(1)
-	count := c.uvarint()
-	if c.bad || root != f.ref.Root || flags[0] > flagSorted || count > uint64(len(c.b)) {
+	copy(root[:], c.Bytes(len(root)))
+	flags := c.Bytes(1)
+	count := c.Uvarint()
+	if c.Bad || root != f.ref.Root || flags[0] > flagSorted || count > uint64(len(c.Rest)) {
 		return damaged("index of root %s with %d pages", root, count)
 	}
 	f.sorted = flags[0] == flagSorted
 	f.pages, f.offsets, f.starts = make([]page, count), make([]int64, count), make([]uint64, count)
 	at, rows, last := int64(headerSize), uint64(0), uint64(0)
 	for i := range f.pages {
-		stored, n := c.uvarint(), c.uvarint()
+		stored, n := c.Uvarint(), c.Uvarint()
 		first := last
 		if kind == kindChunks {
-			if k := c.bytes(8); k != nil {
+			if k := c.Bytes(8); k != nil {
 				first = binary.BigEndian.Uint64(k)
 			}
 		} else {
-			first += min(c.uvarint(), 2*MaxDisk)
-			c.bad = c.bad || first > MaxDisk
+			first += min(c.Uvarint(), 2*MaxDisk)
+			c.Bad = c.Bad || first > MaxDisk
 		}
-		if c.bad || n == 0 || n > maxPageRows || stored > maxPage+vault.FrameOverhead+vault.Overhead {
+		if c.Bad || n == 0 || n > maxPageRows || stored > maxPage+vault.FrameOverhead+vault.Overhead {
 			return damaged("index entry of page %d", i)
 		}
 		f.pages[i], f.offsets[i], f.starts[i] = page{uint32(stored), uint32(n), first}, at, rows
@@ -147,17 +147,17 @@ func (f *file) parseIndex(b []byte, kind byte, end int64) error {
 		return damaged("index: pages end at %d of %d, rows %d of %d", at, end, rows, f.ref.Rows)
 	}
 	if kind == kindChunks {
-		n := c.uvarint()
-		if n > uint64(len(c.b)/48) {
+		n := c.Uvarint()
+		if n > uint64(len(c.Rest)/48) {
 			return damaged("index with %d packs", n)
 		}
 		f.packs = make([]PackRef, n)
 		for i := range f.packs {
-			copy(f.packs[i].Job[:], c.bytes(16))
-			copy(f.packs[i].Name[:], c.bytes(32))
+			copy(f.packs[i].Job[:], c.Bytes(16))
+			copy(f.packs[i].Name[:], c.Bytes(32))
 		}
 	}
-	if c.bad || len(c.b) != 0 {
+	if c.Bad || len(c.Rest) != 0 {
 		return damaged("index ends wrongly")
 	}
 	return nil
