@@ -6,8 +6,9 @@
 GO ?= go
 FUZZTIME ?= 30s
 RUNS ?= 3
+CAMPAIGN ?= all
 
-.PHONY: build demo test check race fuzz update bench-peers
+.PHONY: build demo test check race fuzz update bench-peers campaign
 
 build:            ## the one binary, ./millrace
 	$(GO) build -trimpath -o millrace ./cmd/millrace
@@ -37,3 +38,6 @@ update:           ## write golden files anew; read the diff before committing it
 
 bench-peers: build  ## millrace beside restic and borg on an image of real files
 	$(GO) run ./bench/peers -millrace ./millrace -runs $(RUNS)
+
+campaign: build   ## the long runs: kills, flips, crashes; stopped, it goes on with the same command; see docs/campaigns
+	$(GO) run ./bench/campaign -run $(CAMPAIGN) -millrace ./millrace
