@@ -2,12 +2,11 @@ package flow
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/millrace-backup/millrace/flow/arena"
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/millrace-backup/millrace/flow/courier"
+	"github.com/millrace-backup/millrace/flow/meter"
 )
 
 // Delivery is a message as a worker holds it, until it is settled by exactly one
@@ -17,9 +16,9 @@ type Delivery struct {
 	Tries    uint64    // 1 at the first delivery
 	QueuedAt time.Time // when it was published
 
-	w     *Worker
-	msg   jetstream.Msg
-	claim arena.Claim // what it came with: a step changes the parcel
+	w      *Worker
+	letter *courier.Letter
+	claim  arena.Claim // what it came with: a step changes the parcel
 }
 
 // Live reports whether the parcel's bytes are still its own. Ask before reading
@@ -28,7 +27,7 @@ func (d *Delivery) Live() bool {
 	if d.w.Arena.Live(d.claim) {
 		return true
 	}
-	d.w.Meter.stale.Add(1)
+	d.w.Meter.CountStale()
 	return false
 }
 
@@ -42,36 +41,18 @@ func (d *Delivery) Bytes() []byte {
 }
 
 // Done settles a message with nothing to follow it.
-func (d *Delivery) Done() error {
-	d.w.forget(d)
-	if err := d.msg.Ack(); err != nil {
-		return fmt.Errorf("acknowledge: %w", err)
-	}
-	return nil
-}
+func (d *Delivery) Done() error { return d.letter.Done() }
 
 // Again gives the message back, to be delivered anew to any worker of the stage.
-func (d *Delivery) Again() error {
-	d.w.forget(d)
-	if err := d.msg.Nak(); err != nil {
-		return fmt.Errorf("give a message back: %w", err)
-	}
-	return nil
-}
+func (d *Delivery) Again() error { return d.letter.Again() }
 
 // Later is Again after a heartbeat's time, for what cannot be done yet.
-func (d *Delivery) Later() error {
-	d.w.forget(d)
-	if err := d.msg.NakWithDelay(Heartbeat); err != nil {
-		return fmt.Errorf("give a message back: %w", err)
-	}
-	return nil
-}
+func (d *Delivery) Later() error { return d.letter.Later(Heartbeat) }
 
 // Next waits for a message. False means that nothing more comes: the worker
 // drains, ctx is over, or the server is lost ([Worker.Lost]).
 func (w *Worker) Next(ctx context.Context) (*Delivery, bool) {
-	defer w.Meter.enter(starved)()
+	defer w.Meter.Enter(meter.Starved)()
 	select {
 	case d, ok := <-w.queue:
 		return w.taken(d), ok
@@ -83,7 +64,7 @@ func (w *Worker) Next(ctx context.Context) (*Delivery, bool) {
 // taken makes room for another message to be fetched.
 func (w *Worker) taken(d *Delivery) *Delivery {
 	if d != nil {
-		w.room <- struct{}{}
+		w.courier.Taken()
 	}
 	return d
 }
@@ -101,7 +82,7 @@ func (w *Worker) Await(ctx context.Context) (*Delivery, bool) {
 
 // TryNext is Next that waits at most this long; nil, true means nothing came.
 func (w *Worker) TryNext(ctx context.Context, wait time.Duration) (*Delivery, bool) {
-	defer w.Meter.enter(starved)()
+	defer w.Meter.Enter(meter.Starved)()
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
@@ -119,7 +100,7 @@ func (w *Worker) Acquire(ctx context.Context, c arena.Pool) (arena.Slot, error) 
 	if s, ok := w.Arena.TryAcquire(c, w.Config.Worker); ok {
 		return s, nil
 	}
-	defer w.Meter.enter(blocked)()
+	defer w.Meter.Enter(meter.Blocked)()
 	return w.Arena.Acquire(ctx, c, w.Config.Worker)
 }
 
@@ -128,7 +109,7 @@ func (w *Worker) Acquire(ctx context.Context, c arena.Pool) (arena.Slot, error) 
 // again for a while: a second copy does no harm.
 func (w *Worker) Send(ctx context.Context, to string, m *Message) error {
 	return w.store(ctx, to, m, func(d time.Duration) {
-		defer w.Meter.enter(blocked)()
+		defer w.Meter.Enter(meter.Blocked)()
 		rest(ctx, d)
 	})
 }
@@ -147,31 +128,15 @@ func (w *Worker) store(ctx context.Context, to string, m *Message, rest func(tim
 	if err != nil {
 		return err
 	}
-	pause := 2 * time.Millisecond
-	for since := time.Now(); ; {
-		_, err := w.js.Publish(ctx, Subject(w.Config.Job, to), b)
-		if err == nil {
-			return nil
-		}
-		if full := queueFull(err); ctx.Err() != nil || (!full && time.Since(since) > 20*time.Second) {
-			return fmt.Errorf("send to %s: %w", to, errors.Join(ctx.Err(), err))
-		}
-		rest(pause)
-		pause = min(2*pause, 100*time.Millisecond)
-	}
-}
-
-func queueFull(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && (api.ErrorCode == jetstream.ErrorCode(10077) || api.Code == 503 && api.Description == "maximum messages per subject exceeded")
+	return w.courier.Post(ctx, Subject(w.Config.Job, to), b, rest)
 }
 
 // handOver is a parcel on its way downstream.
 type handOver struct {
-	d      *Delivery
-	to     string
-	m      *Message
-	future jetstream.PubAckFuture
+	d       *Delivery
+	to      string
+	m       *Message
+	receipt courier.Receipt
 }
 
 func (w *Worker) publish(d *Delivery, to string, m *Message) (handOver, error) {
@@ -179,11 +144,8 @@ func (w *Worker) publish(d *Delivery, to string, m *Message) (handOver, error) {
 	if err != nil {
 		return handOver{}, err
 	}
-	f, err := w.js.PublishAsync(Subject(w.Config.Job, to), b)
-	if err != nil {
-		return handOver{}, fmt.Errorf("send to %s: %w", to, err)
-	}
-	return handOver{d: d, to: to, m: m, future: f}, nil
+	r, err := w.courier.PostAsync(Subject(w.Config.Job, to), b)
+	return handOver{d: d, to: to, m: m, receipt: r}, err
 }
 
 // finish waits until the server has the message, then lets go of what the
@@ -192,15 +154,15 @@ func (w *Worker) publish(d *Delivery, to string, m *Message) (handOver, error) {
 // which finds it live and goes through, or stale and is dropped. Nothing leaks:
 // a slot marked full always has a message.
 func (w *Worker) finish(ctx context.Context, h handOver) error {
-	select {
-	case <-h.future.Ok():
-	case <-h.future.Err():
+	stored, err := h.receipt.Await(ctx)
+	if err != nil {
+		return err
+	}
+	if !stored {
 		// Not Send: in Pump, the account is of the goroutine that works.
 		if err := w.store(ctx, h.to, h.m, func(d time.Duration) { rest(ctx, d) }); err != nil {
 			return err
 		}
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 	w.settled(h.d, h.m)
 	return h.d.Done()
@@ -210,7 +172,7 @@ func (w *Worker) settled(d *Delivery, m *Message) {
 	var next arena.Claim
 	if p := m.Parcel; p != nil {
 		next = p.Claim
-		w.Meter.out(uint64(next.Length))
+		w.Meter.Out(uint64(next.Length))
 	}
 	if !next.IsZero() {
 		w.Arena.Promote(next)
@@ -222,7 +184,7 @@ func (w *Worker) settled(d *Delivery, m *Message) {
 
 // Forward hands a parcel on and settles the delivery it came from, in one step.
 func (w *Worker) Forward(ctx context.Context, d *Delivery, to string, m *Message) error {
-	defer w.Meter.enter(blocked)()
+	defer w.Meter.Enter(meter.Blocked)()
 	h, err := w.publish(d, to, m)
 	if err != nil {
 		return err

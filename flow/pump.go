@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/meter"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -67,10 +68,10 @@ func (w *Worker) pump(ctx context.Context, pool arena.Pool, step Step, out chan<
 		if p := h.m; slot.Generation != 0 && (p == nil || p.Parcel == nil || p.Parcel.Claim.Slot != slot.Number || p.Parcel.Claim.Generation != slot.Generation) {
 			w.Arena.Release(slot.Claim(0)) // the step had no use for it
 		}
-		if h.future == nil {
+		if h.receipt.IsZero() {
 			continue // dropped or settled as a fault
 		}
-		leave := w.Meter.enter(blocked)
+		leave := w.Meter.Enter(meter.Blocked)
 		select {
 		case out <- h:
 			leave()
@@ -98,8 +99,8 @@ func (w *Worker) step(ctx context.Context, d *Delivery, slot arena.Slot, step St
 	if d.Parcel == nil {
 		return handOver{}, &Fault{Class: Corrupt, Code: "bad-message", Op: "receive", Object: w.Config.Stage, Cause: "a message without a parcel", Remedy: "report this"}
 	}
-	w.Meter.in(uint64(d.Parcel.Claim.Length))
-	leave := w.Meter.enter(busy)
+	w.Meter.In(uint64(d.Parcel.Claim.Length))
+	leave := w.Meter.Enter(meter.Busy)
 	to, parcel, err := step(ctx, d, slot)
 	leave()
 	switch {

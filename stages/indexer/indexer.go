@@ -169,7 +169,7 @@ func (x *indexer) turn(ctx context.Context, d *flow.Delivery) error {
 // handle takes a message in and settles it.
 func (x *indexer) handle(ctx context.Context, d *flow.Delivery) error {
 	if p := d.Parcel; p != nil {
-		x.w.Meter.CountIn(uint64(p.Length))
+		x.w.Meter.In(uint64(p.Length))
 	}
 	ask, err := x.learn(ctx, d.Message)
 	switch {

@@ -59,7 +59,7 @@ func (s *stage) take(ctx context.Context, d *flow.Delivery) error {
 	if d.Parcel == nil {
 		return s.w.Settle(ctx, d, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "receive", Object: flow.Uploader, Cause: "a message without a parcel", Remedy: "report this"})
 	}
-	s.w.Meter.CountIn(uint64(d.Parcel.Claim.Length))
+	s.w.Meter.In(uint64(d.Parcel.Claim.Length))
 	if !d.Live() {
 		return d.Done()
 	}

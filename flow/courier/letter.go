@@ -1,0 +1,69 @@
+package courier
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Letter is a message as its holder has it.
+type Letter struct {
+	Data     []byte
+	Subject  string
+	Tries    uint64    // 1 at the first delivery
+	QueuedAt time.Time // when it was posted
+
+	c   *Courier
+	msg jetstream.Msg
+}
+
+func (c *Courier) hold(msg jetstream.Msg) *Letter {
+	l := &Letter{Data: msg.Data(), Subject: msg.Subject(), Tries: 1, c: c, msg: msg}
+	if meta, err := msg.Metadata(); err == nil {
+		l.Tries, l.QueuedAt = meta.NumDelivered, meta.Timestamp
+	}
+	c.mu.Lock()
+	c.held[l] = struct{}{}
+	c.mu.Unlock()
+	return l
+}
+
+func (l *Letter) forget() {
+	l.c.mu.Lock()
+	delete(l.c.held, l)
+	l.c.mu.Unlock()
+}
+
+// Done settles a letter: nobody gets it again, unless this word is lost.
+func (l *Letter) Done() error {
+	l.forget()
+	if err := l.msg.Ack(); err != nil {
+		return fmt.Errorf("acknowledge: %w", err)
+	}
+	return nil
+}
+
+// Again gives the letter back, to be delivered anew to any worker of the queue.
+func (l *Letter) Again() error {
+	l.forget()
+	if err := l.msg.Nak(); err != nil {
+		return fmt.Errorf("give a message back: %w", err)
+	}
+	return nil
+}
+
+// Later is Again after some time.
+func (l *Letter) Later(wait time.Duration) error {
+	l.forget()
+	if err := l.msg.NakWithDelay(wait); err != nil {
+		return fmt.Errorf("give a message back: %w", err)
+	}
+	return nil
+}
+
+// Refuse settles a letter that nobody can read.
+func (l *Letter) Refuse() {
+	l.forget()
+	_ = l.msg.Term() // if it is lost, the next one refuses it
+}
