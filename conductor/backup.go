@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace-backup/millrace/conductor/crew"
 	"github.com/millrace-backup/millrace/conductor/logfile"
+	"github.com/millrace-backup/millrace/conductor/queue"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
@@ -27,9 +29,9 @@ type job struct {
 	folder  string
 	work    flow.Work
 	started time.Time
-	queue   *queue
+	queue   *queue.Queue
 	arena   *arena.Arena
-	crew    *crew
+	crew    *crew.Crew
 	leaked  int // slots in use after the workers had left
 
 	mu       sync.Mutex
@@ -121,10 +123,13 @@ func (j *job) run(ctx context.Context) error {
 	if j.arena, err = arena.New(j.o.shape(j.work.Disks)); err != nil {
 		return err
 	}
-	if j.queue, err = startQueue(ctx, j.id, filepath.Join(j.folder, "nats")); err != nil {
+	if j.queue, err = queue.Start(ctx, j.id, filepath.Join(j.folder, "nats")); err != nil {
 		return err
 	}
-	j.crew = &crew{job: j}
+	j.crew = &crew.Crew{
+		Command: j.o.Command, Folder: j.folder, Log: j.log, Settings: flow.Config{Job: j.id, Work: j.work}, Arena: j.arena, Keys: j.o.Vault.Keys,
+		Queue: j.queue, Host: j.o.Host, Depths: j.queue.Hub.Depths, Note: j.note, Stop: j.stop, Started: j.o.Started,
+	}
 	if err := j.listen(); err != nil {
 		return err
 	}
@@ -140,8 +145,8 @@ func (j *job) run(ctx context.Context) error {
 	for i := len(flow.Stages()) - 1; i >= 0; i-- { // sinks first: nobody emits into nothing
 		stage := flow.Stages()[i]
 		for range j.o.Parallel[stage] {
-			if err := j.crew.start(stage, 0); err != nil {
-				j.crew.dismiss()
+			if err := j.crew.Start(stage); err != nil {
+				j.crew.Dismiss()
 				return err
 			}
 		}
@@ -152,9 +157,9 @@ func (j *job) run(ctx context.Context) error {
 		j.stop(&flow.Fault{Class: flow.Halt, Code: "interrupted", Op: "back up", Object: j.o.Location, Cause: "interrupted", Remedy: "run the job again; what was stored is found again", Err: ctx.Err()})
 	}
 	if j.stopped() != nil {
-		j.crew.dismiss()
+		j.crew.Dismiss()
 	} else {
-		j.crew.drain(ctx) // sources first
+		j.crew.Drain(ctx) // sources first
 	}
 	for _, pool := range []arena.Pool{arena.Raw, arena.Sealed} {
 		_, filling, full := j.arena.Usage(pool)
@@ -169,12 +174,12 @@ func (j *job) run(ctx context.Context) error {
 // listen takes in what workers say of themselves.
 func (j *job) listen() error {
 	status := func(s flow.Status) {
-		j.crew.heard(s)
+		j.crew.Heard(s)
 		if s.Fault != nil && s.Fault.Class != flow.Park {
 			j.stop(s.Fault)
 		}
 	}
-	return j.queue.hub.Listen(status, func(b []byte) {
+	return j.queue.Hub.Listen(status, func(b []byte) {
 		var p indexer.Progress
 		if events.Unmarshal(b, &p) != nil || len(p.Guests) != len(j.work.Guests) {
 			return
@@ -230,7 +235,7 @@ func (j *job) watch(ctx context.Context) {
 			j.mu.Lock()
 			p := j.progress
 			j.mu.Unlock()
-			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: j.crew.updates(j.queue.hub.Depths(ctx)), Progress: p, Work: &j.work})
+			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: j.crew.Stages(j.queue.Hub.Depths(ctx)), Progress: p, Work: &j.work})
 		}
 	}
 }
@@ -263,7 +268,7 @@ func (j *job) followFacts(ctx context.Context) {
 	if j.o.Fact == nil {
 		return
 	}
-	live := j.queue.hub.Live()
+	live := j.queue.Hub.Live()
 	for at := j.work.Position; ctx.Err() == nil; {
 		for r, err := range live.Follow(ctx, at) {
 			if err == nil {
@@ -287,7 +292,7 @@ func (j *job) followFacts(ctx context.Context) {
 // cleanUp removes what only the running job needed. Logs stay.
 func (j *job) cleanUp() {
 	if j.queue != nil {
-		j.queue.close()
+		j.queue.Close()
 	}
 	var errs []error
 	if j.arena != nil {

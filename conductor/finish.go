@@ -21,7 +21,7 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 	fault := j.stopped()
 	s := Summary{Job: j.id, Duration: j.o.Now().Sub(j.started), SlotsLeft: j.leaked}
 	if j.crew != nil {
-		s.Stages = j.crew.updates(nil)
+		s.Stages = j.crew.Stages(nil)
 	}
 	s.Finished = j.account(j.result(ctx), fault)
 	s.Finished.DurationNS = int64(s.Duration)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/conductor/known"
+	"github.com/millrace-backup/millrace/conductor/queue"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor/folder"
@@ -272,7 +273,7 @@ func (k *killer) started(stage string, _ uint32, pid int) {
 
 func (k *killer) killed() int { k.mu.Lock(); defer k.mu.Unlock(); return k.done }
 
-func (k *killer) hunt(ctx context.Context, q *queue) {
+func (k *killer) hunt(ctx context.Context, q *queue.Queue) {
 	last := 0
 	for ctx.Err() == nil && k.killed() < k.wanted {
 		time.Sleep(3 * time.Millisecond)
@@ -300,10 +301,10 @@ func (k *killer) hunt(ctx context.Context, q *queue) {
 
 // holds reports whether a message is with the stage's worker. After a kill those
 // of the dead count as held until they are delivered again.
-func (k *killer) holds(ctx context.Context, q *queue) (int, bool) {
+func (k *killer) holds(ctx context.Context, q *queue.Queue) (int, bool) {
 	if k.stage == flow.Snapshot { // it holds the plan: kill it while it sends
-		return 0, q.hub.Depths(ctx)[flow.Reader] > 0
+		return 0, q.Hub.Depths(ctx)[flow.Reader] > 0
 	}
-	held, again, err := q.hub.Held(ctx, k.stage)
+	held, again, err := q.Hub.Held(ctx, k.stage)
 	return held, err == nil && (held > k.dead || again > 0)
 }

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/conductor/crew"
 	"github.com/millrace-backup/millrace/conductor/known"
+	"github.com/millrace-backup/millrace/conductor/queue"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
@@ -55,7 +57,7 @@ type Options struct {
 	// Started is called for every worker that is started. May be nil.
 	Started func(stage string, worker uint32, pid int)
 
-	joined func(context.Context, *queue) // for tests: runs beside the job
+	joined func(context.Context, *queue.Queue) // for tests: runs beside the job
 }
 
 // Limits of what an operator may ask for.
@@ -161,19 +163,9 @@ func (o *Options) settings() map[string]string {
 type Update struct {
 	Job      id.Job
 	Elapsed  time.Duration
-	Stages   []StageUpdate // in flow order
+	Stages   []crew.Stage // in flow order
 	Progress indexer.Progress
 	Work     *flow.Work
-}
-
-// StageUpdate is how a stage stands; times and counts are those of all its
-// workers that ever were.
-type StageUpdate struct {
-	Stage    string
-	Workers  int
-	Restarts int
-	Queue    uint64
-	flow.Status
 }
 
 // Summary is what came of a job.
@@ -186,7 +178,7 @@ type Summary struct {
 	Checkpoint ledger.Checkpoint
 	Duration   time.Duration
 	CPU        time.Duration // of the workers
-	Stages     []StageUpdate
+	Stages     []crew.Stage
 	SlotsLeft  int // in use after the last worker had left: 0 unless the job was stopped
 }
 

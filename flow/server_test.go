@@ -22,7 +22,7 @@ import (
 )
 
 // job is a job without a conductor: a server with the settings that conductor
-// gives its own (conductor/queue.go), its queues, an arena, and what workers say.
+// gives its own (package conductor/queue), its queues, an arena, and what workers say.
 type job struct {
 	t      *testing.T
 	id     id.Job

@@ -1,4 +1,17 @@
-package conductor
+// Package crew starts, watches and ends the worker processes of a job.
+//
+// A [Crew] is made with what it needs to know as exported fields. [Crew.Start]
+// starts one worker of a stage; one that dies before it was asked to leave is
+// replaced, at most 25 times a stage. [Crew.Heard] takes in what workers say of
+// themselves, [Crew.Stages] sums it up. A job that is done ends with [Crew.Drain],
+// one that is not with [Crew.Dismiss]; both return when the last process has been
+// waited for.
+//
+// Guarantees: the slots that a worker was filling are freed after the process has
+// been waited for and never before, since one that still runs may still write. A
+// worker is given the vault keys of its stage and no others, through a pipe. When
+// this process dies, the workers' pipes end, and they leave.
+package crew
 
 import (
 	"bufio"
@@ -15,6 +28,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/vault"
 	"go.uber.org/zap"
 )
@@ -39,14 +53,43 @@ type worker struct {
 	draining bool
 }
 
-// crew is all workers of a job, those that have gone included.
-type crew struct {
-	job    *job
+// Crew is all workers of a job on this machine, those that have gone included.
+type Crew struct {
+	Command  []string // what to start for a stage; its name is appended
+	Folder   string   // of the job: logs go to log/ in it
+	Log      *zap.Logger
+	Settings flow.Config // what all workers have in common
+	Arena    *arena.Arena
+	Keys     *vault.Keys
+	Queue    Queue
+	Host     string // of this machine, for facts
+	Depths   func(context.Context) map[string]uint64
+
+	Note    func(events.Fact)                          // of each worker that comes and goes
+	Stop    func(*flow.Fault)                          // the job cannot go on
+	Started func(stage string, worker uint32, pid int) // may be nil
+
 	mu     sync.Mutex
 	last   uint32
 	all    []*worker
 	ending bool // the job is over: who leaves now is not replaced
 	exits  sync.WaitGroup
+}
+
+// Queue lets workers in.
+type Queue interface {
+	Admit(c *flow.Config)
+	Dismiss(stage string, worker uint32)
+}
+
+// Stage is how a stage stands; times and counts are those of all its workers
+// that ever were.
+type Stage struct {
+	Stage    string
+	Workers  int
+	Restarts int
+	Queue    uint64
+	flow.Status
 }
 
 // grants is which vault keys a stage is given.
@@ -66,8 +109,10 @@ func grants(stage string) vault.Part {
 	return 0
 }
 
-// start starts one worker and watches it.
-func (c *crew) start(stage string, restart uint32) error {
+// Start starts one worker and watches it.
+func (c *Crew) Start(stage string) error { return c.start(stage, 0) }
+
+func (c *Crew) start(stage string, restart uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ending {
@@ -79,37 +124,33 @@ func (c *crew) start(stage string, restart uint32) error {
 		return fmt.Errorf("start a worker of %s: %w", stage, err)
 	}
 	c.all = append(c.all, w)
-	c.job.log.Info("worker started", zap.String("stage", stage), zap.Uint32("worker", w.number), zap.Int("pid", w.cmd.Process.Pid), zap.Uint32("restart", restart))
-	c.job.note(events.StageStarted{
-		Stage: stage, Worker: w.number, PID: w.cmd.Process.Pid, Host: c.job.o.Host, Restart: restart, Transport: "claim",
+	c.Log.Info("worker started", zap.String("stage", stage), zap.Uint32("worker", w.number), zap.Int("pid", w.cmd.Process.Pid), zap.Uint32("restart", restart))
+	c.Note(events.StageStarted{
+		Stage: stage, Worker: w.number, PID: w.cmd.Process.Pid, Host: c.Host, Restart: restart, Transport: "claim",
 	})
 	c.exits.Add(1)
 	go c.wait(w)
-	if c.job.o.Started != nil {
-		c.job.o.Started(stage, w.number, w.cmd.Process.Pid)
+	if c.Started != nil {
+		c.Started(stage, w.number, w.cmd.Process.Pid)
 	}
 	return nil
 }
 
-func (c *crew) spawn(w *worker) error {
+func (c *Crew) spawn(w *worker) error {
 	var err error
-	name := filepath.Join(c.job.folder, "log", fmt.Sprintf("%s-%d.log", w.stage, w.number))
+	name := filepath.Join(c.Folder, "log", fmt.Sprintf("%s-%d.log", w.stage, w.number))
 	if w.log, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
 		return err
 	}
 	defer w.log.Close() // the child has its own
-	w.cmd = exec.Command(c.job.o.Command[0], append(slices.Clone(c.job.o.Command[1:]), w.stage)...)
+	w.cmd = exec.Command(c.Command[0], append(slices.Clone(c.Command[1:]), w.stage)...)
 	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
 	w.cmd.Env = workerEnvironment()
-	cfg := flow.Config{
-		Job: c.job.id, Stage: w.stage, Worker: w.number, Restart: w.restart, URL: c.job.queue.url(),
-		Folder: c.job.folder, Work: c.job.work, Arena: c.job.arena.Inherit(w.cmd),
-	}
-	var password string
-	cfg.User, password = c.job.queue.admit(w.stage, w.number)
-	cfg.Password = flow.Secret(password)
+	cfg := c.Settings
+	cfg.Stage, cfg.Worker, cfg.Restart, cfg.Folder, cfg.Arena = w.stage, w.number, w.restart, c.Folder, c.Arena.Inherit(w.cmd)
+	c.Queue.Admit(&cfg)
 	if parts := grants(w.stage); parts != 0 {
-		g, err := c.job.o.Vault.Keys.Grant(parts, c.job.work.Domain)
+		g, err := c.Keys.Grant(parts, cfg.Work.Domain)
 		if err != nil {
 			return err
 		}
@@ -124,7 +165,7 @@ func (c *crew) spawn(w *worker) error {
 	out := bufio.NewWriterSize(w.control, 64<<10)
 	if err := errors.Join(flow.WriteConfig(out, cfg), out.Flush()); err != nil {
 		// It died at once; the watcher will see that.
-		c.job.log.Warn("settings not taken", zap.String("stage", w.stage), zap.Error(err))
+		c.Log.Warn("settings not taken", zap.String("stage", w.stage), zap.Error(err))
 	}
 	return nil
 }
@@ -143,16 +184,16 @@ func workerEnvironment() []string {
 }
 
 // wait waits for a worker's end. Only then are the slots it was filling freed.
-func (c *crew) wait(w *worker) {
+func (c *Crew) wait(w *worker) {
 	defer c.exits.Done()
 	err := w.cmd.Wait()
-	freed := c.job.arena.Reap(w.number)
-	c.job.queue.users.remove(fmt.Sprintf("%s-%d", w.stage, w.number))
+	freed := c.Arena.Reap(w.number)
+	c.Queue.Dismiss(w.stage, w.number)
 	expected := w.lastWords(err)
 	close(w.gone)
 	account := w.stopped(err)
-	c.job.log.Info("worker gone", zap.Int("freed", freed), zap.Any("account", account), zap.Error(err))
-	c.job.note(account)
+	c.Log.Info("worker gone", zap.Int("freed", freed), zap.Any("account", account), zap.Error(err))
+	c.Note(account)
 	c.mu.Lock()
 	replace := !expected && !c.ending
 	c.mu.Unlock()
@@ -160,14 +201,14 @@ func (c *crew) wait(w *worker) {
 		return
 	}
 	if n := c.restarts(w.stage); n > maxRestarts {
-		c.job.stop(&flow.Fault{
+		c.Stop(&flow.Fault{
 			Class: flow.Halt, Code: "stage-dies", Stage: w.stage, Op: "run stage", Object: w.stage, Cause: fmt.Sprintf("its workers ended %d times, the last with %v", n, err),
-			Remedy: "look into the logs under " + filepath.Join(c.job.folder, "log"),
+			Remedy: "look into the logs under " + filepath.Join(c.Folder, "log"),
 		})
 		return
 	}
 	if err := c.start(w.stage, w.restart+1); err != nil {
-		c.job.stop(flow.AsFault(err, w.stage))
+		c.Stop(flow.AsFault(err, w.stage))
 	}
 }
 
@@ -208,7 +249,7 @@ func (w *worker) stopped(err error) events.StageStopped {
 	return f
 }
 
-func (c *crew) restarts(stage string) (n int) {
+func (c *Crew) restarts(stage string) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, w := range c.all {
@@ -219,9 +260,9 @@ func (c *crew) restarts(stage string) (n int) {
 	return n
 }
 
-// heard enters a worker's report. It is also the moment to look at its memory,
+// Heard enters a worker's report. It is also the moment to look at its memory,
 // which nobody can once it has gone.
-func (c *crew) heard(s flow.Status) {
+func (c *Crew) Heard(s flow.Status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, w := range c.all {
@@ -234,16 +275,16 @@ func (c *crew) heard(s flow.Status) {
 	}
 }
 
-// drain stops the workers, sources first, and waits for each stage in turn until
+// Drain stops the workers, sources first, and waits for each stage in turn until
 // it has dropped the duplicates that a killed neighbour may have left in its
 // queue. Who does not leave in time is killed: all that counts is durable by now.
-func (c *crew) drain(ctx context.Context) {
+func (c *Crew) Drain(ctx context.Context) {
 	c.mu.Lock()
 	c.ending = true
 	all := slices.Clone(c.all)
 	c.mu.Unlock()
 	for _, stage := range flow.Stages() {
-		for since := time.Now(); c.job.queue.hub.Depths(ctx)[stage] > 0 && time.Since(since) < 3*flow.AckWait; {
+		for since := time.Now(); c.Depths(ctx)[stage] > 0 && time.Since(since) < 3*flow.AckWait; {
 			time.Sleep(5 * time.Millisecond)
 		}
 		for _, w := range all {
@@ -278,10 +319,10 @@ func (w *worker) await(patience time.Duration) {
 	}
 }
 
-// dismiss ends all workers at once by closing their control pipes. Only the
+// Dismiss ends all workers at once by closing their control pipes. Only the
 // indexer, once the others are gone, is asked to leave in order: it writes down
 // which packs are durable, so that the next job finds what is in them.
-func (c *crew) dismiss() {
+func (c *Crew) Dismiss() {
 	c.mu.Lock()
 	c.ending = true
 	all := slices.Clone(c.all)
@@ -307,12 +348,12 @@ func (c *crew) dismiss() {
 }
 
 // settle gives a worker a moment to take in what its queue holds.
-func (c *crew) settle(w *worker) {
+func (c *Crew) settle(w *worker) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for c.job.queue.hub.Depths(ctx)[w.stage] > 0 {
+	for c.Depths(ctx)[w.stage] > 0 {
 		select {
 		case <-ctx.Done():
 			return
@@ -323,12 +364,12 @@ func (c *crew) settle(w *worker) {
 	}
 }
 
-// updates sums up the stages.
-func (c *crew) updates(queued map[string]uint64) (out []StageUpdate) {
+// Stages sums up the stages, in flow order. queued is how much waits for each.
+func (c *Crew) Stages(queued map[string]uint64) (out []Stage) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, stage := range flow.Stages() {
-		u := StageUpdate{Stage: stage, Queue: queued[stage]}
+		u := Stage{Stage: stage, Queue: queued[stage]}
 		u.Status.Stage = stage
 		for _, w := range c.all {
 			if w.stage == stage {
@@ -340,7 +381,7 @@ func (c *crew) updates(queued map[string]uint64) (out []StageUpdate) {
 	return out
 }
 
-func (u *StageUpdate) add(w *worker) {
+func (u *Stage) add(w *worker) {
 	select {
 	case <-w.gone:
 	default:

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package conductor
+package crew
 
 // peak is not to be had on this system.
 func peak(int) int64 { return 0 }

@@ -1,4 +1,15 @@
-package conductor
+// Package queue is where a job's messages wait: a NATS server in the conductor's own
+// process, for one job, on a free port of the loopback address.
+//
+// [Start] returns once the job's streams are there, so that workers find them when
+// they come. [Queue.Admit] gives each worker a credential that allows the subjects
+// of its own stage and no others, and [Queue.Dismiss] takes it back; every local
+// user can reach the port, so nobody gets in without one. Queue.Hub is the
+// conductor's own end.
+//
+// Nothing on disk matters: the streams are in memory, and losing them loses the
+// job's time.
+package queue
 
 import (
 	"context"
@@ -16,22 +27,22 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// queue is the job's NATS server with its streams. It keeps nothing on disk that
-// matters: the streams are in memory, and losing them loses the job's time.
-type queue struct {
+// Queue is a job's NATS server with its streams.
+type Queue struct {
+	Hub *hub.Hub
+
 	job    id.Job
 	server *server.Server
 	users  *users
-	hub    *hub.Hub
 }
 
 // users is who may connect. Workers come and go while the server runs.
 type users struct {
 	mu    sync.Mutex
-	known map[string]user
+	known map[string]login
 }
 
-type user struct {
+type login struct {
 	password string
 	rights   *server.Permissions // nil: all
 }
@@ -55,7 +66,7 @@ func (u *users) add(name string, rights *server.Permissions) (password string) {
 	password = hex.EncodeToString(b[:])
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.known[name] = user{password, rights}
+	u.known[name] = login{password, rights}
 	return password
 }
 
@@ -65,10 +76,10 @@ func (u *users) remove(name string) {
 	delete(u.known, name)
 }
 
-// startQueue starts a server on a free port of the loopback address and makes
-// the job's streams, so that workers find them when they come.
-func startQueue(ctx context.Context, job id.Job, folder string) (*queue, error) {
-	q := &queue{job: job, users: &users{known: map[string]user{}}}
+// Start starts a server on a free port of the loopback address and makes the
+// job's streams, so that workers find them when they come.
+func Start(ctx context.Context, job id.Job, folder string) (*Queue, error) {
+	q := &Queue{job: job, users: &users{known: map[string]login{}}}
 	s, err := server.NewServer(&server.Options{
 		ServerName: "millrace-" + job.String(), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: folder, JetStreamMaxMemory: 512 << 20, JetStreamMaxStore: 1 << 20,
@@ -87,32 +98,38 @@ func startQueue(ctx context.Context, job id.Job, folder string) (*queue, error) 
 		}
 		time.Sleep(time.Millisecond)
 	}
-	q.hub, err = hub.Join(s, job, "conductor", q.users.add("conductor", nil))
+	q.Hub, err = hub.Join(s, job, "conductor", q.users.add("conductor", nil))
 	if err == nil {
-		err = q.hub.MakeQueues(ctx)
+		err = q.Hub.MakeQueues(ctx)
 	}
 	if err != nil {
-		q.close()
+		q.Close()
 		return nil, fmt.Errorf("start NATS server: %w", err)
 	}
 	return q, nil
 }
 
-func (q *queue) url() string { return "nats://" + q.server.Addr().String() }
-
-// admit makes a credential for one worker.
-func (q *queue) admit(stage string, worker uint32) (name, password string) {
-	a := hub.Permissions(q.job, stage, worker)
-	name = fmt.Sprintf("%s-%d", stage, worker)
-	return name, q.users.add(name, &server.Permissions{
+// Admit enters into a worker's settings how it reaches its queue: a credential of
+// its own, with the rights of its stage.
+func (q *Queue) Admit(c *flow.Config) {
+	a := hub.Permissions(q.job, c.Stage, c.Worker)
+	c.URL = "nats://" + q.server.Addr().String()
+	c.User = user(c.Stage, c.Worker)
+	c.Password = flow.Secret(q.users.add(c.User, &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: a.Publish},
 		Subscribe: &server.SubjectPermission{Allow: a.Subscribe},
-	})
+	}))
 }
 
-func (q *queue) close() {
-	if q.hub != nil {
-		q.hub.Close()
+// Dismiss takes back a worker's credential.
+func (q *Queue) Dismiss(stage string, worker uint32) { q.users.remove(user(stage, worker)) }
+
+func user(stage string, worker uint32) string { return fmt.Sprintf("%s-%d", stage, worker) }
+
+// Close ends the server, and with it the streams.
+func (q *Queue) Close() {
+	if q.Hub != nil {
+		q.Hub.Close()
 	}
 	q.server.Shutdown()
 }
