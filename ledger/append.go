@@ -21,6 +21,15 @@ import (
 // Of a failed put it is not known which: Append looks, and only if the segment
 // is not there returns the error.
 func (l *Ledger) Append(ctx context.Context, job id.Job, facts []events.Fact, in, out []ObjectRef) (uint64, error) {
+	return l.AppendGuarded(ctx, job, nil, facts, in, out)
+}
+
+// AppendGuarded is Append for a writer whose facts depend on what others say. All
+// that stands before the new segment has been through g when it is put: a fact
+// that got there first either refuses these facts or was known to their writer.
+// There is no gap between looking and putting, because the put is for exactly the
+// number after the last segment that was shown, and fails if that is taken.
+func (l *Ledger) AppendGuarded(ctx context.Context, job id.Job, g *Guard, facts []events.Fact, in, out []ObjectRef) (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.vault == nil {
@@ -40,6 +49,9 @@ func (l *Ledger) Append(ctx context.Context, job id.Job, facts []events.Fact, in
 	}
 	h := Header{Vault: l.cfg.ID, Job: job, MetaKey: metaKey, Time: events.At(now), In: in, Out: out}
 	for {
+		if err := l.show(ctx, g); err != nil {
+			return 0, fmt.Errorf("append %s: %w", segmentName(l.seq), err)
+		}
 		h.Seq, h.PrevSize, h.PrevRoot, h.Edge = l.seq, l.head.size, l.head.root(), l.head.edge
 		mine, err := sealSegment(l.vault.Keys, h, records)
 		if err != nil {
@@ -52,6 +64,7 @@ func (l *Ledger) Append(ctx context.Context, job id.Job, facts []events.Fact, in
 		if won {
 			return h.Seq, nil
 		}
+		l.lost++
 	}
 }
 

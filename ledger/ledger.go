@@ -44,6 +44,7 @@ type Ledger struct {
 	lowTree mark                   // the tree of all segments before low
 	leaves  map[uint64]events.Hash // first leaf of every proven segment
 	damaged []error                // checkpoints that could not be believed
+	lost    uint64                 // puts that another writer was faster with
 }
 
 // mark is a size and the root that belongs to it.
@@ -228,6 +229,14 @@ func (l *Ledger) Damaged() []error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.damaged)
+}
+
+// Lost returns how often an append of this Ledger found its number taken and had to
+// try the next one.
+func (l *Ledger) Lost() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
 }
 
 // Refresh adopts the segments that others have appended since.

@@ -1,0 +1,47 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/millrace-backup/millrace/events"
+)
+
+// Guard shows a writer what others wrote, before its own facts stand. It is for
+// one goroutine at a time.
+type Guard struct {
+	// Next is the first position that has not been shown; set it to where the
+	// writer's interest begins. It moves on as segments are shown.
+	Next uint64
+	// Check is given every record from Next on, the writer's own included, in
+	// order. Its error keeps the facts from being appended; the segment of that
+	// record is then shown again the next time. It must not call the ledger.
+	Check func(events.Record) error
+}
+
+// show gives the guard all it has not seen of the segments before l.seq. The
+// caller holds mu.
+func (l *Ledger) show(ctx context.Context, g *Guard) error {
+	if g == nil {
+		return nil
+	}
+	if err := l.reach(ctx, min(g.Next, l.seq)); err != nil {
+		return err
+	}
+	for ; g.Next < l.seq; g.Next++ {
+		s, err := l.proven(ctx, g.Next)
+		if err != nil {
+			return err
+		}
+		records, err := s.open(l.vault.Keys)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", segmentName(g.Next), err)
+		}
+		for _, r := range records {
+			if err := g.Check(r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
