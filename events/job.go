@@ -3,8 +3,8 @@ package events
 import "github.com/millrace-backup/millrace/id"
 
 // JobStarted opens a job: what was asked for and with which settings.
-// Written by conductor. Read by audit, catalog, metrics and prune (a job that
-// began and has not ended holds what it may reference).
+// Written by conductor. Read by audit, catalog, metrics, prune (a job that began
+// and has not ended holds what it may reference) and every job that wants a guest.
 type JobStarted struct {
 	Verb     string            `json:"verb"` // backup, restore, verify, …
 	Host     string            `json:"host"`
@@ -19,6 +19,7 @@ type JobStarted struct {
 	Size     uint64            `json:"size"`     // leaves of the ledger when the job began
 	Resumes  id.Job            `json:"resumes"`  // the dead job whose stored chunks this one looks for
 	Lease    uint64            `json:"lease"`    // number of its first heartbeat
+	Guests   []id.Guest        `json:"guests"`   // what it claims until it finishes or is fenced; none in older vaults
 }
 
 // JobFinished closes a job. A job without one died; its packs stay usable.

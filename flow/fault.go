@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 )
@@ -77,6 +78,8 @@ func AsFault(err error, stage string) *Fault {
 func VaultFault(op, object string, err error) error {
 	f := &Fault{Class: Halt, Code: "vault-io", Op: op, Object: object, Cause: err.Error(), Err: err, Remedy: "check the vault's disk or server, then run the job again; what was stored is found again"}
 	switch {
+	case errors.Is(err, ledger.ErrFenced):
+		f.Code, f.Remedy = "fenced", "another job has the guest now and what it commits counts; find out why this host was stopped or cut off from the vault for so long"
 	case errors.Is(err, store.ErrFull):
 		f.Code, f.Remedy = "store-full", "make room on the vault's disk, then run the job again; what was stored is found again"
 	case errors.Is(err, store.ErrReadOnly):

@@ -61,6 +61,8 @@ var (
 	ErrForked = fmt.Errorf("ledger has two histories: %w", vault.ErrDamaged)
 	// ErrTooLarge: these facts or rows do not fit one object. Split them.
 	ErrTooLarge = errors.New("too large for one object")
+	// ErrFenced: another job has taken over; this one may append nothing more.
+	ErrFenced = errors.New("another job has taken over")
 	// ErrGap: the live copy does not continue where the follower stands. Read
 	// on from the vault.
 	ErrGap = errors.New("live copy has a gap")

@@ -5,18 +5,31 @@ import (
 	"fmt"
 
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/id"
 )
 
-// Guard shows a writer what others wrote, before its own facts stand. It is for
-// one goroutine at a time.
+// Guard shows a job what others wrote before its own facts stand, and keeps them
+// from standing once another job has taken over. It is for one goroutine at a time.
 type Guard struct {
+	Job id.Job
 	// Next is the first position that has not been shown; set it to where the
 	// writer's interest begins. It moves on as segments are shown.
 	Next uint64
-	// Check is given every record from Next on, the writer's own included, in
-	// order. Its error keeps the facts from being appended; the segment of that
-	// record is then shown again the next time. It must not call the ledger.
+	// Check, if not nil, is given every record from Next on, the job's own
+	// included, in order. Its error keeps the facts from being appended; the
+	// segment of that record is then shown again the next time. It must not
+	// call the ledger.
 	Check func(events.Record) error
+}
+
+func (g *Guard) check(r events.Record) error {
+	if f, ok := r.Fact.(events.JobFenced); ok && f.Fenced == g.Job {
+		return fmt.Errorf("%w at position %d: job %s: %s", ErrFenced, r.Position, r.Job, f.Why)
+	}
+	if g.Check == nil {
+		return nil
+	}
+	return g.Check(r)
 }
 
 // show gives the guard all it has not seen of the segments before l.seq. The
@@ -38,7 +51,7 @@ func (l *Ledger) show(ctx context.Context, g *Guard) error {
 			return fmt.Errorf("read %s: %w", segmentName(g.Next), err)
 		}
 		for _, r := range records {
-			if err := g.Check(r); err != nil {
+			if err := g.check(r); err != nil {
 				return err
 			}
 		}

@@ -13,19 +13,13 @@ import (
 	"github.com/millrace-backup/millrace/vault/store"
 )
 
-var errFenced = errors.New("fenced")
-
-// fenceOf refuses everything behind a fence of job.
+// fenceOf guards a job and notes what it was shown.
 func fenceOf(job id.Job, from uint64, seen *[]uint64) *Guard {
-	return &Guard{Next: from, Check: func(r events.Record) error {
-		if seen != nil {
-			*seen = append(*seen, r.Position)
-		}
-		if f, ok := r.Fact.(events.JobFenced); ok && f.Fenced == job {
-			return errFenced
-		}
-		return nil
-	}}
+	g := &Guard{Job: job, Next: from}
+	if seen != nil {
+		g.Check = func(r events.Record) error { *seen = append(*seen, r.Position); return nil }
+	}
+	return g
 }
 
 func TestGuardIsShownEverythingBefore(t *testing.T) {
@@ -48,7 +42,7 @@ func TestGuardIsShownEverythingBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // it stays refused
-		if _, err := mine.AppendGuarded(t.Context(), id.Job{1}, g, []events.Fact{fact(99)}, nil, nil); !errors.Is(err, errFenced) {
+		if _, err := mine.AppendGuarded(t.Context(), id.Job{1}, g, []events.Fact{fact(99)}, nil, nil); !errors.Is(err, ErrFenced) {
 			t.Fatalf("behind the fence: %v", err)
 		}
 	}
@@ -57,7 +51,7 @@ func TestGuardIsShownEverythingBefore(t *testing.T) {
 	}
 	// A process that begins there again, as a restarted indexer does.
 	again := mustOpen(t, v, Options{})
-	if _, err := again.AppendGuarded(t.Context(), id.Job{1}, fenceOf(id.Job{1}, 0, nil), []events.Fact{fact(99)}, nil, nil); !errors.Is(err, errFenced) {
+	if _, err := again.AppendGuarded(t.Context(), id.Job{1}, fenceOf(id.Job{1}, 0, nil), []events.Fact{fact(99)}, nil, nil); !errors.Is(err, ErrFenced) {
 		t.Errorf("from the beginning: %v", err)
 	}
 }
@@ -92,7 +86,7 @@ func TestFenceWhileThePutIsOnItsWay(t *testing.T) {
 	if _, err := mine.AppendGuarded(t.Context(), id.Job{1}, g, []events.Fact{fact(3)}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := mine.AppendGuarded(t.Context(), id.Job{1}, g, []events.Fact{fact(4)}, nil, nil); !errors.Is(err, errFenced) {
+	if _, err := mine.AppendGuarded(t.Context(), id.Job{1}, g, []events.Fact{fact(4)}, nil, nil); !errors.Is(err, ErrFenced) {
 		t.Fatalf("fenced between the check and the put: %v", err)
 	}
 	if mine.Lost() != 1 {
@@ -115,7 +109,7 @@ func TestFenceAmongManyWriters(t *testing.T) {
 			g := fenceOf(job, 0, nil)
 			for n := range each {
 				_, err := l.AppendGuarded(t.Context(), job, g, []events.Fact{fact(n)}, nil, nil)
-				if w == 0 && errors.Is(err, errFenced) {
+				if w == 0 && errors.Is(err, ErrFenced) {
 					return
 				}
 				if err != nil {
