@@ -7,11 +7,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 )
@@ -289,5 +291,49 @@ func TestMissingKeysAreNotDamage(t *testing.T) {
 	}
 	if _, err := Verify(t.Context(), &v, f.point(d), Options{ReadPercent: 100}); !errors.Is(err, vault.ErrNoPart) || errors.Is(err, vault.ErrDamaged) {
 		t.Errorf("want ErrNoPart, got %v", err)
+	}
+}
+
+// Bytes behind the end of a table hurt no reader; they are damage all the same.
+func TestVerifySeesBytesBehindATable(t *testing.T) {
+	f := newFixture(t, "s2")
+	content := mixed()
+	p := f.point(f.backup("disk", content))
+	for _, path := range f.objects("tables/") {
+		undo := spoil(t, path, func(b []byte) []byte { return append(b, 0) })
+		r, err := Verify(t.Context(), f.v, p, Options{})
+		if !errors.Is(err, vault.ErrDamaged) || len(r.Damages) != 1 || !strings.HasSuffix(path, filepath.FromSlash(r.Damages[0].Object)) {
+			t.Errorf("%s: %v, %+v", path, err, r.Damages)
+		}
+		undo()
+	}
+}
+
+// Whatever happens to a pack, its name tells.
+func TestPack(t *testing.T) {
+	f := newFixture(t, "s2")
+	f.backup("disk", mixed())
+	v := &vault.Vault{ID: f.v.ID, Config: f.v.Config, Store: f.v.Store} // without any key
+	for n, path := range f.objects("packs/") {
+		pack := f.packs[slices.IndexFunc(f.packs, func(p table.PackRef) bool { return p.Name.String() == filepath.Base(path) })]
+		info, err := os.Stat(path)
+		must(t, err)
+		check := func() error { return Pack(t.Context(), v, pack.Job, pack.Name, info.Size()) }
+		must(t, check())
+		for _, edit := range []func([]byte) []byte{
+			flip(n), flip(int(info.Size()) - 1), flip(int(info.Size()) / 2),
+			func(b []byte) []byte { return b[:len(b)-1] },
+			func(b []byte) []byte { return append(b, 0) },
+		} {
+			undo := spoil(t, path, edit)
+			if err := check(); !errors.Is(err, vault.ErrDamaged) {
+				t.Errorf("%s: %v", path, err)
+			}
+			undo()
+		}
+		must(t, os.Remove(path))
+		if err := check(); !errors.Is(err, vault.ErrDamaged) {
+			t.Errorf("%s removed: %v", path, err)
+		}
 	}
 }

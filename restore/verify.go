@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math/bits"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -14,6 +15,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store"
 )
 
 // Verify follows every reference of every disk of a point: each range must be in
@@ -111,12 +113,31 @@ func (c *check) disk(ctx context.Context, n int, pl *planner) error {
 		}
 	}
 	if err == nil {
-		return nil
+		return c.sizes(ctx, d)
 	}
 	if stops(ctx, err) || !blamed(err) {
 		return fmt.Errorf("disk %s: %w", d.Key, err)
 	}
 	return c.tables(ctx, n, err)
+}
+
+// sizes finds tables with bytes behind their end: no reading is hurt by them, but
+// the object is not what was written.
+func (c *check) sizes(ctx context.Context, d events.PointDisk) error {
+	for _, ref := range slices.Concat(d.Extents, d.Chunks) {
+		if ref.Name.IsZero() {
+			continue // a layer of zeros
+		}
+		name := table.ObjectName(ref)
+		e, err := store.Stat(ctx, c.v.Store, name)
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.Key, err)
+		}
+		if e.Size != ref.Size {
+			c.blame(name, damaged(name, "it has %d bytes, the ledger says %d", e.Size, ref.Size))
+		}
+	}
+	return nil
 }
 
 // piece looks a piece's chunk up and says whether it is to be read.
@@ -219,11 +240,11 @@ func (c *check) tables(ctx context.Context, n int, cause error) error {
 	return nil
 }
 
-func (c *check) blame(object string, cause error, rest Range) {
+func (c *check) blame(object string, cause error, ranges ...Range) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.damages.room() {
-		c.damages.tables = append(c.damages.tables, &Damage{Object: object, Cause: asDamage(cause), Ranges: []Range{rest}})
+		c.damages.tables = append(c.damages.tables, &Damage{Object: object, Cause: asDamage(cause), Ranges: ranges})
 	}
 }
 

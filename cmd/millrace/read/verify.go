@@ -37,7 +37,9 @@ that each chunk is where it should be in a pack that is whole in length. With
 --read-data chunks are read, decrypted, unpacked and compared with their ids too:
 all of them, or the given percentage, another sample each time. Before the points,
 what they rest on is read from the vault itself: every segment and checkpoint of
-the ledger, and every key as far as that goes without its secret.
+the ledger, and every key as far as that goes without its secret. If no point is named and data is
+read, so are packs as a whole, for chunks that no point refers to but the next
+backup would.
 
 Whatever is found wrong is listed with the ranges of the disks that need it, is
 recorded in the ledger, and ends in exit code 4.`,
@@ -63,14 +65,14 @@ func (a verb) verify(ctx context.Context, names []string, percent int) error {
 	if err != nil {
 		return fault.At("verify vault", v.Location, err)
 	}
-	objects := len(bad)
+	objects, told := len(bad), map[string]bool{}
 	points, err := v.ChoosePoints(ctx, names)
 	if err != nil {
 		return errors.Join(append(bad, err)...)
 	}
 	var facts []events.Fact
 	for _, p := range points {
-		fact, err := a.verifyPoint(ctx, v, p, percent)
+		fact, err := a.verifyPoint(ctx, v, p, percent, told)
 		if err != nil && !errors.Is(err, vault.ErrDamaged) {
 			return fault.At("verify point", id.Short(p.Point), err)
 		}
@@ -78,6 +80,14 @@ func (a verb) verify(ctx context.Context, names []string, percent int) error {
 		if err != nil {
 			bad = append(bad, fmt.Errorf("point %s of %s: %w", id.Short(p.Point), p.GuestName, err))
 		}
+	}
+	damaged := len(bad) - objects
+	if percent > 0 && len(names) == 0 {
+		packs, err := a.verifyPacks(ctx, v, percent, told)
+		if err != nil {
+			return fault.At("verify packs of vault", v.Location, errors.Join(append(bad, err)...))
+		}
+		objects, bad = objects+len(packs), append(bad, packs...)
 	}
 	where, err := a.Record(ctx, v, facts...)
 	if err != nil {
@@ -90,19 +100,23 @@ func (a verb) verify(ctx context.Context, names []string, percent int) error {
 			Damaged    int    `json:"damaged"`
 			Position   uint64 `json:"position"`
 			Checkpoint uint64 `json:"checkpoint"`
-			Objects    int    `json:"damaged_objects"` // of the vault itself: ledger, checkpoints, keys
-		}{"summary", len(points), len(bad) - objects, where.Position, where.Checkpoint, objects})
+			Objects    int    `json:"damaged_objects"` // of the vault itself: ledger, checkpoints, keys, packs
+		}{"summary", len(points), damaged, where.Position, where.Checkpoint, objects})
 	}
 	return fault.At("verify vault", v.Location, errors.Join(bad...))
 }
 
-// verifyPoint checks one point and prints what it found.
-func (a verb) verifyPoint(ctx context.Context, v *session.Vault, p events.PointCommitted, percent int) (events.PointVerified, error) {
+// verifyPoint checks one point and prints what it found; objects it blames are
+// added to told.
+func (a verb) verifyPoint(ctx context.Context, v *session.Vault, p events.PointCommitted, percent int, told map[string]bool) (events.PointVerified, error) {
 	bar := a.Progress("verify " + id.Short(p.Point) + " " + plain(p.GuestName))
 	start := a.Now()
 	report, err := restore.Verify(ctx, v.Vault, p, restore.Options{ReadPercent: percent, Seed: rand.Uint64(),
 		Progress: func(now restore.Progress) { bar.At(now.Done, now.Size) }})
 	bar.Done()
+	for _, d := range report.Damages {
+		told[d.Object] = true
+	}
 	took := a.Now().Sub(start)
 	fact := events.PointVerified{Point: p.Point, Guest: p.Guest, Mode: "objects", Chunks: uint64(report.Chunks), Bytes: report.ReadBytes,
 		DurationNS: took.Nanoseconds(), DamagedCount: uint64(report.DamageCount), Damaged: report.Facts(maxDamageFacts)}
