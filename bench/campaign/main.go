@@ -28,13 +28,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/millrace-backup/millrace/bench/campaign/flips"
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
 )
 
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
-	return []trial.Campaign{}
+	return []trial.Campaign{flips.Campaign()}
 }
 
 func main() {

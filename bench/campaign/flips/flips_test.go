@@ -1,0 +1,81 @@
+package flips
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace-backup/millrace/bench/campaign/rig"
+	"github.com/millrace-backup/millrace/bench/campaign/trial"
+)
+
+func newBench(t *testing.T, every int) *bench {
+	t.Helper()
+	program, err := rig.Build(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := open(t.Context(), trial.Env{Dir: t.TempDir(), Program: program, Seed: 7, Now: time.Now, Log: t.Logf}, every)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// A share of the campaign: every mutation of every type of object.
+func TestFlips(t *testing.T) {
+	if testing.Short() {
+		t.Skip("half a minute of damage")
+	}
+	b := newBench(t, 7)
+	count := len(b.kinds) * len(mutations())
+	kinds := map[string]int{}
+	for n := range count {
+		out, err := b.Trial(t.Context(), n, rand.New(rand.NewPCG(7, uint64(n))))
+		if err != nil {
+			t.Errorf("trial %d: %s: %v", n, out.Note, err)
+		}
+		for _, k := range out.Kinds {
+			kinds[k]++
+		}
+	}
+	t.Logf("%d trials: %v", count, kinds)
+}
+
+// The judge can say no: each answer below is wrong for what was done.
+func TestJudgeCanFail(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes a vault")
+	}
+	b := newBench(t, 0)
+	intact, err := b.look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 2 * len(b.kinds) * len(mutations()) {
+		m, err := b.choose(n, rand.New(rand.NewPCG(1, uint64(n))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		undetectable := m.gone() && m.kind == "checkpoints" && m.what == "removal"
+		if wrong := b.judge(m, intact); len(wrong) == 0 && !undetectable {
+			t.Errorf("%s: that nothing was found passes", m)
+		}
+	}
+	m, err := b.choose(0, rand.New(rand.NewPCG(1, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, r := range intact.points {
+		r.equal = false
+		intact.points[p] = r
+	}
+	wrong := false
+	for _, err := range b.judge(m, intact) {
+		wrong = wrong || strings.Contains(err.Error(), "WRONG BYTES")
+	}
+	if !wrong {
+		t.Error("wrong bytes pass")
+	}
+}

@@ -1,0 +1,110 @@
+package flips
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/millrace-backup/millrace/bench/campaign/rig"
+	"github.com/millrace-backup/millrace/id"
+)
+
+// program runs the binary over a copy of the damaged vault: as a stranger whose
+// state folder is empty, and every other time as the machine that wrote it.
+func (b *bench) program(ctx context.Context, m mutation, n int) (wrong []error) {
+	folder := b.place.Path("copy")
+	defer os.RemoveAll(folder)
+	p := b.place.With(filepath.Join(folder, "vault"), filepath.Join(folder, "state"))
+	who := "a stranger"
+	err := link(b.place.Vault, p.Vault)
+	if n/b.every%2 == 1 {
+		// The memory of vaults goes by path: the copy is one that was moved.
+		who, err = "its owner", errors.Join(err, os.CopyFS(p.State, os.DirFS(b.place.State)))
+	}
+	if err != nil {
+		return []error{err}
+	}
+	say := func(format string, args ...any) {
+		wrong = append(wrong, fmt.Errorf("the program, as %s: %w", who, fmt.Errorf(format, args...)))
+	}
+	allowed, mustFail := b.exits(m)
+	end, err := p.Run(ctx, "verify", "--read-data")
+	switch {
+	case err != nil:
+		say("verify: %w", err)
+	case !allowed[end.Exit] || mustFail && end.Exit == 0:
+		say("%w", end.Err("verify"))
+	case end.Exit == 4 && !told(end, m):
+		say("verify does not name %s: %w", m.object, end.Err("verify"))
+	}
+	for k, one := range b.points {
+		out := filepath.Join(folder, "out.raw")
+		end, err := p.Run(ctx, "restore", one.Point.String(), "--to", out, "--force")
+		if err != nil {
+			say("restore: %w", err)
+			continue
+		}
+		if end.Exit == 0 {
+			if same, err := rig.Equal(out, b.place.Path(fmt.Sprintf("point-%d.raw", k))); err != nil || !same {
+				say("WRONG BYTES: restore of %s: %v", id.Short(one.Point), err)
+			}
+		} else if !allowed[end.Exit] {
+			say("%w", end.Err("restore"))
+		}
+	}
+	return wrong
+}
+
+// exits are the exit codes that go with a mutation, and whether verify must not
+// end with 0.
+func (b *base) exits(m mutation) (allowed map[int]bool, mustFail bool) {
+	switch m.kind {
+	case "vault": // 1: a later version, 10: no vault, or another one
+		return map[int]bool{1: true, 4: true, 10: true}, true
+	case "keys":
+		if m.gone() {
+			if m.object == b.secrets["password"] {
+				return map[int]bool{12: true}, true
+			}
+			return map[int]bool{0: true}, false
+		}
+		return map[int]bool{0: true, 1: true, 4: true}, true
+	case "checkpoints":
+		return map[int]bool{0: true, 4: true}, m.what != "removal"
+	case "ledger", "tables", "packs", unneeded:
+		return map[int]bool{0: true, 4: true}, true
+	}
+	return map[int]bool{0: true}, false
+}
+
+// told reports whether the object is named in what a command printed.
+func told(e rig.Ended, m mutation) bool {
+	for _, l := range e.Lines {
+		if strings.Contains(string(l.Raw), m.object) || m.kind == "vault" {
+			return true
+		}
+	}
+	return false
+}
+
+// link copies a folder by hard links: nothing in a vault is ever written to again.
+func link(from, to string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		if d.IsDir() {
+			return os.MkdirAll(target, 0o700)
+		}
+		return os.Link(path, target)
+	})
+}
