@@ -81,34 +81,18 @@ func OpenOn(fsys FS, root string) (*Store, error) {
 
 // Create makes the folder root, and its parents, where they are missing, makes
 // their names durable, and opens it.
-func Create(root string) (*Store, error) {
+func Create(root string) (*Store, error) { return CreateOn(OS(), root) }
+
+// CreateOn is Create on another file system.
+func CreateOn(fsys FS, root string) (*Store, error) {
 	abs, err := filepath.Abs(root)
 	if err != nil {
 		return nil, fmt.Errorf("create store %s: %w", root, err)
 	}
-	fsys := OS()
-	if err := makeAll(fsys, abs); err != nil {
+	if err := MakeAll(fsys, abs); err != nil {
 		return nil, fmt.Errorf("create store %s: %w", abs, sentinel(err))
 	}
 	return OpenOn(fsys, abs)
-}
-
-// makeAll is os.MkdirAll that syncs the parent of every folder it makes.
-func makeAll(fsys FS, name string) error {
-	if info, err := fsys.Stat(name); err == nil && info.IsDir() {
-		return nil
-	}
-	parent := filepath.Dir(name)
-	if parent == name {
-		return fmt.Errorf("make %s: %w", name, fs.ErrNotExist)
-	}
-	if err := makeAll(fsys, parent); err != nil {
-		return err
-	}
-	if err := fsys.Mkdir(name); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return fsys.SyncDir(parent)
 }
 
 // Root is the absolute path of the folder.
@@ -316,18 +300,34 @@ func (s *Store) Stat(ctx context.Context, name string) (store.Entry, error) {
 	return store.Entry{Name: name, Size: info.Size()}, nil
 }
 
-// Delete is store.Store's. The name is gone for good when it returns. Emptied
+// Delete is store.Store's. The name is gone for good when it returns, also when it
+// was gone before: whoever removed it may have died before the sync. Emptied
 // folders stay: another process may be about to write into them.
 func (s *Store) Delete(ctx context.Context, name string) error {
+	path := s.path(name)
 	if _, err := s.Stat(ctx, name); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			err = s.stayGone(name, err)
+		}
 		return fmt.Errorf("delete: %w", err)
 	}
-	path := s.path(name)
 	if err := s.fs.Remove(path); err != nil {
-		return s.gone("delete", name, err)
+		if err = s.gone("delete", name, err); errors.Is(err, store.ErrNotFound) {
+			err = s.stayGone(name, err)
+		}
+		return err
 	}
 	if err := s.fs.SyncDir(filepath.Dir(path)); err != nil {
 		return s.fault("delete", name, err)
 	}
 	return nil
+}
+
+// stayGone makes it durable that a name is not there; notFound says that it is not.
+func (s *Store) stayGone(name string, notFound error) error {
+	err := s.fs.SyncDir(filepath.Dir(s.path(name)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !notFolder(err) {
+		return s.fault("delete", name, err)
+	}
+	return notFound
 }

@@ -44,6 +44,14 @@ type Reading interface {
 	Stat(name string) (fs.FileInfo, error)
 }
 
+// Renaming is an FS that can also put a file in the place of another, in one step.
+// A [Store] is never given it: nothing in a vault is replaced. [Replace] needs it.
+type Renaming interface {
+	FS
+	// Rename gives the file from the name to, whatever file had it before.
+	Rename(from, to string) error
+}
+
 // File is a file being written. Sync makes its bytes durable, not its name.
 type File interface {
 	io.WriteCloser
@@ -57,7 +65,7 @@ type Reader interface {
 }
 
 // OS is the operating system's file system.
-func OS() FS { return osFS{} }
+func OS() Renaming { return osFS{} }
 
 type osFS struct{}
 
@@ -68,6 +76,8 @@ func (osFS) Create(name string) (File, error) {
 }
 
 func (osFS) Publish(temp, name string) error { return publish(temp, name) }
+
+func (osFS) Rename(from, to string) error { return replace(from, to) }
 
 func (osFS) Remove(name string) error { return os.Remove(name) }
 

@@ -9,7 +9,14 @@ import (
 
 // publish moves without MOVEFILE_REPLACE_EXISTING, so it never replaces, and
 // with MOVEFILE_WRITE_THROUGH, so the name is on the disk when it returns.
-func publish(temp, name string) error {
+func publish(temp, name string) error { return move(temp, name, windows.MOVEFILE_WRITE_THROUGH) }
+
+// replace is publish in the place of another file.
+func replace(temp, name string) error {
+	return move(temp, name, windows.MOVEFILE_WRITE_THROUGH|windows.MOVEFILE_REPLACE_EXISTING)
+}
+
+func move(temp, name string, flags uint32) error {
 	from, err := windows.UTF16PtrFromString(temp)
 	if err != nil {
 		return err
@@ -18,7 +25,7 @@ func publish(temp, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := windows.MoveFileEx(from, to, windows.MOVEFILE_WRITE_THROUGH); err != nil {
+	if err := windows.MoveFileEx(from, to, flags); err != nil {
 		return &fs.PathError{Op: "MoveFileEx", Path: name, Err: err}
 	}
 	return nil

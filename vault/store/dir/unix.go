@@ -30,6 +30,8 @@ func link(temp, name string) error {
 	return nil
 }
 
+func replace(from, to string) error { return os.Rename(from, to) }
+
 func same(a, b string) bool {
 	x, errX := os.Lstat(a)
 	y, errY := os.Lstat(b)
