@@ -49,7 +49,11 @@ func (l *Ledger) AppendGuarded(ctx context.Context, job id.Job, g *Guard, facts 
 	}
 	h := Header{Vault: l.cfg.ID, Job: job, MetaKey: metaKey, Time: events.At(now), In: in, Out: out}
 	for {
-		if err := l.show(ctx, g); err != nil {
+		err := l.secure(ctx)
+		if err == nil {
+			err = l.show(ctx, g)
+		}
+		if err != nil {
 			return 0, fmt.Errorf("append %s: %w", segmentName(l.seq), err)
 		}
 		h.Seq, h.PrevSize, h.PrevRoot, h.Edge = l.seq, l.head.size, l.head.root(), l.head.edge
@@ -75,6 +79,7 @@ func (l *Ledger) put(ctx context.Context, s *Segment) (won bool, err error) {
 	putErr := l.st.PutNew(ctx, segmentName(s.Seq), int64(len(b)), bytes.NewReader(b))
 	if putErr == nil {
 		l.take(s)
+		l.unsure = nil
 		l.keep(s.Seq, b)
 		return true, nil
 	}
@@ -85,13 +90,31 @@ func (l *Ledger) put(ctx context.Context, s *Segment) (won bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if errors.Is(putErr, store.ErrExists) {
+		l.unsure = nil // so the store said: it is whole and durable
+		return winner.leaf() == s.leaf(), nil
+	}
 	if winner.leaf() == s.leaf() { // it had arrived after all
-		return true, nil
+		return true, l.secure(ctx)
 	}
-	if !errors.Is(putErr, store.ErrExists) {
-		return false, putErr
+	return false, putErr
+}
+
+// secure makes the last segment durable, if another writer put it and it was only
+// seen. What is seen may still be lost, with its writer, to a power cut; whoever
+// builds upon it or signs it would then have made a ledger that cannot be opened.
+// The segments before it its writer has secured in the same way.
+func (l *Ledger) secure(ctx context.Context) error {
+	if l.unsure == nil {
+		return nil
 	}
-	return false, nil
+	b := l.unsure.bytes()
+	err := l.st.PutNew(ctx, segmentName(l.unsure.Seq), int64(len(b)), bytes.NewReader(b))
+	if err != nil && !errors.Is(err, store.ErrExists) {
+		return fmt.Errorf("make %s durable: %w", segmentName(l.unsure.Seq), err)
+	}
+	l.unsure = nil
+	return nil
 }
 
 // Checkpoint signs the ledger as far as it was read and returns the signed
@@ -108,6 +131,9 @@ func (l *Ledger) Checkpoint(ctx context.Context) (Checkpoint, error) {
 	}
 	if l.signed.Note != nil && l.signed.Size == l.head.size {
 		return l.signed, nil
+	}
+	if err := l.secure(ctx); err != nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
 	}
 	c, err := signCheckpoint(l.vault, l.seq, l.head, l.now())
 	if err != nil {

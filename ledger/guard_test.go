@@ -73,9 +73,10 @@ func TestFenceWhileThePutIsOnItsWay(t *testing.T) {
 	other := mustOpen(t, v, Options{})
 	fillUp(t, other, 0, 3)
 	slowly := *v
-	puts := 0
-	slowly.Store = slow{v.Store, func(string) {
-		if puts++; puts == 2 {
+	fenced := false
+	slowly.Store = slow{v.Store, func(name string) {
+		if name == segmentName(4) && !fenced {
+			fenced = true
 			if _, err := other.Append(context.Background(), id.Job{2}, []events.Fact{events.JobFenced{Fenced: id.Job{1}}}, nil, nil); err != nil {
 				t.Error(err)
 			}

@@ -44,6 +44,7 @@ type Ledger struct {
 	lowTree mark                   // the tree of all segments before low
 	leaves  map[uint64]events.Hash // first leaf of every proven segment
 	damaged []error                // checkpoints that could not be believed
+	unsure  *Segment               // the last one, if it was seen and may not be durable
 	lost    uint64                 // puts that another writer was faster with
 }
 
@@ -280,6 +281,7 @@ func (l *Ledger) adopt(ctx context.Context) (*Segment, error) {
 		return nil, err
 	}
 	l.take(s)
+	l.unsure = s
 	return s, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store/dir"
 )
 
 // Memory is what this machine remembers of vaults, in its state folder: which
@@ -104,29 +105,5 @@ func (m Memory) Cache(v id.Vault, what string) string {
 	return filepath.Join(m.State, "cache", v.String(), what)
 }
 
-// writeFile replaces a file whole: after a crash there is the old or the new one.
-func writeFile(path string, text []byte) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
+// writeFile replaces a file whole and durably; see dir.Replace.
+func writeFile(path string, text []byte) error { return dir.Replace(dir.OS(), path, text) }

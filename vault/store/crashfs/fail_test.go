@@ -387,3 +387,38 @@ func TestEveryFailingOperationOfPackAndTable(t *testing.T) {
 		},
 	}.run(t)
 }
+
+// A writer dies between giving a segment its name and making that durable. Whoever
+// saw the segment signs it; then the power goes.
+func TestASegmentThatWasOnlySeenIsNotSigned(t *testing.T) {
+	ctx := context.Background()
+	d, keys := base(t)
+	open := func(fsys dir.FS) *ledger.Ledger {
+		v, err := onDisk(fsys, keys)
+		must(t, err)
+		l, err := ledger.Open(ctx, v, ledger.Options{Now: time.Now})
+		must(t, err)
+		return l
+	}
+	facts := []events.Fact{events.JobStarted{Verb: "backup"}}
+	_, err := open(d).Append(ctx, id.Job{1}, facts, nil, nil)
+	must(t, err)
+	dead := errors.New("the writer dies here")
+	first := open(&onSync{FS: d, folder: "/vault/ledger", last: "/vault/ledger/00000000000000000001", do: func() error {
+		l := open(d)
+		c, err := l.Checkpoint(ctx)
+		must(t, err)
+		for seed := range uint64(20) {
+			for _, m := range []Mode{Lost, Random, Kept} {
+				after := open(d.Crash(m, seed))
+				if _, size, _ := after.Head(); size < c.Size || after.Verify(ctx) != nil {
+					t.Errorf("%s, %d: signed to %d, there are %d", m, seed, c.Size, size)
+				}
+			}
+		}
+		return dead
+	}})
+	if _, err := first.Append(ctx, id.Job{1}, facts, nil, nil); err != nil && !errors.Is(err, dead) {
+		t.Fatal(err)
+	}
+}

@@ -76,7 +76,7 @@ func work(t *testing.T, d *Disk, fsys dir.FS) {
 	// The loser of a race relies on what the winner put, before the winner does.
 	var heard bool
 	stop := errors.New("the winner dies here")
-	slow := &onSync{FS: fsys, folder: "/srv/vault/ledger", do: func() error {
+	slow := &onSync{FS: fsys, folder: "/srv/vault/ledger", last: "/srv/vault/ledger/3", do: func() error {
 		err := other.PutNew(ctx, "ledger/3", 5, strings.NewReader("other"))
 		heard = errors.Is(err, store.ErrExists)
 		if heard {
@@ -95,12 +95,13 @@ func work(t *testing.T, d *Disk, fsys dir.FS) {
 type onSync struct {
 	dir.FS
 	folder string
+	last   string // only once this file is there
 	do     func() error
 }
 
 func (o *onSync) SyncDir(name string) error {
 	if name == o.folder && o.do != nil {
-		if _, err := o.Stat(name + "/3"); err == nil {
+		if _, err := o.Stat(o.last); err == nil {
 			do := o.do
 			o.do = nil
 			return do()
