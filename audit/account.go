@@ -10,14 +10,18 @@ import (
 	"github.com/millrace-backup/millrace/id"
 )
 
-// Unfinished is the outcome of a job that has not written its end.
-const Unfinished = "unfinished"
+// The outcomes of a job that has not written its end: Unfinished, or Fenced if
+// another job has taken over.
+const (
+	Unfinished = "unfinished"
+	Fenced     = "fenced"
+)
 
 // Account is what the facts of one job say. Slices are in the order in which
 // their first fact came.
 type Account struct {
 	Job      id.Job
-	Outcome  string // of JobFinished: done, part, failed, interrupted; or Unfinished
+	Outcome  string // of JobFinished: done, part, failed, interrupted; or Unfinished or Fenced
 	Started  events.JobStarted
 	Finished *events.JobFinished // nil: Unfinished
 	Began    time.Time           // time of the first fact
@@ -101,6 +105,9 @@ func Timeline(records iter.Seq2[events.Record, error], job id.Job) (*Account, er
 		}
 		if f, ok := r.Fact.(events.JobFenced); ok && f.Fenced == job {
 			a.Fences = append(a.Fences, Fence{r.Time, r.Position, r.Job, f})
+			if a.Finished == nil {
+				a.Outcome = Fenced
+			}
 		}
 		if r.Job != job {
 			continue

@@ -10,12 +10,15 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/conductor/crew"
+	"github.com/millrace-backup/millrace/conductor/known"
+	"github.com/millrace-backup/millrace/conductor/lease"
 	"github.com/millrace-backup/millrace/conductor/logfile"
 	"github.com/millrace-backup/millrace/conductor/queue"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/stages/indexer"
 	"github.com/millrace-backup/millrace/stages/snapshot"
 	"go.uber.org/zap"
@@ -33,6 +36,10 @@ type job struct {
 	arena   *arena.Arena
 	crew    *crew.Crew
 	leaked  int // slots in use after the workers had left
+	index   known.Index
+	guard   ledger.Guard // of what the conductor itself appends
+	holder  *lease.Holder
+	unlock  func()
 
 	mu       sync.Mutex
 	progress indexer.Progress
@@ -62,24 +69,13 @@ func Backup(ctx context.Context, o Options) (Summary, error) {
 	defer func() { _ = log.Sync() }()
 	j.log = log.With(zap.Stringer("job", j.id))
 	defer j.cleanUp()
-	j.plan(ctx)
-	var gone []string
-	if j.work.Index, gone, err = o.Index.Link(filepath.Join(j.folder, "index")); err != nil {
+	if err := j.begin(ctx); err != nil {
 		return Summary{}, err
 	}
-	if len(gone) > 0 {
-		j.log.Warn("chunk index files are gone", zap.Strings("files", gone))
-	}
-	_, size, _ := o.Ledger.Head()
-	position, err := o.Ledger.Append(ctx, j.id, []events.Fact{events.JobStarted{
-		Verb: "backup", Host: o.Host, PID: os.Getpid(), Version: o.Version, OS: operatingSystem(), CPUs: o.CPUs, By: o.User, Set: o.Set,
-		Sources: o.Sources, Settings: o.settings(), Size: size,
-	}}, nil, nil)
-	if err != nil {
-		return Summary{}, flow.VaultFault("append to the ledger", o.Location, err)
-	}
-	j.work.Position = position
-	if len(o.Guests) > 0 {
+	defer j.release(ctx)
+	if err := j.prepare(ctx); err != nil {
+		j.stop(j.reason(ctx, err))
+	} else if len(o.Guests) > 0 {
 		if err := j.run(ctx); err != nil {
 			j.stop(flow.AsFault(err, "conductor"))
 		}
@@ -93,7 +89,7 @@ func (j *job) plan(ctx context.Context) {
 	j.work = flow.Work{
 		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.Vault.Config.DefaultDomain, Codec: o.Codec, ParcelSize: o.ParcelSize,
 		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
-		Ledger: filepath.Join(j.folder, "ledger"),
+		Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
 		j.work.Cutter = d.Cutter
@@ -154,7 +150,7 @@ func (j *job) run(ctx context.Context) error {
 	select {
 	case <-j.over:
 	case <-ctx.Done():
-		j.stop(&flow.Fault{Class: flow.Halt, Code: "interrupted", Op: "back up", Object: j.o.Location, Cause: "interrupted", Remedy: "run the job again; what was stored is found again", Err: ctx.Err()})
+		j.stop(j.reason(ctx, ctx.Err()))
 	}
 	if j.stopped() != nil {
 		j.crew.Dismiss()
@@ -254,7 +250,11 @@ func (j *job) writeDown(ctx context.Context) {
 	// reason to cut it, or the same facts would be written again.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if _, err := j.o.Ledger.Append(ctx, j.id, facts, nil, nil); err != nil {
+	_, err := j.o.Ledger.AppendGuarded(ctx, j.id, &j.guard, facts, nil, nil)
+	if errors.Is(err, ledger.ErrFenced) {
+		j.stop(flow.AsFault(flow.VaultFault("append to the ledger", j.o.Location, err), "conductor"))
+	}
+	if err != nil {
 		j.log.Warn("facts wait", zap.Error(err))
 		j.mu.Lock()
 		j.pending = append(facts, j.pending...)

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog"
-	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/conductor/queue"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
@@ -129,16 +128,12 @@ func (b *bed) options(t *testing.T) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	index, err := known.Refresh(t.Context(), b.vault, state, filepath.Join(b.state, "index"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	guests, err := folder.New(b.image, folder.Options{Vault: b.vault.ID}).Inspect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return Options{
-		Vault: b.vault, Location: b.root, Ledger: l, Catalog: state, State: b.state, Index: index, Command: []string{path, "stage"},
+		Vault: b.vault, Location: b.root, Ledger: l, Catalog: state, State: b.state, Index: filepath.Join(b.state, "index"), Command: []string{path, "stage"},
 		Guests: guests, Sources: []string{b.image}, Now: time.Now, Host: "test",
 	}
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/conductor/crew"
-	"github.com/millrace-backup/millrace/conductor/known"
+	"github.com/millrace-backup/millrace/conductor/lease"
 	"github.com/millrace-backup/millrace/conductor/queue"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
@@ -29,7 +29,7 @@ type Options struct {
 	Ledger   *ledger.Ledger
 	Catalog  *catalog.State // folded up to now
 	State    string         // state directory
-	Index    known.Index    // of the same catalog
+	Index    string         // folder of the host's chunk index of this vault
 	Command  []string       // what to start for a stage; its name is appended
 
 	Guests  []hypervisor.Guest
@@ -49,11 +49,15 @@ type Options struct {
 	Host    string
 	User    string
 	Now     func() time.Time
+	Lease   lease.Times // of heartbeats; zero: the defaults
 
 	// Observe is called a few times a second, and Fact for every fact of the
 	// job as it enters the ledger. Both from one goroutine each; both may be nil.
 	Observe func(Update)
 	Fact    func(events.Record)
+	// Waiting is called when another job has a guest of this one and it is not
+	// known yet whether it lives. May be nil.
+	Waiting func(other *catalog.Job)
 	// Started is called for every worker that is started. May be nil.
 	Started func(stage string, worker uint32, pid int)
 

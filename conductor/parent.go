@@ -41,7 +41,7 @@ func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.Dis
 			return point, none, fmt.Sprintf("parent's tables cannot be read: %v", err)
 		}
 		for k := range m.Packs() {
-			if !j.o.Index.Trusts(catalog.PackKey{Job: k.Job, Pack: k.Name}) {
+			if !j.index.Trusts(catalog.PackKey{Job: k.Job, Pack: k.Name}) {
 				distrusted[flow.PackID(k)] = true
 			}
 		}

@@ -19,7 +19,6 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/conductor"
-	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
@@ -90,15 +89,13 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 	if opts.Catalog, err = catalog.Fold(v.Ledger.Records(ctx, 0)); err != nil {
 		return fault.At("read ledger of vault", v.Location, err)
 	}
-	if opts.Index, err = known.Refresh(ctx, v.Vault, opts.Catalog, v.Cache("index")); err != nil {
-		return fault.At("index chunks of vault", v.Location, err)
-	}
 	exe, err := os.Executable()
 	if err != nil {
 		return fault.At("find", "this program", err)
 	}
 	opts.Command = []string{exe, "stage"}
 	opts.Vault, opts.Ledger, opts.Location, opts.State, opts.Sources = v.Vault, v.Ledger, v.Location, a.Settings.State, sources
+	opts.Index, opts.Waiting = v.Cache("index"), a.waiting
 	opts.Version, opts.Now = version().Version, a.Now
 	opts.Host, _ = os.Hostname()
 	if u, err := user.Current(); err == nil {
@@ -115,6 +112,12 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 		return asFault(err)
 	}
 	return a.printSummary(s, err)
+}
+
+// waiting says why a job does not begin at once.
+func (a *app) waiting(other *catalog.Job) {
+	s := other.Started
+	a.Note("millrace: job %s on host %s (process %d) has a guest of this one; looking whether it lives, which takes up to half a minute", id.Short(other.ID), s.Host, s.PID)
 }
 
 // conductor translates what the user asked for.
@@ -285,8 +288,13 @@ func (a *app) printSummary(s conductor.Summary, stopped error) error {
 	damaged := slices.ContainsFunc(s.Guests, func(g events.GuestOutcome) bool { return g.Code == "damaged" })
 	if end == nil && s.Outcome == "part" {
 		f := &fault.Fault{Code: "part-failed", Op: "back up", Object: "job " + id.Short(s.Job), Err: fmt.Errorf("%d of %d guests have no new point", len(s.Guests)-len(s.Points()), len(s.Guests))}
-		if damaged {
+		busy := !slices.ContainsFunc(s.Guests, func(g events.GuestOutcome) bool { return g.Code != "guest-busy" })
+		switch {
+		case damaged:
 			f.Code = "damaged"
+		case busy: // nothing else is wrong
+			f.Code, f.Err = "guest-busy", errors.New("other jobs are backing up all of its guests")
+			f.Reported = false
 		}
 		end = f
 	}

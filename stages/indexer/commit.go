@@ -4,36 +4,28 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/table"
-	"github.com/millrace-backup/millrace/vault"
-	"github.com/millrace-backup/millrace/vault/store"
 )
 
 // commit makes a guest's recovery point. The caller has seen to it that every
 // parcel is here, what was read twice was equal, and snapshot has confirmed.
 func (x *indexer) commit(ctx context.Context, n uint32) error {
+	defer x.trust.Done()
 	if err := x.checkPacks(ctx, n); err != nil {
-		return err
-	}
-	if x.guests[n].fault != nil {
-		return nil
+		return x.park(n, err)
 	}
 	c := &layer{indexer: x, guest: n, numbers: map[id.Chunk]uint32{}, packs: map[id.Object]uint32{}}
 	if err := c.write(ctx); err != nil {
-		err = flow.ParentFault("write the tables of", x.work.Guests[n].Name, n, err)
-		if f := flow.AsFault(err, flow.Indexer); f.Class == flow.Park {
-			x.fail(n, f)
-			return nil
-		}
-		return err
+		return x.park(n, flow.ParentFault("write the tables of", x.work.Guests[n].Name, n, err))
 	}
 	packs, in, done := x.packFacts()
 	point, more := c.facts()
@@ -42,7 +34,10 @@ func (x *indexer) commit(ctx context.Context, n uint32) error {
 	// successor of this process finds it in the ledger. It is signed before
 	// anyone is told of it and before snapshot may let go.
 	if err := x.store(ctx, append(packs, more...), append(in, c.objects...)); err != nil {
-		return err
+		if errors.Is(err, trust.ErrGone) { // by somebody who was faster
+			err = lostPack(err)
+		}
+		return x.park(n, err)
 	}
 	done()
 	x.guests[n].point = point
@@ -55,51 +50,77 @@ func (x *indexer) commit(ctx context.Context, n uint32) error {
 	return x.tell(ctx)
 }
 
-// checkPacks makes sure that the packs this job took chunks for known in are
-// still there, and long enough for the last of them. Those that only the
-// parent's layers name were looked at when the job began. One that is gone since
-// is no reason to commit a point that cannot be restored.
+// park ends a guest's part in the job if that is what err says, and else returns it.
+func (x *indexer) park(n uint32, err error) error {
+	if f := flow.AsFault(err, flow.Indexer); f.Class == flow.Park {
+		x.fail(n, f)
+		return nil
+	}
+	return err
+}
+
+// checkPacks makes sure that the packs the point will refer to are there, long
+// enough for the last chunk that was taken for known in them, and neither retired
+// nor withdrawn since the job began; until the commit, the guard sees to it that
+// they stay so. One that has gone is no reason to commit a point that cannot be
+// restored. What only the parent's layers name counts as well, unless the job
+// was told to distrust it and has stored it again.
 func (x *indexer) checkPacks(ctx context.Context, n uint32) error {
+	x.trust.Need()
 	ends := map[uint32]int64{}
 	for _, d := range x.work.DisksOf(n) {
 		for _, r := range x.disks[d].rows {
-			if r.chunk == noChunk {
-				continue
-			}
-			at := &x.places[r.chunk]
-			if !x.packs[at.pack].isNew {
+			if r.chunk != noChunk {
+				at := &x.places[r.chunk]
 				ends[at.pack] = max(ends[at.pack], int64(at.offset)+int64(at.stored))
 			}
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(ends)) {
 		p := &x.packs[k]
-		name := vault.PackName(p.job, p.Name)
-		if p.size == 0 {
-			e, err := store.Stat(ctx, x.vault.Store, name)
-			if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, vault.ErrDamaged) {
-				return flow.VaultFault("check pack", name, err) // the pack may well be there
+		key := catalog.PackKey{Job: p.job, Pack: p.Name}
+		if p.isNew {
+			if err := x.trust.Own(key); err != nil {
+				return lostPack(err)
 			}
-			if err != nil {
-				x.fail(n, lostPack(name, err))
-				return nil
-			}
-			p.size = e.Size
+		} else if err := x.trust.Check(ctx, key, ends[k]); err != nil {
+			return lostPack(err)
 		}
-		if p.size < ends[k] {
-			x.fail(n, lostPack(name, fmt.Errorf("%d bytes are too few: %w", p.size, vault.ErrDamaged)))
-			return nil
+	}
+	for _, d := range x.work.DisksOf(n) {
+		parent := x.work.Disks[d].Parent
+		if parent == nil {
+			continue
+		}
+		m, err := table.OpenMap(ctx, x.vault, *parent)
+		if err != nil {
+			return flow.ParentFault("open the tables of", x.work.Guests[n].Name, n, err)
+		}
+		for p := range m.Packs() {
+			if x.distrusted[flow.PackID(p)] {
+				continue
+			}
+			if err := x.trust.Check(ctx, catalog.PackKey{Job: p.Job, Pack: p.Name}, 1); err != nil {
+				return lostPack(err)
+			}
 		}
 	}
 	return nil
 }
 
 // lostPack is the fault of a guest that needs a pack which went while the job ran.
-func lostPack(name string, err error) *flow.Fault {
-	return &flow.Fault{
-		Class: flow.Park, Code: "damaged", Stage: flow.Indexer, Op: "check pack", Object: name, Cause: err.Error(), Err: err,
+func lostPack(err error) error {
+	if !errors.Is(err, trust.ErrGone) {
+		return flow.VaultFault("check packs of", "the point", err) // they may well be there
+	}
+	f := &flow.Fault{
+		Class: flow.Park, Code: "damaged", Stage: flow.Indexer, Op: "check packs of", Object: "the point", Cause: err.Error(), Err: err,
 		Remedy: "run the job again, which stores what the pack had once more; run millrace verify to see which points need it",
 	}
+	if errors.Is(err, trust.ErrRetired) {
+		f.Code, f.Remedy = "pack-retired", "run the job again, which stores what the pack had once more"
+	}
+	return f
 }
 
 // layer is what one guest's commit adds: a chunk table and an extent table per

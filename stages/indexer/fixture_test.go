@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
+	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
@@ -131,7 +132,8 @@ func (b *lab) begin(seed uint64, parcel int64, parent *events.PointCommitted, im
 func (j *job) indexer(path string, cfg flow.Config) *indexer {
 	j.Helper()
 	w := &flow.Worker{Config: cfg}
-	x := &indexer{state: newState(&w.Config.Work, j.known), w: w, vault: j.v, ledger: j.l, recent: &arena.Recent{}, live: nobody{}}
+	x := &indexer{state: newState(&w.Config.Work, j.known), w: w, vault: j.v, ledger: j.l, recent: &arena.Recent{}, trust: trust.New(j.v.Store), live: nobody{}}
+	x.guard = ledger.Guard{Job: w.Config.Job, Check: x.trust.Heed}
 	var err error
 	x.journal, err = openJournal(path, x.replay)
 	must(j, err)

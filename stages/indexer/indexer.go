@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
@@ -34,6 +35,8 @@ type indexer struct {
 
 	lastMessage, lastRecord, lastLook time.Time
 	tableBytes                        int64
+	guard                             ledger.Guard
+	trust                             *trust.Packs
 	signed                            ledger.Checkpoint
 	dirty                             bool // something changed that progress should tell
 }
@@ -54,8 +57,9 @@ func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index) error 
 	x := &indexer{
 		state: newState(work, base), w: w, vault: v, ledger: l, recent: w.Arena.Recent(), told: work.Position, dirty: true,
 		live:        ledger.Live{JS: w.JetStream(), Stream: flow.FactStream(w.Config.Job), Subject: flow.FactSubject(w.Config.Job)},
-		lastMessage: time.Now(), lastRecord: time.Now(),
+		lastMessage: time.Now(), lastRecord: time.Now(), trust: trust.New(v.Store),
 	}
+	x.guard = ledger.Guard{Job: w.Config.Job, Next: work.Position, Check: x.trust.Heed}
 	if x.journal, err = openJournal(filepath.Join(w.Config.Folder, "indexer.journal"), x.replay); err != nil {
 		return halt(w, err)
 	}
@@ -351,7 +355,7 @@ func (x *indexer) append(ctx context.Context, f []events.Fact, in []ledger.Objec
 
 // store makes facts durable in the ledger.
 func (x *indexer) store(ctx context.Context, f []events.Fact, in []ledger.ObjectRef) error {
-	if _, err := x.ledger.Append(ctx, x.w.Config.Job, f, in, nil); err != nil {
+	if _, err := x.ledger.AppendGuarded(ctx, x.w.Config.Job, &x.guard, f, in, nil); err != nil {
 		return flow.VaultFault("append to the ledger", x.work.Vault, err)
 	}
 	x.dirty = true

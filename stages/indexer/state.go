@@ -84,8 +84,7 @@ type pack struct {
 	flow.Pack
 	job      id.Job
 	isNew    bool
-	recorded bool  // PackStored is in the ledger
-	size     int64 // of a pack known before: what it was when this process looked, 0 before
+	recorded bool // PackStored is in the ledger
 }
 
 type digest [sha256.Size]byte

@@ -136,6 +136,8 @@ func Kinds() []Kind {
 		{"no-disks", hypervisor.ErrNoDisks, ExitFailed, "check the source: a disk image, or a folder with at least one"},
 		{"image-unreadable", nil, ExitFailed, "check that the image is whole and its disk healthy, then run the job again"},
 		{"freeze-failed", nil, ExitFailed, "check that the guest's disks are there and readable by this account, then run the job again"},
+		{"fenced", ledger.ErrFenced, ExitFailed, "another job has the guest now and what it commits counts; find out why this host was stopped or cut off from the vault for so long"},
+		{"pack-retired", nil, ExitFailed, "run the job again, which stores what the pack had once more"},
 		{"vault-io", nil, ExitFailed, "check the vault's disk or server, then run the job again; what was stored is found again"},
 		{"stage-dies", nil, ExitFailed, "look into the logs of the job's folder under the state directory"},
 		{"seal-mismatch", nil, ExitFailed, "test this machine's memory; nothing wrong was stored"},
