@@ -89,7 +89,7 @@ func (j *job) plan(ctx context.Context) {
 	j.work = flow.Work{
 		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.Vault.Config.DefaultDomain, Codec: o.Codec, ParcelSize: o.ParcelSize,
 		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
-		Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
+		Transport: o.Transport, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
 		j.work.Cutter = d.Cutter
@@ -119,7 +119,7 @@ func (j *job) run(ctx context.Context) error {
 	if j.arena, err = arena.New(j.o.shape(j.work.Disks)); err != nil {
 		return err
 	}
-	if j.queue, err = queue.Start(ctx, j.id, filepath.Join(j.folder, "nats")); err != nil {
+	if j.queue, err = queue.Start(ctx, j.id, &j.work, filepath.Join(j.folder, "nats")); err != nil {
 		return err
 	}
 	j.crew = &crew.Crew{

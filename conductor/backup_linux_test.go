@@ -23,11 +23,13 @@ func TestTablesDependOnInputAndKeysAlone(t *testing.T) {
 		{ParcelSize: 8 << 20},
 		{ParcelSize: 16 << 20, Parallel: map[string]int{flow.Reader: 2, flow.Chunker: 2, flow.Delta: 2, flow.Seal: 3, flow.Uploader: 2}},
 		{Parallel: map[string]int{flow.Seal: 1}, Memory: 24 << 20, Codec: "zstd"},
+		{Transport: flow.Inline},
+		{Transport: flow.Inline, Parallel: map[string]int{flow.Reader: 2, flow.Chunker: 2, flow.Seal: 3, flow.Uploader: 2}, Memory: 16 << 20},
 	}
 	var first events.Hash
 	for n, v := range variants {
 		o := b.options(t)
-		o.Scan, o.ParcelSize, o.Parallel, o.Memory, o.Codec = "full", v.ParcelSize, v.Parallel, v.Memory, v.Codec
+		o.Scan, o.ParcelSize, o.Parallel, o.Memory, o.Codec, o.Transport = "full", v.ParcelSize, v.Parallel, v.Memory, v.Codec, v.Transport
 		s, err := Backup(t.Context(), o)
 		if err != nil || s.Outcome != "done" || s.SlotsLeft != 0 {
 			t.Fatalf("variant %d: outcome %q, %v, %d slots left, guests %+v", n, s.Outcome, err, s.SlotsLeft, s.Guests)

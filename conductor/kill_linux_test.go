@@ -172,26 +172,36 @@ func (b *bed) check(t *testing.T) *catalog.State {
 // ends well, the disk is equal, no slot is left, and no fact is there twice.
 func TestKilledWorkers(t *testing.T) {
 	for _, stage := range flow.Stages() {
-		t.Run(stage, func(t *testing.T) {
-			const wanted = 3
-			kills := 0
-			for job := 0; kills < wanted && job < 5; job++ { // on a fast machine one job may be over too soon
-				kills += killedJob(t, stage, wanted-kills)
-			}
-			if kills < wanted {
-				t.Errorf("%d workers were killed, want %d", kills, wanted)
-			}
-		})
+		t.Run(stage, func(t *testing.T) { killedWorkers(t, stage, flow.Claim) })
+	}
+}
+
+// The same with the bytes in the messages, for the stages that then do anything else.
+func TestKilledInlineWorkers(t *testing.T) {
+	for _, stage := range []string{flow.Reader, flow.Chunker, flow.Delta, flow.Seal, flow.Uploader} {
+		t.Run(stage, func(t *testing.T) { killedWorkers(t, stage, flow.Inline) })
+	}
+}
+
+func killedWorkers(t *testing.T, stage, transport string) {
+	const wanted = 3
+	kills := 0
+	for job := 0; kills < wanted && job < 5; job++ { // on a fast machine one job may be over too soon
+		kills += killedJob(t, stage, transport, wanted-kills)
+	}
+	if kills < wanted {
+		t.Errorf("%d workers were killed, want %d", kills, wanted)
 	}
 }
 
 // killedJob runs a job and kills at most so many workers of a stage; it returns how many.
-func killedJob(t *testing.T, stage string, wanted int) int {
+func killedJob(t *testing.T, stage, transport string, wanted int) int {
 	t.Helper()
 	b := newBed(t, 300<<20)
 	o := b.options(t)
 	o.Parallel = map[string]int{flow.Seal: 1} // so that who holds a message is who is killed
 	k := &killer{stage: stage, wanted: wanted}
+	o.Transport = transport
 	o.Started = k.started
 	o.joined = k.hunt
 	s, err := Backup(t.Context(), o)

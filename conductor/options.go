@@ -42,6 +42,7 @@ type Options struct {
 	Codec      string
 	Freeze     string // require, prefer, never
 	Scan       string // auto, full, incremental, differential
+	Transport  string // auto, claim, inline
 	Memory     int64  // of the arena, bytes
 	ParcelSize int64  // bytes, a multiple of the vault's cell size
 
@@ -101,6 +102,16 @@ func (o *Options) Fill() error {
 	if o.ParcelSize < cell || o.ParcelSize%cell != 0 || o.ParcelSize > 32<<20 {
 		return fmt.Errorf("parcel size: %d is not a multiple of the cell size %d up to 32 MiB", o.ParcelSize, cell)
 	}
+	switch o.Transport {
+	case "", "auto":
+		o.Transport = flow.Claim
+	case flow.Claim, flow.Inline:
+	default:
+		return fmt.Errorf("transport: there is no %q", o.Transport)
+	}
+	if o.Transport == flow.Inline && arena.SealedSize(int(o.ParcelSize)) > flow.MaxMessage-1<<20 {
+		return fmt.Errorf("parcel size: %d bytes do not fit a message of %d", o.ParcelSize, flow.MaxMessage)
+	}
 	if o.Memory != 0 && o.Memory < max(minMemory, 3*int64(arena.SealedSize(int(o.ParcelSize)))) {
 		return fmt.Errorf("memory: %d bytes are too few for parcels of %d", o.Memory, o.ParcelSize)
 	}
@@ -135,6 +146,9 @@ func (o *Options) shape(disks []flow.WorkDisk) arena.Shape {
 		RawSlots:    max(8, 2*(o.Parallel[flow.Reader]+o.Parallel[flow.Chunker]+o.Parallel[flow.Seal])),
 		SealedSlots: max(24, 4*o.Parallel[flow.Seal]+16*o.Parallel[flow.Uploader]),
 	}
+	if o.Transport == flow.Inline { // a slot is free as soon as its bytes are in a message
+		s.RawSlots, s.SealedSlots = 4*o.Parallel[flow.Reader], 4*o.Parallel[flow.Seal]
+	}
 	if o.Memory > 0 {
 		slots := int(o.Memory / int64(sealed))
 		s.RawSlots = min(s.RawSlots, max(1, slots/4))
@@ -154,7 +168,7 @@ func (o *Options) shape(disks []flow.WorkDisk) arena.Shape {
 // settings is how facts record the tunables.
 func (o *Options) settings() map[string]string {
 	m := map[string]string{
-		"codec": o.Codec, "freeze": o.Freeze, "scan": o.Scan, "transport": "claim",
+		"codec": o.Codec, "freeze": o.Freeze, "scan": o.Scan, "transport": o.Transport,
 		"parcel": strconv.FormatInt(o.ParcelSize, 10), "cpus": strconv.Itoa(o.CPUs),
 	}
 	for stage, n := range o.Parallel {

@@ -23,16 +23,20 @@ type Delivery struct {
 
 // Live reports whether the parcel's bytes are still its own. Ask before reading
 // them and again after: only the second answer says that what was read was true.
+// Bytes that came in the message are the parcel's own for good.
 func (d *Delivery) Live() bool {
-	if d.w.Arena.Live(d.claim) {
+	if d.Payload != nil || d.w.Arena.Live(d.claim) {
 		return true
 	}
 	d.w.Meter.CountStale()
 	return false
 }
 
-// Bytes is what the parcel's claim holds.
+// Bytes are the parcel's bytes, wherever they are: to be read, not written to.
 func (d *Delivery) Bytes() []byte {
+	if d.Payload != nil {
+		return d.Payload
+	}
 	c := d.claim
 	if !d.w.Arena.Valid(c) {
 		return nil
@@ -108,7 +112,11 @@ func (w *Worker) Acquire(ctx context.Context, c arena.Pool) (arena.Slot, error) 
 // it. A full queue (see [MaxQueued]) is waited for; other failures are tried
 // again for a while: a second copy does no harm.
 func (w *Worker) Send(ctx context.Context, to string, m *Message) error {
-	return w.store(ctx, to, m, func(d time.Duration) {
+	b, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	return w.courier.Post(ctx, w.box(to), b, func(d time.Duration) {
 		defer w.Meter.Enter(meter.Blocked)()
 		rest(ctx, d)
 	})
@@ -122,30 +130,28 @@ func rest(ctx context.Context, d time.Duration) {
 	}
 }
 
-// store is Send that rests as told between tries.
-func (w *Worker) store(ctx context.Context, to string, m *Message, rest func(time.Duration)) error {
-	b, err := m.Encode()
-	if err != nil {
-		return err
-	}
-	return w.courier.Post(ctx, Subject(w.Config.Job, to), b, rest)
-}
-
 // handOver is a parcel on its way downstream.
 type handOver struct {
 	d       *Delivery
 	to      string
-	m       *Message
+	m       *Message // as the step made it: its claim is what this worker lets go of
+	b       []byte   // as it was posted
 	receipt courier.Receipt
 }
 
-func (w *Worker) publish(d *Delivery, to string, m *Message) (handOver, error) {
-	b, err := m.Encode()
+// publish sends a message on. Nothing is sent, and the delivery is settled, where
+// its claim turns out to be somebody else's.
+func (w *Worker) publish(ctx context.Context, d *Delivery, to string, m *Message) (handOver, error) {
+	defer w.Meter.Enter(meter.Blocked)()
+	b, live, err := w.stow(d, to, m)
 	if err != nil {
 		return handOver{}, err
 	}
-	r, err := w.courier.PostAsync(Subject(w.Config.Job, to), b)
-	return handOver{d: d, to: to, m: m, receipt: r}, err
+	if !live {
+		return handOver{}, d.Done()
+	}
+	r, err := w.courier.PostAsync(ctx, w.box(to), b)
+	return handOver{d: d, to: to, m: m, b: b, receipt: r}, err
 }
 
 // finish waits until the server has the message, then lets go of what the
@@ -160,33 +166,39 @@ func (w *Worker) finish(ctx context.Context, h handOver) error {
 	}
 	if !stored {
 		// Not Send: in Pump, the account is of the goroutine that works.
-		if err := w.store(ctx, h.to, h.m, func(d time.Duration) { rest(ctx, d) }); err != nil {
+		if err := w.courier.Post(ctx, w.box(h.to), h.b, func(d time.Duration) { rest(ctx, d) }); err != nil {
 			return err
 		}
 	}
-	w.settled(h.d, h.m)
+	w.settled(h)
 	return h.d.Done()
 }
 
-func (w *Worker) settled(d *Delivery, m *Message) {
+// settled lets go of the slots. One whose bytes went along in the message is free;
+// one that the message claims belongs to it from here on.
+func (w *Worker) settled(h handOver) {
 	var next arena.Claim
-	if p := m.Parcel; p != nil {
+	if p := h.m.Parcel; p != nil {
 		next = p.Claim
 		w.Meter.Out(uint64(next.Length))
 	}
 	if !next.IsZero() {
-		w.Arena.Promote(next)
+		if w.Config.Work.Inline(h.to) {
+			w.Arena.Release(next)
+		} else {
+			w.Arena.Promote(next)
+		}
 	}
-	if !d.claim.IsZero() && d.claim != next {
-		w.Arena.Release(d.claim)
+	if !h.d.claim.IsZero() && h.d.claim != next {
+		w.Arena.Release(h.d.claim)
 	}
 }
 
 // Forward hands a parcel on and settles the delivery it came from, in one step.
 func (w *Worker) Forward(ctx context.Context, d *Delivery, to string, m *Message) error {
 	defer w.Meter.Enter(meter.Blocked)()
-	h, err := w.publish(d, to, m)
-	if err != nil {
+	h, err := w.publish(ctx, d, to, m)
+	if err != nil || h.receipt.IsZero() {
 		return err
 	}
 	return w.finish(ctx, h)

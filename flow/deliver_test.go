@@ -228,7 +228,11 @@ func (j *job) crowd(stage string) {
 // makeRoom settles one message of a stage.
 func (j *job) makeRoom(stage string, n int) {
 	j.t.Helper()
-	c, err := j.js.Consumer(j.t.Context(), flow.Stream(j.id), stage)
+	stream := flow.Stream(j.id)
+	if j.work.Inline(stage) {
+		stream = flow.ByteStream(j.id)
+	}
+	c, err := j.js.Consumer(j.t.Context(), stream, stage)
 	if err != nil {
 		j.t.Fatal(err)
 	}

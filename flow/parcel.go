@@ -1,9 +1,9 @@
 package flow
 
 import (
+	"errors"
 	"fmt"
 
-	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 )
@@ -96,33 +96,10 @@ type Message struct {
 	Ask    *Ask    `json:"ask,omitempty"`
 	Answer *Answer `json:"answer,omitempty"`
 	Fault  *Fault  `json:"fault,omitempty"`
-}
 
-// Encode returns the wire form.
-func (m *Message) Encode() ([]byte, error) {
-	if err := m.check(); err != nil {
-		return nil, fmt.Errorf("encode a message: %w", err)
-	}
-	b, err := events.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("encode a message: %w", err)
-	}
-	if len(b) > MaxMessage {
-		return nil, fmt.Errorf("encode a message: %d bytes, at most %d are carried", len(b), MaxMessage)
-	}
-	return b, nil
-}
-
-// DecodeMessage reads a wire form through the bounded decoder.
-func DecodeMessage(b []byte) (*Message, error) {
-	m := &Message{}
-	if err := events.Unmarshal(b, m); err != nil {
-		return nil, fmt.Errorf("decode a message of %d bytes: %w", len(b), err)
-	}
-	if err := m.check(); err != nil {
-		return nil, fmt.Errorf("decode a message: %w", err)
-	}
-	return m, nil
+	// Payload is the parcel's bytes, where they travel with it; its claim has
+	// their length then, and no slot.
+	Payload []byte `json:"-"`
 }
 
 // check holds a message to what receivers rely on.
@@ -136,10 +113,10 @@ func (m *Message) check() error {
 	if set != 1 {
 		return fmt.Errorf("%d contents in it, not one", set)
 	}
-	if m.Parcel != nil {
-		return m.Parcel.check()
+	if m.Parcel == nil {
+		return m.carries(arena.Claim{})
 	}
-	return nil
+	return errors.Join(m.Parcel.check(), m.carries(m.Parcel.Claim))
 }
 
 // check: runs are sorted, apart and inside; pieces, if any, cover the parcel.

@@ -178,7 +178,12 @@ func TestNoSettings(t *testing.T) {
 // Four stages of processes, of which one after the other is killed in the middle
 // of its work: every parcel arrives, with its own bytes, and no slot is lost.
 func TestKilledWorkers(t *testing.T) {
-	j := newJob(t)
+	for _, transport := range []string{flow.Claim, flow.Inline} {
+		t.Run(transport, func(t *testing.T) { killedWorkers(t, newJobOf(t, flow.Work{Transport: transport})) })
+	}
+}
+
+func killedWorkers(t *testing.T, j *job) {
 	const parcels, kills = 600, 10
 	stages := []string{flow.Reader, flow.Chunker, flow.Delta, flow.Seal}
 	var crew []*process
@@ -241,7 +246,7 @@ func TestKilledWorkers(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		n, err := flow.Depths(ctx, j.js, j.id)
+		n, err := flow.Depths(ctx, j.js, j.id, &j.work)
 		return err == nil && n[flow.Reader]+n[flow.Chunker]+n[flow.Delta]+n[flow.Seal]+n[flow.Uploader] == 0
 	})
 	for _, p := range crew {

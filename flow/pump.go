@@ -15,10 +15,8 @@ import (
 // parcel's claim names it; otherwise Pump releases it.
 type Step func(ctx context.Context, d *Delivery, slot arena.Slot) (to string, out *Parcel, err error)
 
-const (
-	inFlight = 8 // hand-overs not yet confirmed by the server
-	maxTries = 5 // deliveries of a parcel that asks to be tried again
-)
+// maxTries is how often a parcel is delivered that asks to be tried again.
+const maxTries = 5
 
 // Pump runs step over the stage's parcels until the worker drains or the job
 // stops. It takes a slot to be filled only once it has a parcel to fill it with:
@@ -27,7 +25,7 @@ const (
 // meanwhile, since heartbeats go out for all that is held.
 func (w *Worker) Pump(ctx context.Context, pool arena.Pool, step Step) error {
 	g, ctx := errgroup.WithContext(ctx)
-	out := make(chan handOver, inFlight)
+	out := make(chan handOver, w.inFlight())
 	g.Go(func() error {
 		for h := range out {
 			if err := w.finish(ctx, h); err != nil {
@@ -111,7 +109,7 @@ func (w *Worker) step(ctx context.Context, d *Delivery, slot arena.Slot, step St
 	case to == "":
 		return handOver{}, d.Done()
 	}
-	return w.publish(d, to, &Message{Parcel: parcel})
+	return w.publish(ctx, d, to, &Message{Parcel: parcel})
 }
 
 // Settle decides what becomes of a message that could not be handled. A nil

@@ -101,7 +101,7 @@ func TestPipeline(t *testing.T) {
 		}
 	}
 	eventually(t, "only the indexer's queue holds messages", func() bool {
-		n, err := flow.Depths(ctx, j.js, j.id)
+		n, err := flow.Depths(ctx, j.js, j.id, &j.work)
 		return err == nil && n[flow.Reader]+n[flow.Chunker]+n[flow.Delta]+n[flow.Seal]+n[flow.Uploader] == 0 && n[flow.Indexer] >= parcels
 	})
 	cancel()

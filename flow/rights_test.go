@@ -86,7 +86,7 @@ func TestWorkersMayOnlyDoTheirOwn(t *testing.T) {
 		})
 	}
 	// All of that changed nothing.
-	n, err := flow.Depths(t.Context(), j.js, j.id)
+	n, err := flow.Depths(t.Context(), j.js, j.id, &j.work)
 	if err != nil || n[flow.Seal] != 1 || n[flow.Uploader]+n[flow.Chunker]+n[flow.Snapshot] != 0 {
 		t.Errorf("queues now: %v, %v", n, err)
 	}
@@ -97,7 +97,12 @@ func TestWorkersMayOnlyDoTheirOwn(t *testing.T) {
 
 // What each stage must be able to do, it can.
 func TestWorkersMayDoTheirWork(t *testing.T) {
-	j := newJob(t)
+	for _, work := range []flow.Work{{}, {Transport: flow.Inline}, {Remote: []string{flow.Seal}}, {Remote: []string{flow.Reader}}} {
+		t.Run(work.Transport+strings.Join(work.Remote, ","), func(t *testing.T) { mayDoTheirWork(t, newJobOf(t, work)) })
+	}
+}
+
+func mayDoTheirWork(t *testing.T, j *job) {
 	for _, stage := range flow.Stages() {
 		w := j.start(stage)
 		j.put(stage, parcel(1))

@@ -26,6 +26,7 @@ import (
 type job struct {
 	t      *testing.T
 	id     id.Job
+	work   flow.Work
 	server *server.Server
 	hub    *hub.Hub
 	arena  *arena.Arena
@@ -60,7 +61,12 @@ var shape = arena.Shape{RawSlots: 4, SealedSlots: 4, RawSize: 64 << 10, SealedSi
 
 func newJob(t *testing.T) *job {
 	t.Helper()
-	j := &job{t: t, id: id.NewJob(), users: map[string]credential{"conductor": {"all", nil}}, statuses: map[uint32][]flow.Status{}}
+	return newJobOf(t, flow.Work{})
+}
+
+func newJobOf(t *testing.T, work flow.Work) *job {
+	t.Helper()
+	j := &job{t: t, id: id.NewJob(), work: work, users: map[string]credential{"conductor": {"all", nil}}, statuses: map[uint32][]flow.Status{}}
 	var err error
 	j.server, err = server.NewServer(&server.Options{
 		ServerName: "millrace-" + j.id.String(), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
@@ -77,7 +83,7 @@ func newJob(t *testing.T) *job {
 		t.Fatal(err)
 	}
 	t.Cleanup(j.hub.Close)
-	if err := j.hub.MakeQueues(t.Context()); err != nil {
+	if err := j.hub.MakeQueues(t.Context(), &j.work); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.hub.Listen(j.heard, j.progressed); err != nil {
@@ -138,12 +144,12 @@ func (j *job) config(stage string) flow.Config {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.last++
-	a := hub.Permissions(j.id, stage, j.last)
+	a := hub.Permissions(j.id, &j.work, stage, j.last)
 	name := fmt.Sprintf("%s-%d", stage, j.last)
 	j.users[name] = credential{"pass-" + name, &server.Permissions{
 		Publish: &server.SubjectPermission{Allow: a.Publish}, Subscribe: &server.SubjectPermission{Allow: a.Subscribe},
 	}}
-	return flow.Config{Job: j.id, Stage: stage, Worker: j.last, URL: j.url(), User: name, Password: flow.Secret("pass-" + name)}
+	return flow.Config{Job: j.id, Stage: stage, Worker: j.last, URL: j.url(), User: name, Password: flow.Secret("pass-" + name), Work: j.work}
 }
 
 // worker is a worker inside this process, with the conductor's end of its pipe.
@@ -227,14 +233,18 @@ func (j *job) put(stage string, m *flow.Message) {
 	if err != nil {
 		j.t.Fatal(err)
 	}
-	if _, err := j.js.Publish(j.t.Context(), flow.Subject(j.id, stage), b); err != nil {
+	subject := flow.Subject(j.id, stage)
+	if j.work.Inline(stage) {
+		subject = flow.ByteSubject(j.id, stage)
+	}
+	if _, err := j.js.Publish(j.t.Context(), subject, b); err != nil {
 		j.t.Fatal(err)
 	}
 }
 
 func (j *job) queued(stage string) uint64 {
 	j.t.Helper()
-	n, err := flow.Depths(j.t.Context(), j.js, j.id)
+	n, err := flow.Depths(j.t.Context(), j.js, j.id, &j.work)
 	if err != nil {
 		j.t.Fatal(err)
 	}

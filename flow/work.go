@@ -19,6 +19,8 @@ type Work struct {
 	Freeze     string       `json:"freeze"` // require, prefer, never
 	Scan       string       `json:"scan"`   // auto, full, incremental, differential
 	Set        string       `json:"set,omitempty"`
+	Transport  string       `json:"transport"`        // Claim or Inline
+	Remote     []string     `json:"remote,omitempty"` // stages that may run on other machines
 	Host       string       `json:"host"`
 	Position   uint64       `json:"position"` // of the job's first fact in the ledger
 	Index      []string     `json:"index"`    // chunk index files

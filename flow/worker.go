@@ -14,7 +14,6 @@ import (
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/flow/meter"
-	"github.com/millrace-backup/millrace/id"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -60,14 +59,15 @@ func Connect(ctx context.Context, cfg Config, control *bufio.Reader) (*Worker, e
 }
 
 func join(ctx context.Context, cfg Config, mem *arena.Arena) (*Worker, error) {
+	stream, places := queueOf(&cfg)
 	post, err := courier.Join(ctx, courier.Dial{
 		URL: cfg.URL, User: cfg.User, Password: string(cfg.Password), Name: fmt.Sprintf("%s-%d", cfg.Stage, cfg.Worker),
 		Inbox: Inbox(cfg.Worker), Patience: 2 * time.Second,
-	}, Stream(cfg.Job), cfg.Stage, Prefetch)
+	}, stream, cfg.Stage, places)
 	if err != nil {
 		return nil, err
 	}
-	w := &Worker{Config: cfg, Arena: mem, courier: post, queue: make(chan *Delivery, Prefetch)}
+	w := &Worker{Config: cfg, Arena: mem, courier: post, queue: make(chan *Delivery, places)}
 	w.beating, w.still = context.WithCancel(ctx)
 	w.receiving, w.drain = context.WithCancel(w.beating)
 	return w, nil
@@ -175,21 +175,3 @@ func (w *Worker) Publish(subject string, b []byte) error { return w.courier.Say(
 
 // JetStream is for the ledger's live copy.
 func (w *Worker) JetStream() jetstream.JetStream { return w.courier.JetStream() }
-
-// Queued counts the messages of the job that wait or are held, per stage.
-func (w *Worker) Queued(ctx context.Context) (map[string]uint64, error) {
-	return Depths(ctx, w.courier.JetStream(), w.Config.Job)
-}
-
-// Depths counts the messages of a job that wait or are held, per stage.
-func Depths(ctx context.Context, js jetstream.JetStream, job id.Job) (map[string]uint64, error) {
-	n, err := courier.Counts(ctx, js, Stream(job), Subjects(job))
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]uint64{}
-	for _, stage := range Stages() {
-		out[stage] = n[Subject(job, stage)]
-	}
-	return out, nil
-}

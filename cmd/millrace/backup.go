@@ -59,7 +59,7 @@ means the same. A guest that fails gets no point and the others go on (exit 3).`
 	f.StringVar(&o.codec, "codec", "auto", "compression: auto, lz4, s2, zstd or none")
 	f.StringVar(&o.freeze, "freeze", "prefer", "consistency: require, prefer or never")
 	f.StringVar(&o.scan, "scan", "auto", "what is read and compared: auto, full, incremental or differential")
-	f.StringVar(&o.transport, "transport", "auto", "how bytes travel between stages: auto or claim (shared memory)")
+	f.StringVar(&o.transport, "transport", "auto", "how bytes travel between stages: auto, claim (shared memory) or inline (in messages)")
 	f.StringToStringVar(&o.parallel, "parallel", nil, "workers per stage, as chunker=2,seal=3")
 	f.IntVar(&o.cpus, "cpus", 0, "processors to plan for (default: this machine's)")
 	f.StringVar(&o.memory, "memory", "", "size of the arena, as 64MiB")
@@ -122,13 +122,13 @@ func (a *app) waiting(other *catalog.Job) {
 
 // conductor translates what the user asked for.
 func (o *backupOptions) conductor() (c conductor.Options, err error) {
-	c = conductor.Options{Codec: o.codec, Freeze: o.freeze, Scan: o.scan, CPUs: o.cpus, Parallel: map[string]int{}}
+	c = conductor.Options{Codec: o.codec, Freeze: o.freeze, Scan: o.scan, Transport: o.transport, CPUs: o.cpus, Parallel: map[string]int{}}
 	for name, allowed := range map[string]struct {
 		value string
 		words string
 	}{
 		"freeze": {o.freeze, "require prefer never"}, "scan": {o.scan, "auto full incremental differential"},
-		"codec": {o.codec, "auto lz4 s2 zstd none"}, "transport": {o.transport, "auto claim"},
+		"codec": {o.codec, "auto lz4 s2 zstd none"}, "transport": {o.transport, "auto claim inline"},
 	} {
 		if !strings.Contains(" "+allowed.words+" ", " "+allowed.value+" ") || allowed.value == "" {
 			return c, fault.Usage("--%s %s: it is one of %s", name, allowed.value, allowed.words)

@@ -126,7 +126,7 @@ func (c *Crew) start(stage string, restart uint32) error {
 	c.all = append(c.all, w)
 	c.Log.Info("worker started", zap.String("stage", stage), zap.Uint32("worker", w.number), zap.Int("pid", w.cmd.Process.Pid), zap.Uint32("restart", restart))
 	c.Note(events.StageStarted{
-		Stage: stage, Worker: w.number, PID: w.cmd.Process.Pid, Host: c.Host, Restart: restart, Transport: "claim",
+		Stage: stage, Worker: w.number, PID: w.cmd.Process.Pid, Host: c.Host, Restart: restart, Transport: c.Settings.Work.TransportOf(stage),
 	})
 	c.exits.Add(1)
 	go c.wait(w)

@@ -78,7 +78,7 @@ func (u *users) remove(name string) {
 
 // Start starts a server on a free port of the loopback address and makes the
 // job's streams, so that workers find them when they come.
-func Start(ctx context.Context, job id.Job, folder string) (*Queue, error) {
+func Start(ctx context.Context, job id.Job, work *flow.Work, folder string) (*Queue, error) {
 	q := &Queue{job: job, users: &users{known: map[string]login{}}}
 	s, err := server.NewServer(&server.Options{
 		ServerName: "millrace-" + job.String(), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
@@ -100,7 +100,7 @@ func Start(ctx context.Context, job id.Job, folder string) (*Queue, error) {
 	}
 	q.Hub, err = hub.Join(s, job, "conductor", q.users.add("conductor", nil))
 	if err == nil {
-		err = q.Hub.MakeQueues(ctx)
+		err = q.Hub.MakeQueues(ctx, work)
 	}
 	if err != nil {
 		q.Close()
@@ -112,7 +112,7 @@ func Start(ctx context.Context, job id.Job, folder string) (*Queue, error) {
 // Admit enters into a worker's settings how it reaches its queue: a credential of
 // its own, with the rights of its stage.
 func (q *Queue) Admit(c *flow.Config) {
-	a := hub.Permissions(q.job, c.Stage, c.Worker)
+	a := hub.Permissions(q.job, &c.Work, c.Stage, c.Worker)
 	c.URL = "nats://" + q.server.Addr().String()
 	c.User = user(c.Stage, c.Worker)
 	c.Password = flow.Secret(q.users.add(c.User, &server.Permissions{

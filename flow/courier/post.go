@@ -9,22 +9,47 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Post stores b under subject and returns when the server has it. A full queue is
-// waited for; other failures are tried again for a while: a second copy does no
-// harm. rest is called for every pause.
-func (c *Courier) Post(ctx context.Context, subject string, b []byte, rest func(time.Duration)) error {
+// Box is where letters are posted.
+type Box struct {
+	Stream, Subject string
+	// Limit is how many letters may be in the box. One that is large is not sent
+	// before there is room: the server refuses it only when it has all of it.
+	// 0: it is sent, and refused letters are sent again.
+	Limit uint64
+}
+
+// Post stores b in a box and returns when the server has it. A full one is waited
+// for; other failures are tried again for a while: a second copy does no harm.
+// rest is called for every pause.
+func (c *Courier) Post(ctx context.Context, to Box, b []byte, rest func(time.Duration)) error {
 	pause := 2 * time.Millisecond
 	for since := time.Now(); ; {
-		_, err := c.js.Publish(ctx, subject, b)
+		err := c.await(ctx, to, rest)
+		if err == nil {
+			_, err = c.js.Publish(ctx, to.Subject, b)
+		}
 		if err == nil {
 			return nil
 		}
 		if full := queueFull(err); ctx.Err() != nil || (!full && time.Since(since) > 20*time.Second) {
-			return fmt.Errorf("post to %s: %w", subject, errors.Join(ctx.Err(), err))
+			return fmt.Errorf("post to %s: %w", to.Subject, errors.Join(ctx.Err(), err))
 		}
 		rest(pause)
 		pause = min(2*pause, 100*time.Millisecond)
 	}
+}
+
+// await waits until there is room in a box with a limit. That others who saw the
+// same room are faster does no harm: the server keeps to the limit.
+func (c *Courier) await(ctx context.Context, to Box, rest func(time.Duration)) error {
+	for pause := 2 * time.Millisecond; to.Limit > 0; pause = min(2*pause, 20*time.Millisecond) {
+		n, err := Counts(ctx, c.js, to.Stream, to.Subject)
+		if err != nil || n[to.Subject] < to.Limit {
+			return err
+		}
+		rest(pause)
+	}
+	return nil
 }
 
 func queueFull(err error) bool {
@@ -38,11 +63,14 @@ type Receipt struct{ future jetstream.PubAckFuture }
 // IsZero reports whether nothing was posted.
 func (r Receipt) IsZero() bool { return r.future == nil }
 
-// PostAsync sends b without waiting for the server's word.
-func (c *Courier) PostAsync(subject string, b []byte) (Receipt, error) {
-	f, err := c.js.PublishAsync(subject, b)
+// PostAsync sends b without waiting for the server's word, once there is room.
+func (c *Courier) PostAsync(ctx context.Context, to Box, b []byte) (Receipt, error) {
+	if err := c.await(ctx, to, func(d time.Duration) { rest(ctx, d) }); err != nil && ctx.Err() != nil {
+		return Receipt{}, err
+	} // else Post will find out
+	f, err := c.js.PublishAsync(to.Subject, b)
 	if err != nil {
-		return Receipt{}, fmt.Errorf("post to %s: %w", subject, err)
+		return Receipt{}, fmt.Errorf("post to %s: %w", to.Subject, err)
 	}
 	return Receipt{f}, nil
 }

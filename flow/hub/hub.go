@@ -20,9 +20,10 @@ type Server interface {
 
 // Hub is a connection with all rights.
 type Hub struct {
-	job id.Job
-	nc  *nats.Conn
-	js  jetstream.JetStream
+	job  id.Job
+	nc   *nats.Conn
+	js   jetstream.JetStream
+	work *flow.Work
 }
 
 // Join connects to the server.
@@ -36,36 +37,51 @@ func Join(s Server, job id.Job, user, password string) (*Hub, error) {
 		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	return &Hub{job: job, nc: nc, js: js}, nil
+	return &Hub{job: job, nc: nc, js: js, work: &flow.Work{}}, nil
 }
 
 // Close leaves the server.
 func (h *Hub) Close() { h.nc.Close() }
 
 // MakeQueues makes the job's streams and consumers.
-func (h *Hub) MakeQueues(ctx context.Context) error {
-	work, err := h.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: flow.Stream(h.job), Subjects: []string{flow.Subjects(h.job)}, Retention: jetstream.WorkQueuePolicy,
-		Storage: jetstream.MemoryStorage, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: flow.MaxQueued,
-	})
-	if err != nil {
-		return fmt.Errorf("make the work queue: %w", err)
+func (h *Hub) MakeQueues(ctx context.Context, work *flow.Work) error {
+	h.work = work
+	if err := h.makeQueue(ctx, flow.Stream(h.job), flow.Subjects(h.job), flow.MaxQueued, flow.Stages(), flow.Subject); err != nil {
+		return err
 	}
-	for _, stage := range flow.Stages() {
-		_, err := work.CreateConsumer(ctx, jetstream.ConsumerConfig{
-			Durable: stage, FilterSubject: flow.Subject(h.job, stage), AckPolicy: jetstream.AckExplicitPolicy,
-			AckWait: flow.AckWait, MaxAckPending: flow.MaxAckPending, MaxDeliver: -1, MemoryStorage: true,
-		})
-		if err != nil {
-			return fmt.Errorf("make the queue of %s: %w", stage, err)
+	if apart := work.Inlines(); len(apart) > 0 {
+		if err := h.makeQueue(ctx, flow.ByteStream(h.job), flow.ByteSubjects(h.job), flow.BytesQueued, apart, flow.ByteSubject); err != nil {
+			return err
 		}
 	}
-	_, err = h.js.CreateStream(ctx, jetstream.StreamConfig{
+	_, err := h.js.CreateStream(ctx, jetstream.StreamConfig{
 		Name: flow.FactStream(h.job), Subjects: []string{flow.FactSubject(h.job)}, Storage: jetstream.MemoryStorage,
 		Retention: jetstream.LimitsPolicy, MaxBytes: 64 << 20, Discard: jetstream.DiscardOld,
 	})
 	if err != nil {
 		return fmt.Errorf("make the live copy's stream: %w", err)
+	}
+	return nil
+}
+
+// makeQueue makes a work queue with a consumer for each of some stages; at most so
+// many messages wait for each.
+func (h *Hub) makeQueue(ctx context.Context, name, subjects string, limit int64, stages []string, subject func(id.Job, string) string) error {
+	q, err := h.js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: name, Subjects: []string{subjects}, Retention: jetstream.WorkQueuePolicy,
+		Storage: jetstream.MemoryStorage, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: limit,
+	})
+	if err != nil {
+		return fmt.Errorf("make the work queue: %w", err)
+	}
+	for _, stage := range stages {
+		_, err := q.CreateConsumer(ctx, jetstream.ConsumerConfig{
+			Durable: stage, FilterSubject: subject(h.job, stage), AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: flow.AckWait, MaxAckPending: flow.MaxAckPending, MaxDeliver: -1, MemoryStorage: true,
+		})
+		if err != nil {
+			return fmt.Errorf("make the queue of %s: %w", stage, err)
+		}
 	}
 	return nil
 }
@@ -100,17 +116,25 @@ func (h *Hub) Live() ledger.Live {
 // Depths counts the messages that wait or are being worked on, per stage. Where
 // the server does not answer the counts are missing.
 func (h *Hub) Depths(ctx context.Context) map[string]uint64 {
-	n, _ := flow.Depths(ctx, h.js, h.job)
+	n, _ := flow.Depths(ctx, h.js, h.job, h.work)
 	return n
 }
 
 // Held counts the messages of a stage that are with its workers, and those among
 // them that were delivered before.
 func (h *Hub) Held(ctx context.Context, stage string) (held, again int, err error) {
-	c, err := h.js.Consumer(ctx, flow.Stream(h.job), stage)
+	c, err := h.js.Consumer(ctx, h.stream(stage), stage)
 	if err != nil {
 		return 0, 0, fmt.Errorf("look at the queue of %s: %w", stage, err)
 	}
 	info := c.CachedInfo()
 	return info.NumAckPending, info.NumRedelivered, nil
+}
+
+// stream is where the messages of a stage wait.
+func (h *Hub) stream(stage string) string {
+	if h.work.Inline(stage) {
+		return flow.ByteStream(h.job)
+	}
+	return flow.Stream(h.job)
 }

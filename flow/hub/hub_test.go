@@ -53,7 +53,7 @@ func TestJobsAreApart(t *testing.T) {
 		t.Errorf("queues that are not there hold %v", n)
 	}
 	for _, h := range []*hub.Hub{a, b} {
-		if err := h.MakeQueues(t.Context()); err != nil {
+		if err := h.MakeQueues(t.Context(), &flow.Work{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -65,7 +65,7 @@ func TestJobsAreApart(t *testing.T) {
 		t.Errorf("%v and %v", n, m)
 	}
 	// Made twice is harmless: a conductor that asks again finds what it made.
-	if err := a.MakeQueues(t.Context()); err != nil {
+	if err := a.MakeQueues(t.Context(), &flow.Work{}); err != nil {
 		t.Error(err)
 	}
 	if n := a.Depths(t.Context()); n[flow.Seal] != 1 {
@@ -77,7 +77,7 @@ func TestJobsAreApart(t *testing.T) {
 func TestQueuesAreAsPromised(t *testing.T) {
 	job := id.NewJob()
 	h := join(t, startServer(t), job)
-	if err := h.MakeQueues(t.Context()); err != nil {
+	if err := h.MakeQueues(t.Context(), &flow.Work{}); err != nil {
 		t.Fatal(err)
 	}
 	js := h.Live().JS

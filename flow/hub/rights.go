@@ -12,19 +12,30 @@ type Allowed struct{ Publish, Subscribe []string }
 // messages, to send to its successors, to report, and nothing else. The
 // uploader and the indexer may also read the queue's counts, to know when nothing
 // more is coming; the indexer alone publishes facts.
-func Permissions(job id.Job, stage string, worker uint32) Allowed {
-	s := flow.Stream(job)
+func Permissions(job id.Job, work *flow.Work, stage string, worker uint32) Allowed {
+	s, own := flow.Stream(job), flow.Stream(job)
+	if work.Inline(stage) {
+		own = flow.ByteStream(job)
+	}
 	a := Allowed{
 		Publish: []string{
-			"$JS.API.CONSUMER.INFO." + s + "." + stage,
-			"$JS.API.CONSUMER.MSG.NEXT." + s + "." + stage,
-			"$JS.ACK." + s + "." + stage + ".>",
+			"$JS.API.CONSUMER.INFO." + own + "." + stage,
+			"$JS.API.CONSUMER.MSG.NEXT." + own + "." + stage,
+			"$JS.ACK." + own + "." + stage + ".>",
 			flow.StatusSubject(job, worker),
 		},
 		Subscribe: []string{flow.Inbox(worker) + ".>"},
 	}
+	bytes := "$JS.API.STREAM.INFO." + flow.ByteStream(job)
 	for _, to := range flow.Targets(stage) {
-		a.Publish = append(a.Publish, flow.Subject(job, to))
+		if work.Inline(to) {
+			a.Publish = append(a.Publish, flow.ByteSubject(job, to), bytes)
+		} else {
+			a.Publish = append(a.Publish, flow.Subject(job, to))
+		}
+	}
+	if len(work.Inlines()) > 0 && (stage == flow.Uploader || stage == flow.Indexer) {
+		a.Publish = append(a.Publish, bytes)
 	}
 	switch stage {
 	case flow.Uploader:

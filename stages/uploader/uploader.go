@@ -111,12 +111,9 @@ func (s *stage) maybeFlush(ctx context.Context, idle bool) error {
 	if s.load == nil {
 		return nil
 	}
-	free, _, _ := s.w.Arena.Usage(arena.Sealed)
 	switch {
 	case s.load.pack.Size() >= packSize, len(s.held) >= flow.MaxAckPending/2, time.Since(s.load.opened) >= maxAge:
-	case free == 0 && (idle || len(s.held) >= s.w.Arena.Shape().SealedSlots*3/4):
-		// Seal waits for room that only we can make. While more sealed parcels
-		// are at hand they are taken first: the pack grows, and they free nothing.
+	case s.w.Pressed(ctx, len(s.held), idle):
 	case idle && s.nothingComes(ctx):
 	default:
 		return nil
