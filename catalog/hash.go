@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -112,12 +113,9 @@ func (w canon) point(p *Point) {
 }
 
 func (w canon) packs(s *State) {
-	byName := func(a, b PackKey) int {
-		return bytes.Compare(append(a.Job[:], a.Pack[:]...), append(b.Job[:], b.Pack[:]...))
-	}
 	w.text("packs")
 	w.number(uint64(len(s.Packs)))
-	for _, k := range slices.SortedFunc(maps.Keys(s.Packs), byName) {
+	for _, k := range slices.SortedFunc(maps.Keys(s.Packs), PackKey.compare) {
 		p := s.Packs[k]
 		w.raw(k.Job[:])
 		w.raw(k.Pack[:])
@@ -127,12 +125,18 @@ func (w canon) packs(s *State) {
 	}
 	w.text("withdrawn")
 	w.number(uint64(len(s.Withdrawn)))
-	for _, k := range slices.SortedFunc(maps.Keys(s.Withdrawn), func(a, b WithdrawnChunk) int {
-		return bytes.Compare(a.bytes(), b.bytes())
-	}) {
+	for _, k := range slices.SortedFunc(maps.Keys(s.Withdrawn), WithdrawnChunk.compare) {
 		w.raw(k.bytes())
 		w.number(s.Withdrawn[k])
 	}
+}
+
+func (k PackKey) compare(other PackKey) int {
+	return cmp.Or(bytes.Compare(k.Job[:], other.Job[:]), bytes.Compare(k.Pack[:], other.Pack[:]))
+}
+
+func (c WithdrawnChunk) compare(other WithdrawnChunk) int {
+	return bytes.Compare(c.bytes(), other.bytes())
 }
 
 func (c WithdrawnChunk) bytes() []byte {

@@ -277,6 +277,11 @@ func byTime(a, b *Point) int {
 	return cmp.Or(cmp.Compare(a.Time, b.Time), cmp.Compare(a.Position, b.Position), bytes.Compare(a.Point[:], b.Point[:]))
 }
 
+// byPosition orders points as the ledger has them.
+func byPosition(a, b *Point) int {
+	return cmp.Or(cmp.Compare(a.Position, b.Position), bytes.Compare(a.Point[:], b.Point[:]))
+}
+
 // Listed returns the points that are not forgotten, oldest first.
 func (s *State) Listed() []*Point {
 	return slices.SortedFunc(func(yield func(*Point) bool) {
