@@ -22,9 +22,17 @@ type Options struct {
 	// Remembered is the newest checkpoint this host has seen of the vault; nil
 	// if it has seen none. It is how a rollback is noticed.
 	Remembered *Checkpoint
+	// From is a position and size that the ledger is thought to have reached, so
+	// that opening looks at names behind it only. A wrong one costs time and
+	// changes no outcome.
+	From Reached
 	// Now gives the times of records and checkpoints.
 	Now func() time.Time
 }
+
+// Reached says how far a ledger goes: the number of the next segment, and the
+// leaves before it.
+type Reached struct{ Seq, Size uint64 }
 
 // Ledger is an opened ledger. It may be used by many goroutines.
 type Ledger struct {
@@ -46,6 +54,7 @@ type Ledger struct {
 	damaged []error                // checkpoints that could not be believed
 	unsure  *Segment               // the last one, if it was seen and may not be durable
 	lost    uint64                 // puts that another writer was faster with
+	read    recent
 }
 
 // mark is a size and the root that belongs to it.
@@ -69,20 +78,33 @@ func OpenReadOnly(ctx context.Context, cfg vault.Config, st store.Store, o Optio
 
 func open(ctx context.Context, cfg vault.Config, st store.Store, v *vault.Vault, o Options) (*Ledger, error) {
 	l := &Ledger{cfg: cfg, st: st, vault: v, cache: o.Cache, now: o.Now, leaves: map[uint64]events.Hash{}}
-	if err := l.open(ctx, o.Remembered); err != nil {
+	if o.Remembered != nil && o.Remembered.Seq > o.From.Seq {
+		o.From = Reached{o.Remembered.Seq, o.Remembered.Size}
+	}
+	if err := l.open(ctx, o.Remembered, o.From); err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
 	return l, nil
 }
 
-func (l *Ledger) open(ctx context.Context, remembered *Checkpoint) error {
+func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached) error {
+	// What is listed must not grow with the age of the vault. Everything before a
+	// checkpoint is checked when it is read, so all there is to find out is which
+	// checkpoint is the newest and where the segments end, and for both it is
+	// enough to look behind any point that the ledger is known to have reached. If
+	// nothing that verifies is there, the point was wrong and all names are looked at.
+	//
 	// Checkpoints first: segments are put before the checkpoint that covers
 	// them, so a listing made later holds every segment of any checkpoint seen.
-	claimed, err := l.newest(ctx)
+	claimed, err := l.newest(ctx, from.Size)
+	if err == nil && l.signed.Note == nil && from.Size > 0 {
+		from, l.damaged = Reached{}, nil
+		claimed, err = l.newest(ctx, 0)
+	}
 	if err != nil {
 		return err
 	}
-	count, err := l.countSegments(ctx)
+	count, err := l.countSegments(ctx, max(from.Seq, l.signed.Seq))
 	if err != nil {
 		return err
 	}
@@ -108,11 +130,12 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint) error {
 	return nil
 }
 
-// newest finds the newest checkpoint whose signature holds. Damaged ones are
-// passed over and noted; claimed is the largest size that a name says.
-func (l *Ledger) newest(ctx context.Context) (claimed uint64, err error) {
+// newest finds the newest checkpoint of at least a size whose signature holds.
+// Damaged ones are passed over and noted; claimed is the largest size that a name
+// says.
+func (l *Ledger) newest(ctx context.Context, least uint64) (claimed uint64, err error) {
 	var sizes []uint64
-	for e, err := range l.st.List(ctx, checkpointFolder) {
+	for e, err := range store.ListAfter(ctx, l.st, checkpointFolder, before(checkpointFolder, least)) {
 		if err != nil {
 			return 0, err
 		}
@@ -156,11 +179,20 @@ func (l *Ledger) readCheckpoint(ctx context.Context, size uint64) (Checkpoint, e
 	return c, nil
 }
 
-// countSegments lists the segments and returns how many there are, having
-// made sure that none is missing in between.
-func (l *Ledger) countSegments(ctx context.Context) (uint64, error) {
-	var next uint64
-	for e, err := range l.st.List(ctx, segmentFolder) {
+// before is a name in a folder behind which the numbers from n on are.
+func before(folder string, n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return numbered(folder, n-1)
+}
+
+// countSegments lists the segments from number next on and returns how many there
+// are with those before, having made sure that none is missing in between. That
+// those before are there is for reach to find out.
+func (l *Ledger) countSegments(ctx context.Context, next uint64) (uint64, error) {
+	known := next
+	for e, err := range store.ListAfter(ctx, l.st, segmentFolder, before(segmentFolder, next)) {
 		if err != nil {
 			return 0, err
 		}
@@ -179,7 +211,16 @@ func (l *Ledger) countSegments(ctx context.Context) (uint64, error) {
 			next = seq + 1
 		}
 	}
-	return next, nil
+	if next > known || known == 0 {
+		return next, nil
+	}
+	// Nothing is listed: the ledger ends here, or it was cut off before.
+	if _, err := store.Stat(ctx, l.st, segmentName(known-1)); errors.Is(err, store.ErrNotFound) {
+		return l.countSegments(ctx, 0)
+	} else if err != nil {
+		return 0, err
+	}
+	return known, nil
 }
 
 // compare holds the ledger against a checkpoint that was seen before.

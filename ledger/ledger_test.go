@@ -384,3 +384,54 @@ func golden(t *testing.T, name string, got []byte) {
 		t.Errorf("%s: the form has changed\ngot:\n%s\nwant:\n%s", name, strings.ToValidUTF8(string(got), "?"), want)
 	}
 }
+
+// Whatever an opener believes of how far the ledger goes, it finds the same end,
+// and what is wrong with it.
+func TestAWrongIdeaOfTheEndCostsTimeOnly(t *testing.T) {
+	v, root := newVault(t)
+	l := mustOpen(t, v, Options{})
+	var signed []Checkpoint
+	for n := range 4 {
+		fillUp(t, l, n*10, n*10+10)
+		signed = append(signed, checkpoint(t, l))
+	}
+	fillUp(t, l, 40, 45) // without a checkpoint
+	last := signed[3]
+	ideas := []Reached{{}, {last.Seq, last.Size}, {last.Seq, last.Size + 1}, {last.Seq + 1, last.Size}, {3, 2}, {1 << 40, 1 << 40}, {0, 1 << 40}, {1 << 40, 0}, {44, 44}, {45, 45}}
+	for _, c := range signed {
+		ideas = append(ideas, Reached{c.Seq, c.Size})
+	}
+	for _, from := range ideas {
+		got := mustOpen(t, v, Options{From: from})
+		if next, size, hash := got.Head(); next != 45 || got.Signed().Size != last.Size {
+			t.Errorf("from %v: next %d, size %d, root %s, signed %d", from, next, size, hash, got.Signed().Size)
+		}
+		wantNumbers(t, got, 0, 45)
+		for _, c := range signed {
+			if size, hash, err := got.At(t.Context(), c.Seq); err != nil || size != c.Size || hash != c.Root {
+				t.Errorf("at %d: %d %s %v", c.Seq, size, hash, err)
+			}
+		}
+		if _, _, err := got.At(t.Context(), 46); err == nil {
+			t.Error("a position that does not exist is there")
+		}
+	}
+	for _, gone := range []uint64{38, 39, 42} { // the last two under a checkpoint, and one in the tail
+		file := filepath.Join(root, filepath.FromSlash(segmentName(gone)))
+		if err := os.Rename(file, file+".gone"); err != nil {
+			t.Fatal(err)
+		}
+		for _, from := range ideas {
+			got, err := Open(t.Context(), v, Options{From: from, Now: noon})
+			if err == nil {
+				_, err = numbers(t.Context(), got, 0)
+			}
+			if !errors.Is(err, vault.ErrDamaged) {
+				t.Errorf("from %v without segment %d: %v", from, gone, err)
+			}
+		}
+		if err := os.Rename(file+".gone", file); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -66,6 +67,31 @@ func (l *Ledger) Segments(ctx context.Context, from uint64) iter.Seq2[*Segment, 
 	}
 }
 
+// At returns how many leaves the tree has before the segment at position, and its
+// root: what a statement about all facts before that position is bound to. A
+// position that the ledger has not reached is an error.
+func (l *Ledger) At(ctx context.Context, position uint64) (size uint64, root events.Hash, err error) {
+	end, err := l.prepare(ctx, position)
+	if err != nil {
+		return 0, root, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case position > l.seq:
+		return 0, root, fmt.Errorf("position %d: the ledger ends before %d: %w", position, end, fs.ErrNotExist)
+	case position == l.seq:
+		return l.head.size, l.head.root(), nil
+	case position == l.low:
+		return l.lowTree.size, l.lowTree.root, nil
+	}
+	s, err := l.proven(ctx, position)
+	if err != nil {
+		return 0, root, err
+	}
+	return s.PrevSize, s.PrevRoot, nil
+}
+
 // prepare proves all segments from from on and returns where they end.
 func (l *Ledger) prepare(ctx context.Context, from uint64) (end uint64, err error) {
 	l.mu.Lock()
@@ -96,6 +122,7 @@ func (l *Ledger) reach(ctx context.Context, from uint64) error {
 		}
 		l.low, l.lowTree = s.Seq, mark{s.PrevSize, s.PrevRoot}
 		l.leaves[s.Seq] = s.leaf()
+		l.read.add(s)
 	}
 	if l.low == 0 && l.lowTree.size != 0 {
 		return fmt.Errorf("%s has %d leaves before it: %w", segmentName(0), l.lowTree.size, vault.ErrDamaged)
@@ -106,6 +133,9 @@ func (l *Ledger) reach(ctx context.Context, from uint64) error {
 // proven reads a segment that was proven before.
 func (l *Ledger) proven(ctx context.Context, seq uint64) (*Segment, error) {
 	want := l.leaves[seq]
+	if s := l.read.take(seq); s != nil && s.leaf() == want {
+		return s, nil
+	}
 	s, err := l.load(ctx, seq, func(s *Segment) error {
 		if s.leaf() != want {
 			return fmt.Errorf("is not the one that was proven: %w", vault.ErrDamaged)
@@ -116,6 +146,36 @@ func (l *Ledger) proven(ctx context.Context, seq uint64) (*Segment, error) {
 		return nil, fmt.Errorf("it is missing: %w: %w", vault.ErrDamaged, err)
 	}
 	return s, err
+}
+
+// recent holds segments from when they were proven, backwards, until they are
+// handed out, forwards, so that the vault is asked for each once. What does not
+// fit is read again.
+type recent struct {
+	segments map[uint64]*Segment
+	size     int
+}
+
+const maxRecent = 16 << 20
+
+func (r *recent) add(s *Segment) {
+	if n := len(s.clear) + len(s.body); r.size+n <= maxRecent {
+		if r.segments == nil {
+			r.segments = map[uint64]*Segment{}
+		}
+		r.segments[s.Seq] = s
+		r.size += n
+	}
+}
+
+// take returns a segment once, nil if it is not held.
+func (r *recent) take(seq uint64) *Segment {
+	s := r.segments[seq]
+	if s != nil {
+		delete(r.segments, seq)
+		r.size -= len(s.clear) + len(s.body)
+	}
+	return s
 }
 
 // load reads segment seq from the cache or the vault and checks it. What the

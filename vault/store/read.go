@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 )
 
 // probe is what ReadAll asks for first: nearly all small objects fit.
@@ -58,6 +59,24 @@ func Stat(ctx context.Context, st Store, name string) (Entry, error) {
 		break // name itself would have sorted first
 	}
 	return Entry{}, fmt.Errorf("stat %s: %w", name, ErrNotFound)
+}
+
+// ListAfter is List without the objects up to and with the name after, which need
+// not exist. In a store that can begin in the middle those cost little.
+func ListAfter(ctx context.Context, st Store, prefix, after string) iter.Seq2[Entry, error] {
+	if s, ok := st.(Resumer); ok {
+		return s.ListAfter(ctx, prefix, after)
+	}
+	return func(yield func(Entry, error) bool) {
+		for e, err := range st.List(ctx, prefix) {
+			if err == nil && e.Name <= after {
+				continue
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
 }
 
 // Begin starts an upload. A store that cannot stream gets its object from

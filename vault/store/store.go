@@ -114,3 +114,9 @@ type Streamer interface {
 type Stater interface {
 	Stat(ctx context.Context, name string) (Entry, error)
 }
+
+// Resumer is a Store that can begin a listing behind a name at less cost than by
+// listing what comes before it.
+type Resumer interface {
+	ListAfter(ctx context.Context, prefix, after string) iter.Seq2[Entry, error]
+}

@@ -16,12 +16,18 @@ import (
 
 // List is store.Store's.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
+	return s.ListAfter(ctx, prefix, "")
+}
+
+// ListAfter is store.Resumer's: names up to after are read from their folder, which
+// is cheap, and not looked at one by one, which is not.
+func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
 	return func(yield func(store.Entry, error) bool) {
 		if _, err := s.fs.Stat(s.root); err != nil {
 			yield(store.Entry{}, s.fault("list", prefix, err))
 			return
 		}
-		w := walk{s: s, ctx: ctx, prefix: prefix, yield: yield}
+		w := walk{s: s, ctx: ctx, prefix: prefix, after: after, yield: yield}
 		w.folder("")
 	}
 }
@@ -30,6 +36,7 @@ type walk struct {
 	s      *Store
 	ctx    context.Context
 	prefix string
+	after  string
 	yield  func(store.Entry, error) bool
 }
 
@@ -61,6 +68,11 @@ func (w *walk) folder(base string) bool {
 			if !strings.HasPrefix(name, w.prefix) && !strings.HasPrefix(w.prefix, name) {
 				continue
 			}
+			if name < w.after && !strings.HasPrefix(w.after, name) {
+				continue // and so is all that is in it
+			}
+		case name <= w.after:
+			continue
 		case !e.Type().IsRegular() || !strings.HasPrefix(name, w.prefix):
 			continue
 		}

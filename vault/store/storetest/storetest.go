@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(testing.TB) store.Store) {
 		{"a name is no folder of another", nested},
 		{"the list is in byte order and by prefix", list},
 		{"a listing can be left early", listBreak},
+		{"a listing can begin behind a name", listAfter},
 		{"deleted is gone and can be put again", deleted},
 		{"big objects come back whole", big},
 		{"a cancelled context ends every call", cancelled},
@@ -114,6 +115,34 @@ func wantErr(t *testing.T, what string, err, want error) {
 	t.Helper()
 	if !errors.Is(err, want) {
 		t.Fatalf("%s: want %v, got %v", what, want, err)
+	}
+}
+
+// listAfter: whatever name a listing begins behind, it has those of the whole
+// listing that sort behind it.
+func listAfter(t *testing.T, st store.Store) {
+	all := []string{"a-b", "a/b", "a/b.c", "a/b0", "a/c/d", "a/c/e", "a0", "b"}
+	for _, name := range all {
+		put(t, st, name, []byte(name))
+	}
+	for _, prefix := range []string{"", "a", "a/", "a/b", "a/c/", "c"} {
+		for _, after := range append([]string{"", "a", "a/", "a/b-", "a/bz", "a/c", "a/c/", "a/c/dd", "zz"}, all...) {
+			var want, got []string
+			for _, name := range names(t, st, prefix) {
+				if name > after {
+					want = append(want, name)
+				}
+			}
+			for e, err := range store.ListAfter(t.Context(), st, prefix, after) {
+				if err != nil {
+					t.Fatalf("list %q after %q: %v", prefix, after, err)
+				}
+				got = append(got, e.Name)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("list %q after %q: %q, want %q", prefix, after, got, want)
+			}
+		}
 	}
 }
 
