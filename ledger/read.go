@@ -115,7 +115,7 @@ func (l *Ledger) reach(ctx context.Context, from uint64) error {
 			return nil
 		})
 		if errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("it is missing: %w: %w", vault.ErrDamaged, err)
+			return fmt.Errorf("%s is missing: %w: %w", segmentName(l.low-1), vault.ErrDamaged, err)
 		}
 		if err != nil {
 			return err
@@ -143,7 +143,7 @@ func (l *Ledger) proven(ctx context.Context, seq uint64) (*Segment, error) {
 		return nil
 	})
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, fmt.Errorf("it is missing: %w: %w", vault.ErrDamaged, err)
+		return nil, fmt.Errorf("%s is missing: %w: %w", segmentName(seq), vault.ErrDamaged, err)
 	}
 	return s, err
 }

@@ -35,6 +35,7 @@ const (
 	TypeTableIndex = seal.TypeTableIndex
 	TypeSegment    = seal.TypeSegment
 	TypeKey        = seal.TypeKey
+	TypeCatalog    = seal.TypeCatalog
 )
 
 // Sizes in bytes.

@@ -86,8 +86,8 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 		}
 	}
 	a.sweep(ctx, v)
-	if opts.Catalog, err = catalog.Fold(v.Ledger.Records(ctx, 0)); err != nil {
-		return fault.At("read ledger of vault", v.Location, err)
+	if opts.Catalog, err = v.Now(ctx); err != nil {
+		return err
 	}
 	exe, err := os.Executable()
 	if err != nil {
@@ -107,6 +107,7 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 	show.done()
 	if s.Checkpoint.Size > 0 {
 		a.Remember(v)
+		v.Save(ctx)
 	}
 	if s.Job.IsZero() || s.Outcome == "" {
 		return asFault(err)

@@ -22,6 +22,7 @@ const (
 	TypeTableIndex ObjectType = 4 // name: the table's header
 	TypeSegment    ObjectType = 5 // name: SHA-256 of the segment's clear header
 	TypeKey        ObjectType = 6 // the secrets wrapped by a password; name: the clear envelope
+	TypeCatalog    ObjectType = 7 // name: the snapshot's place in the ledger and the part's number
 )
 
 // The associated data of everything sealed, in this order, integers big-endian:

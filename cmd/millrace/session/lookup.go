@@ -2,11 +2,13 @@ package session
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/catalog/saved"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/events"
 )
@@ -31,26 +33,58 @@ func (p *Past) AddFlag(c *cobra.Command) {
 	p.given = func() bool { return c.Flags().Changed("at") }
 }
 
-// State folds the ledger into what it adds up to, up to and with the position of
-// past if one is asked for.
+// State is what the ledger adds up to, up to and with the position of past if one
+// is asked for. It begins with the newest snapshot in the vault, so that its price
+// does not grow with the age of the vault.
 func (o *Vault) State(ctx context.Context, past Past) (*catalog.State, error) {
-	s := catalog.New()
+	if past.given == nil || !past.given() {
+		return o.Now(ctx)
+	}
 	next, _, _ := o.Ledger.Head()
-	if past.given != nil && past.given() && past.position >= next {
+	if past.position >= next {
 		return nil, fault.Usage("--at %d: the ledger ends at position %d", past.position, int64(next)-1)
 	}
-	for r, err := range o.Ledger.Records(ctx, 0) {
+	upTo := past.position + 1
+	s, damaged, err := saved.Load(ctx, o.Vault, o.Ledger, &upTo)
+	o.tell(damaged)
+	return s, fault.At("read ledger of vault", o.Location, err)
+}
+
+// Now is the state of the whole ledger. A command that asks twice gets the same
+// state, with what was added meanwhile.
+func (o *Vault) Now(ctx context.Context) (*catalog.State, error) {
+	if o.state == nil {
+		s, damaged, err := saved.Load(ctx, o.Vault, o.Ledger, nil)
+		o.tell(damaged)
 		if err != nil {
 			return nil, fault.At("read ledger of vault", o.Location, err)
 		}
-		if past.given != nil && past.given() && r.Position > past.position {
-			break
-		}
-		if err := s.Apply(r); err != nil {
-			return nil, fault.At("read ledger of vault", o.Location, err)
-		}
+		o.state = s
+		return s, nil
 	}
-	return s, nil
+	err := o.state.CatchUp(o.Ledger.Records(ctx, o.state.Next))
+	return o.state, fault.At("read ledger of vault", o.Location, err)
+}
+
+// Save leaves a snapshot of the state in the vault for the next reader, if it is
+// time. Nothing depends on it, so an error is no more than told.
+func (o *Vault) Save(ctx context.Context) {
+	s, err := o.Now(ctx)
+	if err == nil {
+		err = saved.Save(ctx, o.Vault, o.Ledger, s)
+	}
+	if err != nil && ctx.Err() == nil {
+		o.tell([]error{fmt.Errorf("%w; the next command reads more of the ledger", err)})
+	}
+}
+
+func (o *Vault) tell(errs []error) {
+	if o.note == nil {
+		return
+	}
+	for _, err := range errs {
+		o.note("millrace: %v", err)
+	}
 }
 
 // list makes a Listed of a point.

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/catalog/saved"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
@@ -20,6 +22,8 @@ type Vault struct {
 	Ledger   *ledger.Ledger
 	Location string // canonical
 	memory   Memory
+	state    *catalog.State // of the whole ledger when it was last asked for; nil before
+	note     func(format string, args ...any)
 }
 
 // OpenVault opens the vault of the settings with the password, holds it against
@@ -57,12 +61,16 @@ func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
 	if err != nil {
 		return nil, fault.At("open vault", location, err)
 	}
-	o := &Vault{Vault: v, Location: canonical, memory: m}
+	o := &Vault{Vault: v, Location: canonical, memory: m, note: a.Note}
 	remembered, err := m.checkpoint(cfg)
 	if err != nil {
 		return nil, err
 	}
-	o.Ledger, err = ledger.Open(ctx, v, ledger.Options{Cache: m.Cache(v.ID, "ledger"), Remembered: remembered, Now: a.Now})
+	from, err := saved.Reached(ctx, st)
+	if err != nil {
+		return nil, fault.At("read ledger of vault", location, err)
+	}
+	o.Ledger, err = ledger.Open(ctx, v, ledger.Options{Cache: m.Cache(v.ID, "ledger"), Remembered: remembered, From: from, Now: a.Now})
 	if err != nil {
 		return nil, fault.At("read ledger of vault", location, err)
 	}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
@@ -31,9 +30,9 @@ func (a *App) Record(ctx context.Context, o *Vault, facts ...events.Fact) (Recor
 	if len(all) == 0 {
 		return Recorded{}, nil
 	}
-	state, err := catalog.Fold(o.Ledger.Records(ctx, 0))
+	state, err := o.Now(ctx)
 	if err != nil {
-		return Recorded{}, fault.At("read ledger of vault", o.Location, err)
+		return Recorded{}, err
 	}
 	_, size, _ := o.Ledger.Head()
 	position, err := o.Ledger.Append(ctx, id.Job{}, append(all, state.Hashed(size)), nil, nil)
@@ -58,6 +57,7 @@ func (a *App) Record(ctx context.Context, o *Vault, facts ...events.Fact) (Recor
 		return Recorded{}, fault.At("sign ledger of vault", o.Location, err)
 	}
 	a.Remember(o)
+	o.Save(ctx)
 	return Recorded{position, c.Size}, nil
 }
 
