@@ -29,13 +29,15 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/bench/campaign/flips"
+	"github.com/millrace-backup/millrace/bench/campaign/kills"
+	"github.com/millrace-backup/millrace/bench/campaign/resume"
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
 )
 
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
-	return []trial.Campaign{flips.Campaign()}
+	return []trial.Campaign{flips.Campaign(), kills.Campaign(), resume.Campaign()}
 }
 
 func main() {

@@ -1,0 +1,209 @@
+package kills
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/millrace-backup/millrace/bench/campaign/rig"
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store/dir"
+)
+
+// run is one trial.
+type run struct {
+	place  *rig.Place
+	rng    *rand.Rand
+	now    func() time.Time
+	image  string
+	points int // that there were before
+	blow   string
+	after  time.Duration // since the start of the job
+
+	note   string
+	late   bool
+	lasted time.Duration // a job that came to its end
+}
+
+func blows() []string {
+	return []string{"worker", "conductor", "workers", "zombie", "group", "all", "orphan"}
+}
+
+// fatal reports that the blow ends the job.
+func (r *run) fatal() bool { return r.blow == "conductor" || r.blow == "group" || r.blow == "orphan" }
+
+// job backs up, strikes, and sees what came of it.
+func (r *run) job(ctx context.Context) error {
+	start := r.now()
+	job, err := r.place.Start(ctx, nil, "backup", r.image)
+	if err != nil {
+		return err
+	}
+	struck := make(chan strike, 1)
+	go func() { struck <- r.strike(ctx, job) }()
+	end, err := job.Wait()
+	s := <-struck
+	defer s.release()
+	r.note = fmt.Sprintf("after %s of %s: %s", r.after.Round(time.Millisecond), r.now().Sub(start).Round(time.Millisecond), s.what)
+	if err := errors.Join(err, s.err); err != nil {
+		return err
+	}
+	if !s.hit {
+		r.late = true
+	}
+	if r.fatal() && s.hit {
+		return r.successor(ctx, job.PID(), s)
+	}
+	r.lasted = r.now().Sub(start)
+	if end.Exit != 0 || end.Summary().Outcome != "done" {
+		return end.Err("backup")
+	}
+	return errors.Join(r.whole(ctx, r.points+1), r.tidy(job.PID()))
+}
+
+// successor is what happens after the job was ended.
+func (r *run) successor(ctx context.Context, group int, s strike) error {
+	if err := allGone(ctx, group, s.stopped); err != nil {
+		return err
+	}
+	points, err := r.listed(ctx)
+	if err != nil {
+		return fmt.Errorf("the vault after the blow: %w", err)
+	}
+	if points != r.points && points != r.points+1 {
+		return fmt.Errorf("%d points are listed, there were %d and a job", points, r.points)
+	}
+	if points > r.points {
+		r.note += "; its point was committed"
+	}
+	next, err := r.place.Start(ctx, nil, "backup", r.image)
+	if err != nil {
+		return err
+	}
+	if s.stopped != 0 { // it wakes in the middle of another job's work
+		time.Sleep(time.Duration(r.rng.IntN(500)) * time.Millisecond)
+		s.release()
+	}
+	end, err := next.Wait()
+	if err != nil {
+		return err
+	}
+	if end.Exit != 0 || end.Summary().Outcome != "done" {
+		return fmt.Errorf("the next job: %w", end.Err("backup"))
+	}
+	sum := end.Summary()
+	r.note += fmt.Sprintf("; the next job found %d MiB", (sum.Known+sum.Same)/mib)
+	return errors.Join(r.whole(ctx, points+1), allGone(ctx, group, 0), r.tidy(next.PID()))
+}
+
+// listed counts the points that a machine without memory sees.
+func (r *run) listed(ctx context.Context) (int, error) {
+	_, s, err := r.open(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return len(s.Listed()), nil
+}
+
+func (r *run) open(ctx context.Context) (*ledger.Ledger, *catalog.State, error) {
+	st, err := dir.Open(r.place.Vault)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := vault.Open(ctx, st, []byte(rig.Password))
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := ledger.Open(ctx, v, ledger.Options{Now: r.now})
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := catalog.Fold(l.Records(ctx, 0))
+	return l, s, err
+}
+
+// whole wants so many points, all of them whole, the newest equal to the disk,
+// and a ledger that tells everything once.
+func (r *run) whole(ctx context.Context, points int) error {
+	if n, err := r.listed(ctx); err != nil || n != points {
+		return fmt.Errorf("%d points are listed, want %d: %w", n, points, err)
+	}
+	if _, err := r.place.Must(ctx, "verify", "--read-data"); err != nil {
+		return err
+	}
+	out := r.place.Path("restored.raw")
+	if _, err := r.place.Must(ctx, "restore", "latest", "--to", out, "--force"); err != nil {
+		return err
+	}
+	same, err := rig.Equal(out, r.image)
+	if err == nil && !same {
+		err = errors.New("WRONG BYTES: the restored disk differs")
+	}
+	return errors.Join(err, r.once(ctx))
+}
+
+// once wants each fact that can be true only once to be told once.
+func (r *run) once(ctx context.Context) error {
+	l, _, err := r.open(ctx)
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	seen := map[string]bool{}
+	for f, err := range l.Records(ctx, 0) {
+		if err != nil {
+			return err
+		}
+		what := f.Job.String() + " " + f.Kind
+		switch one := f.Fact.(type) {
+		case events.PackStored:
+			what += " " + one.Pack.String()
+		case events.StageStarted:
+			what += fmt.Sprint(" ", one.Worker)
+		case events.StageStopped:
+			what += fmt.Sprint(" ", one.Worker)
+		case events.JobStarted, events.GuestInspected, events.SnapshotTaken, events.ChangesResolved, events.ChunksStored, events.ExtentsMapped,
+			events.DiskSealed, events.PointCommitted, events.JobFinished, events.SnapshotReleased:
+		default:
+			continue
+		}
+		if seen[what] {
+			wrong = append(wrong, fmt.Errorf("the ledger says twice: %s", what))
+		}
+		seen[what] = true
+	}
+	return errors.Join(wrong...)
+}
+
+// tidy wants nothing left over: no process, no slot, nothing but logs in the
+// folders of jobs that are over.
+func (r *run) tidy(group int) error {
+	var wrong []error
+	if left := members(group); len(left) > 0 {
+		wrong = append(wrong, fmt.Errorf("processes %v outlive their job", left))
+	}
+	folders, err := filepath.Glob(filepath.Join(r.place.State, "jobs", "*"))
+	wrong = append(wrong, err)
+	for _, f := range folders {
+		entries, err := os.ReadDir(f)
+		wrong = append(wrong, err)
+		for _, e := range entries {
+			if e.Name() != "log" {
+				wrong = append(wrong, fmt.Errorf("%s is left of job %s", e.Name(), filepath.Base(f)))
+			}
+		}
+		text, err := os.ReadFile(filepath.Join(f, "log", "conductor.log"))
+		if err == nil && strings.Contains(string(text), "slots left in use") {
+			wrong = append(wrong, errors.New("slots of the arena are left in use"))
+		}
+	}
+	return errors.Join(wrong...)
+}

@@ -1,0 +1,27 @@
+//go:build !linux
+
+package kills
+
+import (
+	"context"
+	"errors"
+
+	"github.com/millrace-backup/millrace/bench/campaign/rig"
+)
+
+type strike struct {
+	hit     bool
+	what    string
+	stopped int
+	err     error
+}
+
+func (strike) release() {}
+
+func (r *run) strike(context.Context, *rig.Process) strike {
+	return strike{err: errors.New("processes are killed on Linux only")}
+}
+
+func members(int) []int { return nil }
+
+func allGone(context.Context, int, int) error { return nil }
