@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -217,5 +218,48 @@ func TestSweep(t *testing.T) {
 	}
 	if n, err := Newest(t.Context(), st, over); n != 0 || err != nil {
 		t.Errorf("what is no heartbeat is taken for number %d, %v", n, err)
+	}
+}
+
+// What a dead process worked with goes, its logs and the mark stay; a living one's
+// folder is not touched, nor one without a mark.
+func TestClearDied(t *testing.T) {
+	folder := t.TempDir()
+	fill := func() {
+		t.Helper()
+		for _, name := range []string{"log", "index"} {
+			if err := os.MkdirAll(filepath.Join(folder, name, "x"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	there := func() (names []string) {
+		entries, err := os.ReadDir(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	fill()
+	if ClearDied(folder, "log") || len(there()) != 2 {
+		t.Errorf("a folder without mark: %v is left", there())
+	}
+	unlock, err := LockFolder(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ClearDied(folder, "log") || len(there()) != 3 {
+		t.Errorf("a living folder: %v is left", there())
+	}
+	unlock()
+	// As a killed process leaves it: the mark is there, nobody holds it.
+	if err := os.WriteFile(filepath.Join(folder, lockName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !ClearDied(folder, "log") || !slices.Equal(there(), []string{lockName, "log"}) || !FolderDied(folder) {
+		t.Errorf("a dead folder: %v is left", there())
 	}
 }

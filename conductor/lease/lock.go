@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 )
 
 // lockName is the file in a job's folder that its conductor holds locked.
@@ -16,7 +18,13 @@ func LockFolder(folder string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("mark the job's folder: %w", err)
 	}
-	if ok, err := lock(f); err != nil || !ok {
+	ok, err := lock(f)
+	for tries := 0; !ok && err == nil && tries < 50; tries++ {
+		// Somebody looks at this very moment whether the folder died.
+		time.Sleep(20 * time.Millisecond)
+		ok, err = lock(f)
+	}
+	if err != nil || !ok {
 		// A file system without locks: then this host's jobs, too, are told
 		// apart by their heartbeats.
 		_ = f.Close()
@@ -39,4 +47,26 @@ func FolderDied(folder string) bool {
 	defer f.Close()
 	ok, err := lock(f)
 	return ok && err == nil
+}
+
+// ClearDied removes all but the mark and what is called one of keep from a folder
+// whose process has ended without doing so, and reports whether it has. It does
+// nothing while the process lives, or where nothing is known. The mark stays, so
+// that others see the death too.
+func ClearDied(folder string, keep ...string) bool {
+	f, err := os.OpenFile(filepath.Join(folder, lockName), os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // only then may a process take the folder
+	if ok, err := lock(f); !ok || err != nil {
+		return false
+	}
+	entries, err := os.ReadDir(folder)
+	for _, e := range entries {
+		if name := e.Name(); name != lockName && !slices.Contains(keep, name) {
+			_ = os.RemoveAll(filepath.Join(folder, name))
+		}
+	}
+	return err == nil
 }

@@ -53,7 +53,7 @@ func Campaign() trial.Campaign {
 		About: "Each trial is a backup with the real program, of which one worker, several, all, or the conductor are killed (or stopped for a while) at a random\n" +
 			"time between its start and its end. It passes if the job, or the next one after it, ends well, the restored disk is equal, `verify --read-data` finds\n" +
 			"nothing, no process, slot or file is left over, and no fact is there twice.",
-		Open: func(ctx context.Context, e trial.Env) (trial.Bench, error) { return open(ctx, e, 64, 96, 160) },
+		Open: func(ctx context.Context, e trial.Env) (trial.Bench, error) { return open(ctx, e, 48, 80, 128) },
 	}
 }
 
@@ -112,7 +112,7 @@ func (b *bench) Trial(ctx context.Context, n int, rng *rand.Rand) (out trial.Out
 			b.took[what] = b.took[strings.TrimSuffix(what, " again")] / 2
 		}
 	}
-	r.blow, r.after = blow, time.Duration(rng.Float64()*float64(b.took[what]))
+	r.blow, r.after = blow, time.Duration(rng.Float64()*0.95*float64(b.took[what]))
 	if err := r.job(ctx); err != nil {
 		out.Note = r.note
 		return out, err

@@ -183,8 +183,8 @@ func (r *run) once(ctx context.Context) error {
 	return errors.Join(wrong...)
 }
 
-// tidy wants nothing left over: no process, no slot, nothing but logs in the
-// folders of jobs that are over.
+// tidy wants nothing left over: no process, no slot, nothing but logs and the
+// mark of a death in the folders of jobs that are over.
 func (r *run) tidy(group int) error {
 	var wrong []error
 	if left := members(group); len(left) > 0 {
@@ -196,7 +196,7 @@ func (r *run) tidy(group int) error {
 		entries, err := os.ReadDir(f)
 		wrong = append(wrong, err)
 		for _, e := range entries {
-			if e.Name() != "log" {
+			if name := e.Name(); name != "log" && name != "alive" { // the mark of a dead one stays
 				wrong = append(wrong, fmt.Errorf("%s is left of job %s", e.Name(), filepath.Base(f)))
 			}
 		}
