@@ -2,12 +2,14 @@ package conductor
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"time"
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
 	"go.uber.org/zap"
 )
 
@@ -23,7 +25,12 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 	if j.crew != nil {
 		s.Stages = j.crew.Stages(nil)
 	}
-	s.Finished = j.account(j.result(ctx), fault)
+	r := j.result(ctx)
+	if fault != nil && r.fenced != nil {
+		// Whatever it was that came up first when a stopped job woke up.
+		fault = flow.AsFault(flow.VaultFault("append to the ledger", j.o.Location, r.fenced), "conductor")
+	}
+	s.Finished = j.account(r, fault)
 	s.Finished.DurationNS = int64(s.Duration)
 	s.Outcome, s.Guests = s.Finished.Outcome, s.Finished.Guests
 	j.mu.Lock()
@@ -66,6 +73,7 @@ type result struct {
 	points map[id.Guest]id.Point
 	sealed map[id.Disk]events.DiskSealed
 	stored int64 // bytes of the packs and tables brought in
+	fenced error // who has taken over, if anybody has
 }
 
 func (j *job) result(ctx context.Context) result {
@@ -75,6 +83,9 @@ func (j *job) result(ctx context.Context) result {
 		if err != nil {
 			j.log.Warn("read the job back", zap.Error(err))
 			break
+		}
+		if f, ok := r.Fact.(events.JobFenced); ok && f.Fenced == j.id {
+			out.fenced = fmt.Errorf("%w at position %d: job %s: %s", ledger.ErrFenced, r.Position, r.Job, f.Why)
 		}
 		if r.Job != j.id {
 			continue

@@ -66,6 +66,7 @@ type line struct {
 
 	Kind      string // of a fact
 	Outcome   string
+	Job       string
 	Points    []string
 	Done      int64 `json:"done_bytes"` // of a status
 	Disk      int64 `json:"disk_bytes"`
