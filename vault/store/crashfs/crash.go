@@ -208,11 +208,10 @@ func (c Case) String() string {
 }
 
 // Every visits the crash states of a log: before the first effect and after each
-// one, with nothing kept, with everything kept, and so many seeds of some kept.
-// told is the number of effects made; an error of visit ends it and is returned.
-// Effects that drop says true for are left out: so a missing fsync is planted into
-// a log of a program that has it.
-func Every(start *Disk, log []Effect, seeds int, drop func(Effect) bool, visit func(Case, *Disk) error) error {
+// one, with nothing kept, with everything kept, and for each of the seeds with some
+// kept. Effects that drop says true for are left out: so a missing fsync is planted
+// into a log of a program that has it. An error of visit ends it and is returned.
+func Every(start *Disk, log []Effect, seeds []uint64, drop func(Effect) bool, visit func(Case, *Disk) error) error {
 	for n := 0; n <= len(log); n++ {
 		if n > 0 {
 			e := log[n-1]
@@ -232,10 +231,19 @@ func Every(start *Disk, log []Effect, seeds int, drop func(Effect) bool, visit f
 	return nil
 }
 
-func cases(n, seeds int) []Case {
+func cases(n int, seeds []uint64) []Case {
 	out := []Case{{n, Lost, 0}, {n, Kept, 0}}
-	for seed := range seeds {
-		out = append(out, Case{n, Random, uint64(n)<<20 + uint64(seed)})
+	for _, seed := range seeds {
+		out = append(out, Case{n, Random, uint64(n)<<32 ^ seed})
+	}
+	return out
+}
+
+// Seeds are the first n seeds.
+func Seeds(n int) []uint64 {
+	out := make([]uint64, n)
+	for i := range out {
+		out[i] = uint64(i)
 	}
 	return out
 }

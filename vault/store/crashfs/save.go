@@ -70,3 +70,38 @@ func (d *Disk) Save(folder, to string) error {
 	})
 	return err
 }
+
+// Load returns a disk that holds, durably, what is in a folder of the operating
+// system, under the same absolute path. Only files and folders are taken.
+func Load(folder string) (*Disk, error) {
+	folder, err := filepath.Abs(folder)
+	if err != nil {
+		return nil, err
+	}
+	d := New(folder)
+	err = filepath.WalkDir(folder, func(path string, e os.DirEntry, err error) error {
+		if err != nil || path == folder {
+			return err
+		}
+		at := &entry{}
+		switch {
+		case e.IsDir():
+			at.durable = newFolder()
+		case e.Type().IsRegular():
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			at.durable = &node{file: &file{kept: fixed(b)}}
+		default:
+			return nil
+		}
+		parent, err := d.find("load", filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		parent.entries[e.Name()] = at
+		return nil
+	})
+	return d, err
+}

@@ -152,7 +152,7 @@ func crashEverywhere(t *testing.T, wrap func(dir.Renaming) dir.FS) (states int, 
 	d := New("/")
 	work(t, d, wrap(d))
 	log := d.Log()
-	first = Every(New("/"), log, 20, nil, func(c Case, after *Disk) error {
+	first = Every(New("/"), log, Seeds(20), nil, func(c Case, after *Disk) error {
 		states++
 		return judge(c, after, log)
 	})
