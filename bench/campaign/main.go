@@ -28,6 +28,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/millrace-backup/millrace/bench/campaign/crash"
 	"github.com/millrace-backup/millrace/bench/campaign/flips"
 	"github.com/millrace-backup/millrace/bench/campaign/kills"
 	"github.com/millrace-backup/millrace/bench/campaign/resume"
@@ -37,7 +38,7 @@ import (
 
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
-	return []trial.Campaign{flips.Campaign(), kills.Campaign(), resume.Campaign()}
+	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign()}
 }
 
 func main() {

@@ -189,7 +189,7 @@ func (b *bench) Trial(ctx context.Context, n int, rng *rand.Rand) (trial.Outcome
 	s := b.runs[n%scenarios]
 	s.sample = 2
 	states, judged, err := s.cut(ctx, []uint64{rng.Uint64() >> 32}, rng, nil)
-	return trial.Outcome{Kinds: []string{s.name}, Note: fmt.Sprintf("%d effects, %d states, %d of them not seen before", len(s.log), states, judged)}, err
+	return trial.Outcome{Kinds: []string{s.name}, Checks: states, Note: fmt.Sprintf("%d effects, %d states, %d of them not seen before", len(s.log), states, judged)}, err
 }
 
 // Close is trial.Bench's.

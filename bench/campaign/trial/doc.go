@@ -57,6 +57,8 @@ type Env struct {
 type Outcome struct {
 	Kinds []string // what it was about; each is counted
 	Note  string   // what happened, in a sentence
+	// Checks is how many states the trial looked at, where it is more than one.
+	Checks int
 }
 
 // rng is the source of all that is random in a trial.

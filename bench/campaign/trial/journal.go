@@ -16,6 +16,7 @@ type Result struct {
 	Kinds  []string `json:"kinds"`
 	Note   string   `json:"note,omitempty"`
 	Error  string   `json:"error,omitempty"` // empty: it passed
+	Checks int      `json:"checks,omitzero"`
 	Millis int64    `json:"ms"`
 }
 

@@ -40,8 +40,9 @@ func report(c Campaign, o Options, j *journal) Report {
 
 // Kinds says how many trials were of which kind, the most frequent first.
 func (r Report) Kinds() string {
-	count := map[string]int{}
+	count, checks := map[string]int{}, 0
 	for _, one := range r.Results {
+		checks += one.Checks
 		for _, k := range one.Kinds {
 			count[k]++
 		}
@@ -50,6 +51,9 @@ func (r Report) Kinds() string {
 	var words []string
 	for _, k := range names {
 		words = append(words, fmt.Sprintf("%s %d", k, count[k]))
+	}
+	if checks > 0 {
+		words = append(words, fmt.Sprintf("%d states checked", checks))
 	}
 	return strings.Join(words, ", ")
 }

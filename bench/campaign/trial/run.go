@@ -81,7 +81,7 @@ func do(ctx context.Context, c Campaign, o Options, j *journal, wanted []int) (e
 		if ctx.Err() != nil {
 			return context.Cause(ctx) // a trial cut short says nothing
 		}
-		r := Result{Trial: n, Kinds: out.Kinds, Note: out.Note, Millis: o.Now().Sub(began).Milliseconds()}
+		r := Result{Trial: n, Kinds: out.Kinds, Note: out.Note, Checks: out.Checks, Millis: o.Now().Sub(began).Milliseconds()}
 		if failed != nil {
 			r.Error = failed.Error()
 			log("FAILED trial %d %v: %s: %v\n  repeat with: go run ./bench/campaign -run %s -seed %d -only %d", n, out.Kinds, out.Note, failed, c.Name, o.Seed, n)
