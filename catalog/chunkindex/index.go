@@ -1,30 +1,42 @@
 package chunkindex
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/millrace-backup/millrace/id"
 )
 
 // Index is a set of open files.
 type Index struct {
+	mu      sync.RWMutex // held for reading by look-ups, for writing while the set changes
 	files   []*file
+	folders []*followed
 	scratch sync.Pool
 }
 
-// Open opens the files that Refresh returned. Find then needs no lock.
-func Open(paths []string) (*Index, error) {
+// followed is a folder whose files come and go.
+type followed struct {
+	path    string
+	changed time.Time        // the folder, when it was last listed
+	open    map[string]*file // nil: it cannot be read
+}
+
+func newIndex() *Index {
 	x := &Index{}
-	x.scratch.New = func() any { return new([]byte) }
+	x.scratch.New = func() any { b := make([]byte, 2*perBucket*entryBytes); return &b }
+	return x
+}
+
+// Open opens the files that Refresh returned, all of them or none.
+func Open(paths []string) (*Index, error) {
+	x := newIndex()
 	for _, p := range paths {
 		f, err := openFile(p)
 		if err != nil {
@@ -36,12 +48,90 @@ func Open(paths []string) (*Index, error) {
 	return x, nil
 }
 
+// OpenFolders opens all index files in the folders and follows them: see TakeUp.
+// A folder that is not there is empty, and a file that cannot be read places
+// nothing.
+func OpenFolders(folders ...string) (*Index, error) {
+	x := newIndex()
+	for _, p := range folders {
+		x.folders = append(x.folders, &followed{path: p, open: map[string]*file{}})
+	}
+	return x, x.TakeUp(true)
+}
+
+// TakeUp opens files that have come since and closes those that have gone. It
+// costs a stat for each folder if none has; all lists them whatever their time
+// says, which may miss a file that came within some milliseconds of the last one.
+func (x *Index) TakeUp(all bool) error {
+	for _, d := range x.folders {
+		st, err := os.Stat(d.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("follow the chunk index: %w", err)
+		}
+		if !all && st.ModTime().Equal(d.changed) {
+			continue
+		}
+		if err := x.list(d); err != nil {
+			return err
+		}
+		d.changed = st.ModTime() // from before the listing: what came after it is seen next time
+	}
+	return nil
+}
+
+func (x *Index) list(d *followed) error {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return fmt.Errorf("follow the chunk index: %w", err)
+	}
+	now := map[string]*file{}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), suffix) {
+			continue
+		}
+		f, known := d.open[e.Name()]
+		if !known {
+			if f, err = openFile(filepath.Join(d.path, e.Name())); errors.Is(err, fs.ErrNotExist) {
+				continue // merged meanwhile
+			}
+		}
+		now[e.Name()] = f // nil if it cannot be read: it is not tried again
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	old := d.open
+	d.open = now
+	x.files = nil
+	for _, d := range x.folders {
+		for _, f := range d.open {
+			if f != nil {
+				x.files = append(x.files, f)
+			}
+		}
+	}
+	for name, f := range old {
+		if _, still := now[name]; !still && f != nil {
+			_ = f.f.Close()
+		}
+	}
+	return nil
+}
+
+// suffix ends the names of index files.
+const suffix = ".idx"
+
 // Close closes the files.
 func (x *Index) Close() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	var errs []error
 	for _, f := range x.files {
 		errs = append(errs, f.f.Close())
 	}
+	x.files = nil
 	return errors.Join(errs...)
 }
 
@@ -49,6 +139,8 @@ func (x *Index) Close() error {
 func (x *Index) Find(c id.Chunk) (Place, bool) {
 	buf := x.scratch.Get().(*[]byte)
 	defer x.scratch.Put(buf)
+	x.mu.RLock()
+	defer x.mu.RUnlock()
 	for _, f := range x.files {
 		if p, ok := f.find(c, buf); ok {
 			return p, true
@@ -59,170 +151,3 @@ func (x *Index) Find(c id.Chunk) (Place, bool) {
 
 // Has reports whether the chunk is in the vault.
 func (x *Index) Has(c id.Chunk) bool { _, ok := x.Find(c); return ok }
-
-// maxFiles is how many files a look-up may have to ask before they are merged.
-const maxFiles = 8
-
-// Source is something of the vault that places chunks: a chunk table, or the
-// footer of a pack that no table covers yet. Name must never mean two contents.
-type Source struct {
-	Name id.Object
-	// Rows are in any order. One that yields ErrUnreadable places nothing.
-	Rows func(ctx context.Context) iter.Seq2[Row, error]
-}
-
-// ErrUnreadable: a source is damaged or lost. Its chunks are unknown, which costs
-// space and no data, and the next Refresh asks it again.
-var ErrUnreadable = errors.New("source cannot be read")
-
-// Refresh brings the index in folder up to date with the sources that the ledger
-// names now and returns the files to Open. Files that cover something the ledger
-// no longer names are dropped and what they covered is read again: what was
-// retired must never be found. Several processes may refresh at once; each ends
-// with a valid set. A later Refresh may remove the files: who opens them more
-// than once links them to where they stay.
-func Refresh(ctx context.Context, folder string, sources []Source) (paths []string, err error) {
-	for range 3 { // another process may merge files that this one was about to read
-		if paths, err = refresh(ctx, folder, sources); !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-	}
-	return paths, err
-}
-
-func refresh(ctx context.Context, folder string, sources []Source) ([]string, error) {
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return nil, fmt.Errorf("make the chunk index folder: %w", err)
-	}
-	wanted := map[id.Object]bool{}
-	for _, s := range sources {
-		wanted[s.Name] = true
-	}
-	paths, covered, err := usable(folder, wanted)
-	if err != nil {
-		return nil, err
-	}
-	var missing []Source
-	for _, s := range sources {
-		if !covered[s.Name] {
-			missing = append(missing, s)
-		}
-	}
-	if len(missing) == 0 {
-		return paths, nil
-	}
-	rows, names, err := collect(ctx, missing)
-	if err != nil {
-		return nil, err
-	}
-	if len(names) == 0 {
-		return paths, nil // nothing that is missing can be read
-	}
-	old := paths
-	if merge := len(paths)+1 > maxFiles; merge {
-		for _, p := range paths {
-			more, also, err := readAll(p)
-			if err != nil {
-				return nil, err
-			}
-			rows, names = append(rows, more...), append(names, also...)
-		}
-		paths = nil
-	}
-	rows = sorted(rows)
-	path := filepath.Join(folder, fileName(names))
-	if err := write(path, names, rows); err != nil {
-		return nil, err
-	}
-	if paths == nil { // merged: open files of others stay readable until closed
-		for _, p := range old {
-			if p != path {
-				_ = os.Remove(p)
-			}
-		}
-	}
-	return append(paths, path), nil
-}
-
-// usable lists the files whose every covered source is still wanted, and drops the others.
-func usable(folder string, wanted map[id.Object]bool) (paths []string, covered map[id.Object]bool, err error) {
-	covered = map[id.Object]bool{}
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list the chunk index: %w", err)
-	}
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".idx") {
-			continue
-		}
-		path := filepath.Join(folder, e.Name())
-		x, err := openFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err == nil {
-			x.f.Close()
-		}
-		stale := err != nil || slices.ContainsFunc(x.covered, func(o id.Object) bool { return !wanted[o] })
-		redundant := !stale && !slices.ContainsFunc(x.covered, func(o id.Object) bool { return !covered[o] })
-		if stale || redundant {
-			_ = os.Remove(path)
-			continue
-		}
-		paths = append(paths, path)
-		for _, o := range x.covered {
-			covered[o] = true
-		}
-	}
-	return paths, covered, nil
-}
-
-func collect(ctx context.Context, sources []Source) (rows []Row, names []id.Object, err error) {
-	for _, s := range sources {
-		before, whole := len(rows), true
-		for r, err := range s.Rows(ctx) {
-			if errors.Is(err, ErrUnreadable) {
-				rows, whole = rows[:before], false
-				break
-			}
-			if err != nil {
-				return nil, nil, fmt.Errorf("index the chunks of %s: %w", s.Name, err)
-			}
-			rows = append(rows, r)
-		}
-		if whole {
-			names = append(names, s.Name)
-		}
-	}
-	return rows, names, nil
-}
-
-func readAll(path string) (rows []Row, covered []id.Object, err error) {
-	x, err := openFile(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer x.f.Close()
-	for r, err := range x.rows() {
-		if err != nil {
-			return nil, nil, err
-		}
-		rows = append(rows, r)
-	}
-	return rows, x.covered, nil
-}
-
-// sorted orders the rows by chunk and keeps the first place of each.
-func sorted(rows []Row) []Row {
-	slices.SortStableFunc(rows, func(a, b Row) int { return a.Chunk.Compare(b.Chunk) })
-	return slices.CompactFunc(rows, func(a, b Row) bool { return a.Chunk == b.Chunk })
-}
-
-func fileName(covered []id.Object) string {
-	var all []byte
-	slices.SortFunc(covered, func(a, b id.Object) int { return strings.Compare(string(a[:]), string(b[:])) })
-	for _, o := range covered {
-		all = append(all, o[:]...)
-	}
-	return id.Sum(all).String()[:32] + ".idx"
-}

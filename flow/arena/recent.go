@@ -47,7 +47,7 @@ func halves(c id.Chunk) (hi, lo uint64) {
 // beyond that every question would walk far. The low half is written first: a
 // reader that sees the high half sees all of the entry.
 func (r *Recent) Add(c id.Chunk) {
-	if r.mask == 0 || r.used.Load() >= r.mask-r.mask/8 {
+	if r.Full() {
 		return
 	}
 	hi, lo := halves(c)
@@ -65,6 +65,9 @@ func (r *Recent) Add(c id.Chunk) {
 		}
 	}
 }
+
+// Full reports whether the table takes no more: what was added since is not in it.
+func (r *Recent) Full() bool { return r.mask == 0 || r.used.Load() >= r.mask-r.mask/8 }
 
 // Has reports whether the chunk was added.
 func (r *Recent) Has(c id.Chunk) bool {

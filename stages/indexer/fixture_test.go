@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -132,12 +133,16 @@ func (b *lab) begin(seed uint64, parcel int64, parent *events.PointCommitted, im
 func (j *job) indexer(path string, cfg flow.Config) *indexer {
 	j.Helper()
 	w := &flow.Worker{Config: cfg}
-	x := &indexer{state: newState(&w.Config.Work, j.known), w: w, vault: j.v, ledger: j.l, recent: &arena.Recent{}, trust: trust.New(j.v.Store), live: nobody{}}
+	w.Config.Folder = filepath.Join(j.TempDir(), "job")
+	must(j, os.MkdirAll(w.Config.Folder, 0o700))
+	// Few in memory, so that the files of the index are used too.
+	s, err := newState(&w.Config.Work, j.known, &arena.Recent{}, w.Config.Folder, 16)
+	must(j, err)
+	x := &indexer{state: s, w: w, vault: j.v, ledger: j.l, trust: trust.New(j.v.Store), live: nobody{}}
 	x.guard = ledger.Guard{Job: w.Config.Job, Check: x.trust.Heed}
-	var err error
 	x.journal, err = openJournal(path, x.replay)
 	must(j, err)
-	j.Cleanup(func() { _ = x.journal.close() })
+	j.Cleanup(func() { _ = x.journal.close(); _ = x.spool.close() })
 	return x
 }
 
@@ -222,7 +227,7 @@ func (j *job) decide(p *flow.Parcel) {
 		}
 		at, known := j.known[x.Chunk]
 		known = known && !j.x.distrusted[flow.PackID{Job: at.Job, Name: at.Pack}]
-		_, recent := j.x.chunks[x.Chunk]
+		_, recent := j.x.own(x.Chunk)
 		switch {
 		case same && (!p.Fresh || x.Zero):
 			x.Verdict = flow.Unchanged
@@ -358,9 +363,13 @@ func (j *job) commit() *events.PointCommitted {
 	if f := j.x.guests[0].fault; f != nil {
 		j.Fatal(f)
 	}
-	for _, p := range j.x.places {
-		k := j.x.packs[p.pack]
-		j.index[p.chunk] = chunkindex.Place{Job: k.job, Pack: k.Name, Offset: p.offset, Stored: p.stored, Raw: p.raw}
+	for d := range j.images {
+		for p, err := range j.x.found(uint32(d), nil)(j.Context()) {
+			must(j, err)
+			if !p.Zero {
+				j.index[p.Chunk] = chunkindex.Place{Job: p.Pack.Job, Pack: p.Pack.Name, Offset: p.PackOffset, Stored: p.Stored, Raw: p.Raw}
+			}
+		}
 	}
 	var point *events.PointCommitted
 	for _, f := range j.facts() {

@@ -10,7 +10,6 @@ import (
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
-	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
@@ -29,7 +28,6 @@ type indexer struct {
 	vault   *vault.Vault
 	ledger  *ledger.Ledger
 	journal *journal
-	recent  *arena.Recent
 	live    follower
 	told    uint64 // position up to which the live copy has been fed
 
@@ -54,8 +52,13 @@ func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index) error 
 	if err != nil {
 		return halt(w, flow.VaultFault("open the ledger", work.Vault, err))
 	}
+	s, err := newState(work, base, w.Arena.Recent(), w.Config.Folder, 0)
+	if err != nil {
+		return halt(w, err)
+	}
+	defer func() { _ = s.spool.close() }()
 	x := &indexer{
-		state: newState(work, base), w: w, vault: v, ledger: l, recent: w.Arena.Recent(), told: work.Position, dirty: true,
+		state: s, w: w, vault: v, ledger: l, told: work.Position, dirty: true,
 		live:        ledger.Live{JS: w.JetStream(), Stream: flow.FactStream(w.Config.Job), Subject: flow.FactSubject(w.Config.Job)},
 		lastMessage: time.Now(), lastRecord: time.Now(), trust: trust.New(v.Store),
 	}
@@ -84,7 +87,14 @@ func (x *indexer) replay(msg []byte) error {
 	if err != nil {
 		return err
 	}
-	return x.fold(m)
+	if m.Parcel == nil {
+		return x.fold(m, decision{})
+	}
+	how, err := x.accept(m.Parcel)
+	if err != nil {
+		return err
+	}
+	return x.fold(m, how)
 }
 
 // recall learns from the ledger what a predecessor of this process has written. A
@@ -101,7 +111,7 @@ func (x *indexer) recall(ctx context.Context) error {
 		switch f := r.Fact.(type) {
 		case events.PackStored:
 			if n, ok := x.byName[f.Pack]; ok {
-				x.packs[n].recorded = true
+				x.written(n)
 			}
 		case events.GuestInspected:
 			x.each(f.Guest, func(g *guest) { g.recorded = true })
@@ -155,7 +165,7 @@ func (x *indexer) turn(ctx context.Context, d *flow.Delivery) error {
 			return err
 		}
 	}
-	if x.unrecorded() >= recordEvery || time.Since(x.lastRecord) >= recordAge {
+	if x.unrecorded >= recordEvery || time.Since(x.lastRecord) >= recordAge {
 		if err := x.record(ctx); err != nil {
 			return err
 		}
@@ -188,19 +198,20 @@ func (x *indexer) handle(ctx context.Context, d *flow.Delivery) error {
 // learn journals a message and folds it in. When it returns without error the
 // message may be acknowledged; ask, unless nil, goes to snapshot first.
 func (x *indexer) learn(ctx context.Context, m *flow.Message) (ask *flow.Ask, err error) {
+	var how decision
 	if p := m.Parcel; p != nil {
-		take, unresolved, err := x.accept(p)
+		how, err = x.accept(p)
 		var f *flow.Fault
 		switch {
 		case errors.As(err, &f) && f.Class == flow.Park: // it says that its guest has failed: keep that of it
 			m = &flow.Message{Fault: f}
 		case err != nil:
 			return nil, err
-		case !unresolved.IsZero():
+		case !how.unresolved.IsZero():
 			// Delta took for known what the index cannot place. The parcel is
 			// read again, and this time nothing is taken as known.
 			return &flow.Ask{Guest: x.work.Disks[p.Disk].Guest, Reread: []flow.RecheckEntry{{Disk: p.Disk, Number: p.Number}}, Fresh: true}, nil
-		case !take:
+		case !how.take:
 			return nil, nil
 		}
 	}
@@ -218,7 +229,7 @@ func (x *indexer) learn(ctx context.Context, m *flow.Message) (ask *flow.Ask, er
 	if err := x.journal.append(b); err != nil {
 		return nil, err
 	}
-	if err := x.fold(m); err != nil {
+	if err := x.fold(m, how); err != nil {
 		return nil, err
 	}
 	if m.Answer != nil {
@@ -227,8 +238,9 @@ func (x *indexer) learn(ctx context.Context, m *flow.Message) (ask *flow.Ask, er
 	return nil, nil
 }
 
-// fold changes the state by a message that is in the journal.
-func (x *indexer) fold(m *flow.Message) error {
+// fold changes the state by a message that is in the journal; how is what accept
+// said of its parcel.
+func (x *indexer) fold(m *flow.Message, how decision) error {
 	switch {
 	case m.Plan != nil:
 		return x.takePlan(m.Plan)
@@ -240,18 +252,8 @@ func (x *indexer) fold(m *flow.Message) error {
 		if int(n) < len(x.guests) {
 			x.fail(n, m.Fault)
 		}
-	case m.Parcel != nil:
-		if take, _, err := x.accept(m.Parcel); err != nil || !take {
-			return err
-		}
-		x.take(x.w.Config.Job, m.Parcel)
-		if m.Parcel.Pass == flow.PassBackup {
-			for i := range m.Parcel.Pieces {
-				if c := &m.Parcel.Pieces[i]; c.Verdict == flow.New && !c.Zero {
-					x.recent.Add(c.Chunk) // durable and journaled: from now on it is known
-				}
-			}
-		}
+	case m.Parcel != nil && how.take:
+		return x.take(x.w.Config.Job, m.Parcel, how)
 	}
 	return nil
 }
@@ -301,18 +303,9 @@ func (x *indexer) advance(ctx context.Context, n uint32) error {
 	return nil
 }
 
-func (x *indexer) unrecorded() (n int) {
-	for i := range x.packs {
-		if x.packs[i].isNew && !x.packs[i].recorded {
-			n++
-		}
-	}
-	return n
-}
-
 // packFacts are the PackStored facts still to be written, with their objects.
 func (x *indexer) packFacts() (out []events.Fact, in []ledger.ObjectRef, done func()) {
-	var mine []int
+	var mine []uint32
 	for i := range x.packs {
 		p := &x.packs[i]
 		if !p.isNew || p.recorded {
@@ -320,11 +313,11 @@ func (x *indexer) packFacts() (out []events.Fact, in []ledger.ObjectRef, done fu
 		}
 		out = append(out, events.PackStored{Pack: p.Name, Domain: x.work.Domain, DataKey: p.Key, Size: p.Size, Chunks: p.Chunks, RawBytes: p.Raw})
 		in = append(in, ledger.ObjectRef{Name: vault.PackName(p.job, p.Name), Sum: events.Hash(p.Name), Size: p.Size})
-		mine = append(mine, i)
+		mine = append(mine, uint32(i))
 	}
 	return out, in, func() {
 		for _, i := range mine {
-			x.packs[i].recorded = true
+			x.written(i)
 		}
 	}
 }

@@ -15,8 +15,7 @@ func (s *state) takePlan(p *flow.Plan) error {
 	}
 	g := &s.guests[p.Guest]
 	if g.planned {
-		s.widenRecheck(p)
-		return nil
+		return s.widenRecheck(p)
 	}
 	records, err := events.DecodeRecords(p.Facts)
 	if err != nil {
@@ -30,11 +29,13 @@ func (s *state) takePlan(p *flow.Plan) error {
 		s.planDisk(n, c)
 	}
 	for _, e := range p.Recheck {
-		s.disks[e.Disk].recheck[e.Number] = true
+		s.disks[e.Disk].expect(e.Number)
 	}
 	g.planned, g.facts, g.recheck = true, records, len(p.Recheck)
 	for n := range plans {
-		s.compareAll(n)
+		if err := s.compareAll(n); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -42,7 +43,7 @@ func (s *state) takePlan(p *flow.Plan) error {
 // widenRecheck takes the second plan of a guest, from a snapshot stage that was
 // restarted. It says the same as the first, except that more may have to be read
 // twice: a lease that was interrupted proves nothing about the time in between.
-func (s *state) widenRecheck(p *flow.Plan) {
+func (s *state) widenRecheck(p *flow.Plan) error {
 	var wanted []flow.RecheckEntry
 	for _, e := range p.Recheck {
 		if int(e.Disk) < len(s.disks) && s.work.Disks[e.Disk].Guest == p.Guest && e.Number < s.work.Parcels(int(e.Disk)) && bit(s.disks[e.Disk].plan.Cells, e.Number) {
@@ -50,14 +51,17 @@ func (s *state) widenRecheck(p *flow.Plan) {
 		}
 	}
 	if len(wanted) <= s.guests[p.Guest].recheck {
-		return // a duplicate of the first
+		return nil // a duplicate of the first
 	}
 	g := &s.guests[p.Guest]
 	g.recheck, g.asked, g.confirmed = len(wanted), false, false
 	for _, e := range wanted {
-		s.disks[e.Disk].recheck[e.Number] = true
-		s.compare(e.Disk, e.Number)
+		s.disks[e.Disk].expect(e.Number)
+		if err := s.compare(e.Disk, e.Number); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // checkPlan returns the plan of each disk of the guest, all of them, or what is
@@ -124,8 +128,8 @@ func (s *state) missing(n uint32, limit int) (out, again []flow.RecheckEntry) {
 		if s.work.Disks[i].Guest != n || !d.planned {
 			continue
 		}
-		for k := range d.recheck {
-			if _, came := d.second[k]; !came && len(again) < limit {
+		for k := uint32(0); d.again > 0 && k < s.work.Parcels(i) && len(again) < limit; k++ {
+			if _, came := d.second[k]; bit(d.twice, k) && !came {
 				again = append(again, flow.RecheckEntry{Disk: uint32(i), Number: k})
 			}
 		}

@@ -50,7 +50,7 @@ func holeBytes(w *flow.Work, n int, cells []byte) (bytes int64) {
 }
 
 func (x *indexer) progress() Progress {
-	p := Progress{TableBytes: x.tableBytes, Checkpoint: x.signed.Note, Final: true}
+	p := Progress{PackBytes: x.packBytes, TableBytes: x.tableBytes, Checkpoint: x.signed.Note, Final: true}
 	for i := range x.guests {
 		g := &x.guests[i]
 		p.Guests = append(p.Guests, GuestProgress{Point: g.point, Fault: g.fault, Released: g.released})
@@ -64,11 +64,6 @@ func (x *indexer) progress() Progress {
 		})
 		if !d.planned {
 			p.Disks[i].Left = 0
-		}
-	}
-	for i := range x.packs {
-		if x.packs[i].isNew {
-			p.PackBytes += x.packs[i].Size
 		}
 	}
 	return p

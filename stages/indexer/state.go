@@ -1,29 +1,31 @@
 package indexer
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
+	"github.com/millrace-backup/millrace/catalog/spill"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
 )
 
 // state is what the journal says, folded. It changes by messages only, so that a
-// restarted indexer comes to the same one.
+// restarted indexer comes to the same one. What grows with the disks is in files.
 type state struct {
 	work       *flow.Work
 	base       Index
 	distrusted map[flow.PackID]bool
+	recent     *arena.Recent // of this job's chunks: none that is there is missing in it, while it has room
 	guests     []guest
 	disks      []disk
+	spool      *spool
 
-	chunks map[id.Chunk]uint32 // into places
-	places []place
-	packs  []pack
-	byName map[id.Object]uint32 // into packs
+	packs      []pack
+	byName     map[id.Object]uint32 // into packs
+	unrecorded int                  // packs of this job that are not in the ledger
+	packBytes  int64                // of this job's packs
 }
 
 // Index says where chunks lay when the job began.
@@ -45,39 +47,19 @@ type guest struct {
 }
 
 type disk struct {
+	first   uint64 // number of its first parcel among those of all disks
 	plan    events.ChangesResolved
 	planned bool
 	left    uint32 // parcels still to come
 	here    []byte // bit per parcel: come
 	reread  uint32
-	digests map[uint32]digest // of every parcel's cuts
-	recheck map[uint32]bool   // still to be read a second time
+	twice   []byte            // bit per parcel: still to be read a second time
+	again   uint32            // how many these are
 	second  map[uint32]digest // read a second time before the first had come
-	parcels []parcel
-	rows    []row
+	parcels *spill.Sorter     // where the rows of each are; nil: none has any
 
 	zero, unchanged, known, fresh, stored, read int64
 	newChunks, knownChunks                      uint64
-}
-
-type parcel struct{ number, from, to uint32 } // rows[from:to]
-
-// row is a range that differs from the parent: zero, or a chunk.
-type row struct {
-	offset int64
-	length uint32
-	chunk  uint32 // into places; noChunk: zero
-}
-
-const noChunk = ^uint32(0)
-
-// place is where a chunk is. Chunks known before the job have a pack of an
-// earlier job.
-type place struct {
-	chunk               id.Chunk
-	pack                uint32 // into packs
-	offset, stored, raw uint32
-	isNew               bool
 }
 
 type pack struct {
@@ -87,99 +69,132 @@ type pack struct {
 	recorded bool // PackStored is in the ledger
 }
 
-type digest [sha256.Size]byte
-
-func digestOf(p *flow.Parcel) digest {
-	h := sha256.New()
-	var b [9]byte
-	for i := range p.Pieces {
-		x := &p.Pieces[i]
-		binary.LittleEndian.PutUint32(b[:], x.Offset)
-		binary.LittleEndian.PutUint32(b[4:], x.Length)
-		b[8] = 0
-		if x.Zero {
-			b[8] = 1
-		}
-		h.Write(b[:])
-		h.Write(x.Chunk[:])
-	}
-	return digest(h.Sum(nil))
-}
-
-func newState(work *flow.Work, base Index) *state {
-	s := &state{work: work, base: base, distrusted: work.DistrustedPacks(), chunks: map[id.Chunk]uint32{}, byName: map[id.Object]uint32{}}
+// newState begins a state whose files are in folder. The newest of the chunks it
+// stores, so many of them, are in memory; 0 means the default.
+func newState(work *flow.Work, base Index, recent *arena.Recent, folder string, chunks int) (*state, error) {
+	s := &state{work: work, base: base, recent: recent, distrusted: work.DistrustedPacks(), byName: map[id.Object]uint32{}}
 	s.guests = make([]guest, len(work.Guests))
 	s.disks = make([]disk, len(work.Disks))
+	first := uint64(0)
 	for n := range s.disks {
-		s.disks[n] = disk{
-			here: make([]byte, (work.Parcels(n)+7)/8), digests: map[uint32]digest{},
-			recheck: map[uint32]bool{}, second: map[uint32]digest{},
-		}
+		bits := (work.Parcels(n) + 7) / 8
+		s.disks[n] = disk{first: first, here: make([]byte, bits), twice: make([]byte, bits), second: map[uint32]digest{}}
+		first += uint64(work.Parcels(n))
 	}
-	return s
+	var err error
+	s.spool, err = openSpool(folder, chunks)
+	return s, err
 }
 
 func bit(bits []byte, n uint32) bool { return bits[n/8]&(1<<(n%8)) != 0 }
 
 func (d *disk) has(n uint32) bool { return bit(d.here, n) }
 
+// expect has a parcel read twice.
+func (d *disk) expect(n uint32) {
+	if !bit(d.twice, n) {
+		d.twice[n/8] |= 1 << (n % 8)
+		d.again++
+	}
+}
+
+func (d *disk) seen(n uint32) {
+	d.twice[n/8] &^= 1 << (n % 8)
+	d.again--
+}
+
 // problem is an error in what a message says.
 func problem(object, cause string) *flow.Fault {
 	return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "index", Object: object, Cause: cause, Remedy: "report this; run the job again"}
 }
 
+// decision is what is to be done with a parcel.
+type decision struct {
+	take       bool
+	unresolved id.Chunk                      // of a reference that leads nowhere: read it again
+	places     map[id.Chunk]chunkindex.Place // of its known chunks
+}
+
 // accept says what to do with a parcel: take it, drop it as a duplicate, or have
 // it read again because a reference in it leads nowhere. It changes nothing.
-func (s *state) accept(p *flow.Parcel) (take bool, unresolved id.Chunk, err error) {
+func (s *state) accept(p *flow.Parcel) (how decision, err error) {
+	if err := s.fits(p); err != nil {
+		return how, err
+	}
+	d := &s.disks[p.Disk]
+	if d.planned && !bit(d.plan.Cells, p.Number) {
+		return how, s.unplanned(p.Disk, p.Number)
+	}
+	if p.Pass == flow.PassRecheck {
+		_, came := d.second[p.Number]
+		how.take = !came && (!d.planned || bit(d.twice, p.Number))
+		return how, nil
+	}
+	if d.has(p.Number) {
+		return how, nil
+	}
+	for i := range p.Pieces {
+		x := &p.Pieces[i]
+		switch {
+		case x.Verdict == flow.Undecided, x.Verdict == flow.Known && x.Zero, x.Verdict == flow.New && !x.Zero && (x.Stored == 0 || len(p.Packs) != 1):
+			return how, problem(p.String(), fmt.Sprintf("piece %d has not been through all stages", i))
+		case x.Verdict == flow.Unchanged && !x.Zero && s.work.Disks[p.Disk].Parent == nil:
+			return how, problem(p.String(), fmt.Sprintf("piece %d is unchanged, but there is no parent", i))
+		case x.Verdict == flow.Known && !x.Zero:
+			at, ok := s.find(x.Chunk)
+			if !ok || at.Raw != wholeOf(x) {
+				return decision{unresolved: x.Chunk}, nil
+			}
+			if how.places == nil {
+				how.places = map[id.Chunk]chunkindex.Place{}
+			}
+			how.places[x.Chunk] = at
+		}
+	}
+	how.take = true
+	return how, nil
+}
+
+// fits checks that the parcel is one of the job, whole.
+func (s *state) fits(p *flow.Parcel) error {
 	if int(p.Disk) >= len(s.disks) || p.Number >= s.work.Parcels(int(p.Disk)) || p.Offset != int64(p.Number)*s.work.ParcelSize {
-		return false, unresolved, problem(p.String(), "it is not a parcel of the job")
+		return problem(p.String(), "it is not a parcel of the job")
 	}
 	end := int64(0)
 	for i := range p.Pieces {
 		end += int64(p.Pieces[i].Length)
 	}
 	if end != p.Length || p.Length != min(s.work.ParcelSize, s.work.Disks[p.Disk].Info.VirtualSize-p.Offset) {
-		return false, unresolved, problem(p.String(), fmt.Sprintf("its pieces cover %d bytes", end))
+		return problem(p.String(), fmt.Sprintf("its pieces cover %d bytes", end))
 	}
-	d := &s.disks[p.Disk]
-	if d.planned && !bit(d.plan.Cells, p.Number) {
-		return false, unresolved, s.unplanned(p.Disk, p.Number)
+	return nil
+}
+
+// wholeOf is the length of the chunk that a piece is all or a part of.
+func wholeOf(x *flow.Piece) uint32 {
+	if x.Raw != 0 {
+		return x.Raw
 	}
-	if p.Pass == flow.PassRecheck {
-		_, came := d.second[p.Number]
-		return !came && (!d.planned || d.recheck[p.Number]), unresolved, nil
-	}
-	if d.has(p.Number) {
-		return false, unresolved, nil
-	}
-	for i := range p.Pieces {
-		x := &p.Pieces[i]
-		switch {
-		case x.Verdict == flow.Undecided, x.Verdict == flow.Known && x.Zero, x.Verdict == flow.New && !x.Zero && (x.Stored == 0 || len(p.Packs) != 1):
-			return false, unresolved, problem(p.String(), fmt.Sprintf("piece %d has not been through all stages", i))
-		case x.Verdict == flow.Unchanged && !x.Zero && s.work.Disks[p.Disk].Parent == nil:
-			return false, unresolved, problem(p.String(), fmt.Sprintf("piece %d is unchanged, but there is no parent", i))
-		case x.Verdict == flow.Known && !x.Zero:
-			if _, ok := s.find(x.Chunk); !ok {
-				return false, x.Chunk, nil
-			}
-		}
-	}
-	return true, unresolved, nil
+	return x.Length
 }
 
 // find says where a chunk is: in a pack of this job, or where it was before,
 // unless that is a pack the job distrusts.
-func (s *state) find(c id.Chunk) (uint32, bool) {
-	if n, ok := s.chunks[c]; ok {
-		return n, true
+func (s *state) find(c id.Chunk) (chunkindex.Place, bool) {
+	if p, ok := s.own(c); ok {
+		return p, true
 	}
-	at, ok := s.base.Find(c)
-	if !ok || s.distrusted[flow.PackID{Job: at.Job, Name: at.Pack}] {
-		return 0, false
+	p, ok := s.base.Find(c)
+	return p, ok && !s.distrusted[flow.PackID{Job: p.Job, Name: p.Pack}]
+}
+
+// own says where this job has stored a chunk. Most it has not, which the table in
+// shared memory says at once.
+func (s *state) own(c id.Chunk) (chunkindex.Place, bool) {
+	if !s.recent.Full() && !s.recent.Has(c) {
+		return chunkindex.Place{}, false
 	}
-	n := s.packNumber(flow.Pack{Name: at.Pack}, at.Job, false)
-	return s.addPlace(place{chunk: c, pack: n, offset: at.Offset, stored: at.Stored, raw: at.Raw}), true
+	return s.spool.stored.Find(c)
 }
 
 func (s *state) packNumber(p flow.Pack, job id.Job, isNew bool) uint32 {
@@ -189,23 +204,44 @@ func (s *state) packNumber(p flow.Pack, job id.Job, isNew bool) uint32 {
 	n := uint32(len(s.packs))
 	s.packs = append(s.packs, pack{Pack: p, job: job, isNew: isNew})
 	s.byName[p.Name] = n
+	if isNew {
+		s.unrecorded++
+		s.packBytes += p.Size
+	}
 	return n
 }
 
-func (s *state) addPlace(p place) uint32 {
-	n := uint32(len(s.places))
-	s.places = append(s.places, p)
-	s.chunks[p.chunk] = n
-	return n
+// written notes that a pack is in the ledger.
+func (s *state) written(n uint32) {
+	if p := &s.packs[n]; p.isNew && !p.recorded {
+		p.recorded = true
+		s.unrecorded--
+	}
 }
 
 // take enters a parcel that accept let in.
-func (s *state) take(job id.Job, p *flow.Parcel) {
+func (s *state) take(job id.Job, p *flow.Parcel, how decision) error {
 	d := &s.disks[p.Disk]
 	if p.Pass == flow.PassRecheck {
 		d.second[p.Number] = digestOf(p)
-		s.compare(p.Disk, p.Number)
-		return
+		return s.compare(p.Disk, p.Number)
+	}
+	if err := s.spool.digests.put(d.first+uint64(p.Number), digestOf(p)); err != nil {
+		return err
+	}
+	var packN uint32
+	if len(p.Packs) == 1 {
+		packN = s.packNumber(p.Packs[0], job, true)
+	}
+	var rows []byte
+	for i := range p.Pieces {
+		var err error
+		if rows, err = s.takePiece(rows, d, &p.Pieces[i], packN, how); err != nil {
+			return err
+		}
+	}
+	if err := s.keep(d, p.Number, rows); err != nil {
+		return err
 	}
 	d.here[p.Number/8] |= 1 << (p.Number % 8)
 	if d.planned { // else takePlan counts it
@@ -214,66 +250,67 @@ func (s *state) take(job id.Job, p *flow.Parcel) {
 	if p.Fresh {
 		d.reread++
 	}
-	d.digests[p.Number] = digestOf(p)
-	in := parcel{number: p.Number, from: uint32(len(d.rows))}
-	var packN uint32
-	if len(p.Packs) == 1 {
-		packN = s.packNumber(p.Packs[0], job, true)
-	}
-	for i := range p.Pieces {
-		s.takePiece(d, p, &p.Pieces[i], packN)
-	}
-	if in.to = uint32(len(d.rows)); in.to > in.from {
-		d.parcels = append(d.parcels, in)
-	}
-	s.compare(p.Disk, p.Number)
+	return s.compare(p.Disk, p.Number)
 }
 
-func (s *state) takePiece(d *disk, p *flow.Parcel, x *flow.Piece, packN uint32) {
+// takePiece counts a piece and adds its row, if it has one. A chunk of which the
+// parcel has several parts counts with the one that begins it.
+func (s *state) takePiece(rows []byte, d *disk, x *flow.Piece, packN uint32, how decision) ([]byte, error) {
 	n := int64(x.Length)
+	r := row{offset: x.Offset, length: x.Length, zero: x.Zero, chunk: x.Chunk, from: x.From}
 	switch {
 	case x.Zero:
 		d.zero += n
 		if x.Verdict == flow.New {
-			d.rows = append(d.rows, row{p.Offset + int64(x.Offset), x.Length, noChunk})
+			rows = appendRow(rows, row{offset: x.Offset, length: x.Length, zero: true})
 		}
-		return
+		return rows, nil
 	case x.Verdict == flow.Unchanged:
 		d.unchanged += n
-		return
-	}
-	at, ok := s.find(x.Chunk)
-	if x.Verdict == flow.Known {
+		return rows, nil
+	case x.Verdict == flow.Known:
 		d.known += n
-		d.knownChunks++
-	} else {
-		d.fresh += n
-		// A chunk that was stored although the index knows where it lies was read
-		// again because nobody trusts that place: the new one it is.
-		if !ok || !s.places[at].isNew {
-			at, ok = s.addPlace(place{chunk: x.Chunk, pack: packN, offset: x.At, stored: x.Stored, raw: x.Length, isNew: true}), true
-			d.stored += int64(x.Stored)
-			d.newChunks++
+		if x.From == 0 {
+			d.knownChunks++
 		}
+		at := how.places[x.Chunk]
+		r.place = place{s.packNumber(flow.Pack{Name: at.Pack}, at.Job, false), at.Offset, at.Stored, at.Raw}
+		return appendRow(rows, r), nil
 	}
-	if ok {
-		d.rows = append(d.rows, row{p.Offset + int64(x.Offset), x.Length, at})
+	// A chunk that was stored although the index knows where it lies was read
+	// again because nobody trusts that place: the new one it is.
+	d.fresh += n
+	r.place = place{packN, x.At, x.Stored, wholeOf(x)}
+	if _, twin := s.own(x.Chunk); !twin {
+		d.stored += int64(x.Stored)
+		d.newChunks++
+		k := &s.packs[packN]
+		if err := s.spool.stored.Add(chunkindex.Row{Chunk: x.Chunk, Place: chunkindex.Place{Job: k.job, Pack: k.Name, Offset: x.At, Stored: x.Stored, Raw: r.raw}}); err != nil {
+			return rows, err
+		}
+		s.recent.Add(x.Chunk) // durable and journaled: from now on it is known
 	}
+	return appendRow(rows, r), nil
 }
 
 // compare checks a parcel that was read twice, once both are here. A difference
 // is the guest's end in this job: the image was written to while it was read.
-func (s *state) compare(diskN, number uint32) {
+func (s *state) compare(diskN, number uint32) error {
 	d := &s.disks[diskN]
 	second, twice := d.second[number]
-	if !d.recheck[number] || !twice || !d.has(number) {
-		return
+	if !bit(d.twice, number) || !twice || !d.has(number) {
+		return nil
+	}
+	first, err := s.spool.digests.get(d.first + uint64(number))
+	if err != nil {
+		return err
 	}
 	delete(d.second, number)
-	delete(d.recheck, number)
-	if second != d.digests[number] {
+	d.seen(number)
+	if second != first {
 		s.fail(s.work.Disks[diskN].Guest, s.changed(diskN, "bytes at %d differ when they are read again", number))
 	}
+	return nil
 }
 
 // unplanned: snapshot planned anew and found data where there had been a hole.
@@ -291,10 +328,13 @@ func (s *state) changed(diskN uint32, what string, number uint32) *flow.Fault {
 	}
 }
 
-func (s *state) compareAll(n uint32) {
+func (s *state) compareAll(n uint32) error {
 	for number := range s.disks[n].second {
-		s.compare(n, number)
+		if err := s.compare(n, number); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 func (s *state) fail(n uint32, f *flow.Fault) {
@@ -310,7 +350,7 @@ func (s *state) complete(n uint32) bool {
 	}
 	for i := range s.disks {
 		d := &s.disks[i]
-		if s.work.Disks[i].Guest == n && (!d.planned || d.left != 0 || len(d.recheck) != 0) {
+		if s.work.Disks[i].Guest == n && (!d.planned || d.left != 0 || d.again != 0) {
 			return false
 		}
 	}

@@ -309,11 +309,11 @@ func TestTwins(t *testing.T) {
 	if d.fresh != int64(len(image)) || d.newChunks != uint64(len(p.Pieces)/2) || d.known != 0 {
 		t.Errorf("new %d bytes in %d chunks, known %d", d.fresh, d.newChunks, d.known)
 	}
-	if len(j.x.packs) != 2 || j.x.unrecorded() != 2 {
+	if len(j.x.packs) != 2 || j.x.unrecorded != 2 {
 		t.Error("both packs are in the vault and both are to be recorded")
 	}
 	b.want(j.commit(), image)
-	if j.x.unrecorded() != 0 {
+	if j.x.unrecorded != 0 {
 		t.Error("a pack was not recorded with the point")
 	}
 }
@@ -408,9 +408,8 @@ func TestReplayGivesTheSameState(t *testing.T) {
 			next.through([]*flow.Parcel{next.parcel(0, k)})
 		}
 		next.tell(next.plan())
-		for k := range next.x.disks[0].recheck {
-			next.again([]flow.RecheckEntry{{Number: k}})
-		}
+		_, left := next.x.missing(0, 100)
+		next.again(left)
 		if !next.x.complete(0) {
 			t.Fatalf("cut at %d: incomplete", cut)
 		}
