@@ -298,7 +298,7 @@ func (j *job) cleanUp() {
 	if j.arena != nil {
 		errs = append(errs, j.arena.Close())
 	}
-	for _, name := range []string{"nats", "ledger", "index", "indexer.journal"} {
+	for _, name := range []string{"nats", "ledger", "index", "indexer.journal", "indexer", indexer.StoredFolder} {
 		errs = append(errs, os.RemoveAll(filepath.Join(j.folder, name)))
 	}
 	freezes, _ := filepath.Glob(filepath.Join(j.folder, "freeze-*.json"))

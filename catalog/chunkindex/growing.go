@@ -118,14 +118,14 @@ func (g *Growing) flush() error {
 	if err != nil {
 		return err
 	}
-	var errs []error
 	for _, old := range g.files[:merged] {
-		errs = append(errs, old.f.Close(), os.Remove(old.path))
+		_ = old.f.Close()
+		_ = os.Remove(old.path) // Windows keeps it while another process reads it: it says nothing else
 	}
 	g.files = append(slices.Clone(g.files[merged:]), grown{f, path})
 	g.packs = g.packs[:0]
 	clear(g.newest)
-	return errors.Join(errs...)
+	return nil
 }
 
 // Close closes the files and leaves them.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -140,7 +141,13 @@ func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error 
 	if w.Config.Stage == flow.Uploader {
 		return uploader.Run(ctx, w, st, keys)
 	}
-	index, err := chunkindex.Open(work.Index)
+	// What was in the vault when the job began, what other jobs tell of while it
+	// runs, and, for those who decide what is new, what it has stored itself.
+	folders := []string{filepath.Join(w.Config.Folder, "index"), filepath.Join(w.Config.Folder, indexer.StoredFolder)}
+	if w.Config.Stage == flow.Indexer {
+		folders = folders[:1]
+	}
+	index, err := chunkindex.OpenFolders(folders...)
 	if err != nil {
 		return err
 	}

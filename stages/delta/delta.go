@@ -12,9 +12,11 @@ import (
 	"github.com/millrace-backup/millrace/ledger/table"
 )
 
-// Index knows where chunks lay that were durable when the job began.
+// Index knows where chunks lie that are durable: those from before the job, and
+// those that it and other jobs have told of since.
 type Index interface {
 	Find(c id.Chunk) (chunkindex.Place, bool)
+	TakeUp(all bool) error // looks for what has come since
 }
 
 // Map is a disk of the parent point.
@@ -48,6 +50,9 @@ func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ arena.Slot) (str
 	if p.Pass == flow.PassRecheck {
 		p.Claim = arena.Claim{}
 		return flow.Indexer, p, nil
+	}
+	if err := s.index.TakeUp(false); err != nil {
+		return "", nil, err
 	}
 	if err := s.load(ctx, p); err != nil {
 		return "", nil, err

@@ -65,6 +65,8 @@ func (k known) Find(c id.Chunk) (chunkindex.Place, bool) {
 	return chunkindex.Place{Job: id.Job{1}, Pack: id.Object(c)}, k[c] // a pack for each
 }
 
+func (known) TakeUp(bool) error { return nil }
+
 // newStage is a stage for one disk; no parent if m is nil.
 func newStage(t *testing.T, m *parent, k known) (*stage, *arena.Recent) {
 	t.Helper()

@@ -47,6 +47,8 @@ func (m memIndex) Find(c id.Chunk) (chunkindex.Place, bool) {
 	return p, ok
 }
 
+func (memIndex) TakeUp(bool) error { return nil }
+
 // unsynced is the file system without its flushes, for which hundreds of small
 // jobs would wait most of their time.
 type unsynced struct{ dir.FS }

@@ -28,9 +28,11 @@ type state struct {
 	packBytes  int64                // of this job's packs
 }
 
-// Index says where chunks lay when the job began.
+// Index says where chunks lie that the job did not store: those from before it, and
+// those that other jobs have told of since.
 type Index interface {
 	Find(c id.Chunk) (chunkindex.Place, bool)
+	TakeUp(all bool) error // looks for what has come since
 }
 
 type guest struct {
@@ -142,6 +144,12 @@ func (s *state) accept(p *flow.Parcel) (how decision, err error) {
 			return how, problem(p.String(), fmt.Sprintf("piece %d is unchanged, but there is no parent", i))
 		case x.Verdict == flow.Known && !x.Zero:
 			at, ok := s.find(x.Chunk)
+			if !ok { // delta may have seen a file that is new to us
+				if err := s.base.TakeUp(true); err != nil {
+					return how, err
+				}
+				at, ok = s.find(x.Chunk)
+			}
 			if !ok || at.Raw != wholeOf(x) {
 				return decision{unresolved: x.Chunk}, nil
 			}
