@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
-	"github.com/millrace-backup/millrace/catalog/spill"
+	"github.com/millrace-backup/millrace/catalog/rows"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
@@ -55,10 +55,10 @@ type disk struct {
 	left    uint32 // parcels still to come
 	here    []byte // bit per parcel: come
 	reread  uint32
-	twice   []byte            // bit per parcel: still to be read a second time
-	again   uint32            // how many these are
-	second  map[uint32]digest // read a second time before the first had come
-	parcels *spill.Sorter     // where the rows of each are; nil: none has any
+	twice   []byte                 // bit per parcel: still to be read a second time
+	again   uint32                 // how many these are
+	second  map[uint32]rows.Digest // read a second time before the first had come
+	rows    rows.Disk
 
 	zero, unchanged, known, fresh, stored, read int64
 	newChunks, knownChunks                      uint64
@@ -78,14 +78,16 @@ func newState(work *flow.Work, base Index, recent *arena.Recent, folder string, 
 	s.guests = make([]guest, len(work.Guests))
 	s.disks = make([]disk, len(work.Disks))
 	first := uint64(0)
+	var err error
+	if s.spool, err = openSpool(folder, chunks); err != nil {
+		return nil, err
+	}
 	for n := range s.disks {
 		bits := (work.Parcels(n) + 7) / 8
-		s.disks[n] = disk{first: first, here: make([]byte, bits), twice: make([]byte, bits), second: map[uint32]digest{}}
+		s.disks[n] = disk{first: first, here: make([]byte, bits), twice: make([]byte, bits), second: map[uint32]rows.Digest{}, rows: rows.NewDisk(s.spool.rows)}
 		first += uint64(work.Parcels(n))
 	}
-	var err error
-	s.spool, err = openSpool(folder, chunks)
-	return s, err
+	return s, nil
 }
 
 func bit(bits []byte, n uint32) bool { return bits[n/8]&(1<<(n%8)) != 0 }
@@ -234,21 +236,21 @@ func (s *state) take(job id.Job, p *flow.Parcel, how decision) error {
 		d.second[p.Number] = digestOf(p)
 		return s.compare(p.Disk, p.Number)
 	}
-	if err := s.spool.digests.put(d.first+uint64(p.Number), digestOf(p)); err != nil {
+	if err := s.spool.digests.Put(d.first+uint64(p.Number), digestOf(p)); err != nil {
 		return err
 	}
 	var packN uint32
 	if len(p.Packs) == 1 {
 		packN = s.packNumber(p.Packs[0], job, true)
 	}
-	var rows []byte
+	var differ []byte
 	for i := range p.Pieces {
 		var err error
-		if rows, err = s.takePiece(rows, d, &p.Pieces[i], packN, how); err != nil {
+		if differ, err = s.takePiece(differ, d, &p.Pieces[i], packN, how); err != nil {
 			return err
 		}
 	}
-	if err := s.keep(d, p.Number, rows); err != nil {
+	if err := d.rows.Put(p.Number, differ); err != nil {
 		return err
 	}
 	d.here[p.Number/8] |= 1 << (p.Number % 8)
@@ -263,42 +265,42 @@ func (s *state) take(job id.Job, p *flow.Parcel, how decision) error {
 
 // takePiece counts a piece and adds its row, if it has one. A chunk of which the
 // parcel has several parts counts with the one that begins it.
-func (s *state) takePiece(rows []byte, d *disk, x *flow.Piece, packN uint32, how decision) ([]byte, error) {
+func (s *state) takePiece(differ []byte, d *disk, x *flow.Piece, packN uint32, how decision) ([]byte, error) {
 	n := int64(x.Length)
-	r := row{offset: x.Offset, length: x.Length, zero: x.Zero, chunk: x.Chunk, from: x.From}
+	r := rows.Row{Offset: x.Offset, Length: x.Length, Zero: x.Zero, Chunk: x.Chunk, From: x.From}
 	switch {
 	case x.Zero:
 		d.zero += n
 		if x.Verdict == flow.New {
-			rows = appendRow(rows, row{offset: x.Offset, length: x.Length, zero: true})
+			differ = rows.Append(differ, rows.Row{Offset: x.Offset, Length: x.Length, Zero: true})
 		}
-		return rows, nil
+		return differ, nil
 	case x.Verdict == flow.Unchanged:
 		d.unchanged += n
-		return rows, nil
+		return differ, nil
 	case x.Verdict == flow.Known:
 		d.known += n
 		if x.From == 0 {
 			d.knownChunks++
 		}
 		at := how.places[x.Chunk]
-		r.place = place{s.packNumber(flow.Pack{Name: at.Pack}, at.Job, false), at.Offset, at.Stored, at.Raw}
-		return appendRow(rows, r), nil
+		r.Pack, r.At, r.Stored, r.Raw = s.packNumber(flow.Pack{Name: at.Pack}, at.Job, false), at.Offset, at.Stored, at.Raw
+		return rows.Append(differ, r), nil
 	}
 	// A chunk that was stored although the index knows where it lies was read
 	// again because nobody trusts that place: the new one it is.
 	d.fresh += n
-	r.place = place{packN, x.At, x.Stored, wholeOf(x)}
+	r.Pack, r.At, r.Stored, r.Raw = packN, x.At, x.Stored, wholeOf(x)
 	if _, twin := s.own(x.Chunk); !twin {
 		d.stored += int64(x.Stored)
 		d.newChunks++
 		k := &s.packs[packN]
-		if err := s.spool.stored.Add(chunkindex.Row{Chunk: x.Chunk, Place: chunkindex.Place{Job: k.job, Pack: k.Name, Offset: x.At, Stored: x.Stored, Raw: r.raw}}); err != nil {
-			return rows, err
+		if err := s.spool.stored.Add(chunkindex.Row{Chunk: x.Chunk, Place: chunkindex.Place{Job: k.job, Pack: k.Name, Offset: x.At, Stored: x.Stored, Raw: r.Raw}}); err != nil {
+			return differ, err
 		}
 		s.recent.Add(x.Chunk) // durable and journaled: from now on it is known
 	}
-	return appendRow(rows, r), nil
+	return rows.Append(differ, r), nil
 }
 
 // compare checks a parcel that was read twice, once both are here. A difference
@@ -309,7 +311,7 @@ func (s *state) compare(diskN, number uint32) error {
 	if !bit(d.twice, number) || !twice || !d.has(number) {
 		return nil
 	}
-	first, err := s.spool.digests.get(d.first + uint64(number))
+	first, err := s.spool.digests.Get(d.first + uint64(number))
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,56 @@
+package rows
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+
+	"github.com/millrace-backup/millrace/catalog/spill"
+)
+
+// Digest stands for the bytes of a parcel.
+type Digest [16]byte
+
+// Digests keeps a digest for each of any number of parcels. Which of them are
+// asked for may be known only after all have been put.
+type Digests struct{ f *os.File } // at 20 × number: digest 16 ‖ CRC-32C u32
+
+const digestBytes = 16 + 4
+
+// CreateDigests makes an empty file, over what a predecessor left there.
+func CreateDigests(path string) (*Digests, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make the digests of parcels: %w", err)
+	}
+	return &Digests{f}, nil
+}
+
+func sum(d []byte) uint32 { return crc32.Checksum(d, crc32.MakeTable(crc32.Castagnoli)) }
+
+// Put keeps the digest of parcel n.
+func (x *Digests) Put(n uint64, d Digest) error {
+	var b [digestBytes]byte
+	copy(b[:], d[:])
+	binary.LittleEndian.PutUint32(b[16:], sum(d[:]))
+	if _, err := x.f.WriteAt(b[:], int64(n)*digestBytes); err != nil {
+		return fmt.Errorf("write %s: %w", x.f.Name(), err)
+	}
+	return nil
+}
+
+// Get returns the digest of parcel n, which was put.
+func (x *Digests) Get(n uint64) (Digest, error) {
+	var b [digestBytes]byte
+	if _, err := x.f.ReadAt(b[:], int64(n)*digestBytes); err != nil {
+		return Digest{}, fmt.Errorf("read %s: %w", x.f.Name(), err)
+	}
+	if sum(b[:16]) != binary.LittleEndian.Uint32(b[16:]) {
+		return Digest{}, fmt.Errorf("read %s: parcel %d: %w", x.f.Name(), n, spill.ErrDamaged)
+	}
+	return Digest(b[:16]), nil
+}
+
+// Close closes the file.
+func (x *Digests) Close() error { return x.f.Close() }

@@ -1,0 +1,123 @@
+package rows
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/millrace-backup/millrace/catalog/spill"
+	"github.com/millrace-backup/millrace/id"
+)
+
+// Row is a range of a parcel: zero, or some of a chunk. Pack is a number that the
+// caller knows packs by.
+type Row struct {
+	Offset, Length uint32 // in the parcel
+	Zero           bool
+	Chunk          id.Chunk
+	From           uint32 // in the chunk
+	Pack           uint32
+	At             uint32 // in the pack
+	Stored         uint32 // sealed length of the chunk
+	Raw            uint32 // its own length
+}
+
+const rowBytes = 4 + 4 + 1 + 32 + 5*4
+
+// Append encodes a row behind b, the rows before it in its parcel: offset, length
+// u32 ‖ zero u8 ‖ chunk 32 ‖ from, pack, at, stored, raw u32, little-endian.
+func Append(b []byte, r Row) []byte {
+	b = binary.LittleEndian.AppendUint32(b, r.Offset)
+	b = binary.LittleEndian.AppendUint32(b, r.Length)
+	zero := byte(0)
+	if r.Zero {
+		zero = 1
+	}
+	b = append(append(b, zero), r.Chunk[:]...)
+	for _, n := range [...]uint32{r.From, r.Pack, r.At, r.Stored, r.Raw} {
+		b = binary.LittleEndian.AppendUint32(b, n)
+	}
+	return b
+}
+
+func decode(b []byte) (r Row) {
+	n := func(at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
+	r = Row{Offset: n(0), Length: n(4), Zero: b[8] != 0, From: n(41), Pack: n(45), At: n(49), Stored: n(53), Raw: n(57)}
+	copy(r.Chunk[:], b[9:])
+	return r
+}
+
+// Disk is the rows of one disk. Several disks may share a log.
+type Disk struct {
+	log     *spill.Log
+	parcels *spill.Sorter // number u32 ‖ place in the log u64, big-endian
+}
+
+const (
+	parcelBytes  = 4 + 8
+	parcelBudget = 96 << 10 // 8,192 parcels: 32 GiB of a disk
+)
+
+// NewDisk begins a disk without rows.
+func NewDisk(log *spill.Log) Disk {
+	return Disk{log, spill.NewSorter(log, parcelBytes, parcelBudget)}
+}
+
+// Put keeps the rows of a parcel, as Append made them. Each parcel comes once.
+func (d *Disk) Put(parcel uint32, rows []byte) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	at, err := d.log.Append(rows)
+	if err != nil {
+		return err
+	}
+	var b [parcelBytes]byte
+	binary.BigEndian.PutUint32(b[:], parcel)
+	binary.BigEndian.PutUint64(b[4:], uint64(at))
+	return d.parcels.Add(b[:])
+}
+
+// Parcel is the rows of one parcel.
+type Parcel struct {
+	Number uint32
+	coded  []byte
+}
+
+// Rows yields them as they were put.
+func (p Parcel) Rows() iter.Seq[Row] {
+	return func(yield func(Row) bool) {
+		for b := p.coded; len(b) >= rowBytes; b = b[rowBytes:] {
+			if !yield(decode(b)) {
+				return
+			}
+		}
+	}
+}
+
+// All yields the parcels that have rows by their number; each is valid until the
+// next. It may be called again.
+func (d *Disk) All() iter.Seq2[Parcel, error] {
+	return func(yield func(Parcel, error) bool) {
+		var room []byte
+		for b, err := range d.parcels.Sorted() {
+			var p Parcel
+			if err == nil {
+				p.Number = binary.BigEndian.Uint32(b)
+				room, err = d.log.Read(int64(binary.BigEndian.Uint64(b[4:])), room)
+				p.coded = room
+			}
+			if err == nil && len(room)%rowBytes != 0 {
+				err = spill.ErrDamaged
+			}
+			if err != nil {
+				yield(p, fmt.Errorf("rows of parcel %d: %w", p.Number, errors.Join(err)))
+				return
+			}
+			if !yield(p, nil) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,124 @@
+package indexer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"github.com/millrace-backup/millrace/catalog/chunkindex"
+	"github.com/millrace-backup/millrace/catalog/rows"
+	"github.com/millrace-backup/millrace/catalog/spill"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/ledger/table"
+)
+
+// spool is what the state has in files of the job's folder, because it grows with
+// the disks: where chunks went, the rows of parcels, a digest of each. A restarted
+// indexer makes them again from the journal.
+type spool struct {
+	stored  *chunkindex.Growing // chunks in this job's packs; delta workers follow it
+	rows    *spill.Log          // of all disks
+	digests *rows.Digests
+}
+
+// StoredFolder is where, in a job's folder, the index of what it stored grows.
+const StoredFolder = "stored"
+
+// spoolFolder is where the rest of the spool is.
+const spoolFolder = "indexer"
+
+func openSpool(folder string, chunks int) (*spool, error) {
+	if err := os.MkdirAll(filepath.Join(folder, spoolFolder), 0o700); err != nil {
+		return nil, fmt.Errorf("make the indexer's folder: %w", err)
+	}
+	s := &spool{}
+	var err error
+	if s.stored, err = chunkindex.Grow(filepath.Join(folder, StoredFolder), chunks); err != nil {
+		return nil, err
+	}
+	if s.rows, err = spill.Create(filepath.Join(folder, spoolFolder, "rows")); err != nil {
+		return nil, err
+	}
+	s.digests, err = rows.CreateDigests(filepath.Join(folder, spoolFolder, "digests"))
+	return s, err
+}
+
+func (s *spool) close() error {
+	return errors.Join(s.stored.Close(), s.rows.Close(), s.digests.Close())
+}
+
+// found lists what the job found of a disk and does not know to be as in the
+// parent, in order: chunks, zeros, and holes, which are zeros too. ends takes for
+// each pack how far into it chunks reach.
+func (s *state) found(n uint32, ends map[uint32]int64) func(context.Context) iter.Seq2[table.MapPiece, error] {
+	d := &s.disks[n]
+	size, parcel := s.work.Disks[n].Info.VirtualSize, s.work.ParcelSize
+	return func(context.Context) iter.Seq2[table.MapPiece, error] {
+		return func(yield func(table.MapPiece, error) bool) {
+			next, stop := iter.Pull2(d.rows.All())
+			defer stop()
+			at, err, more := next()
+			for k := range s.work.Parcels(int(n)) {
+				start := int64(k) * parcel
+				if !d.has(k) && !yield(table.MapPiece{Offset: start, Length: min(parcel, size-start), Zero: true}, nil) {
+					return
+				}
+				if err != nil {
+					yield(table.MapPiece{}, err)
+					return
+				}
+				if !more || at.Number != k {
+					continue
+				}
+				for r := range at.Rows() {
+					if !yield(s.piece(start, r, ends), nil) {
+						return
+					}
+				}
+				at, err, more = next()
+			}
+		}
+	}
+}
+
+// piece is a row with the place of its chunk.
+func (s *state) piece(start int64, r rows.Row, ends map[uint32]int64) table.MapPiece {
+	p := table.MapPiece{Offset: start + int64(r.Offset), Length: int64(r.Length), Zero: r.Zero}
+	if r.Zero {
+		return p
+	}
+	k := &s.packs[r.Pack]
+	if ends != nil {
+		ends[r.Pack] = max(ends[r.Pack], int64(r.At)+int64(r.Stored))
+	}
+	p.Chunk, p.ChunkOffset, p.Domain, p.Pack = r.Chunk, int64(r.From), s.work.Domain, table.PackRef{Job: k.job, Name: k.Name}
+	p.PackOffset, p.Stored, p.Raw = r.At, r.Stored, r.Raw
+	return p
+}
+
+// digestOf is the parcel's own sum, which does not depend on how it was cut; of
+// one without, what its pieces are.
+func digestOf(p *flow.Parcel) (d rows.Digest) {
+	if len(p.Sum) == len(d) {
+		return rows.Digest(p.Sum)
+	}
+	h := sha256.New()
+	var b [9]byte
+	for i := range p.Pieces {
+		x := &p.Pieces[i]
+		binary.LittleEndian.PutUint32(b[:], x.Offset)
+		binary.LittleEndian.PutUint32(b[4:], x.Length)
+		b[8] = 0
+		if x.Zero {
+			b[8] = 1
+		}
+		h.Write(b[:])
+		h.Write(x.Chunk[:])
+	}
+	return rows.Digest(h.Sum(nil))
+}
