@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/millrace-backup/millrace/catalog/spill"
-	"github.com/millrace-backup/millrace/id"
 )
 
 func newLog(t *testing.T) *spill.Log {
