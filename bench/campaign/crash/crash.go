@@ -2,7 +2,8 @@
 // effect that any of its processes has on the disk is recorded, and after each
 // effect the power goes, in every way that the rules of package crashfs allow.
 //
-// [Campaign] has four scenarios: init, the first backup, the second backup, restore.
+// [Campaign] has five scenarios: init, the first backup, the second backup, backups of
+// two guests at once by processes that share nothing but the vault, restore.
 // Each is recorded when the campaign is opened, by strace, from outside: nothing in
 // the program knows of it, and nothing that it writes is missed, since the recording
 // played back has to give the folder that is really there. One trial takes one
@@ -46,7 +47,7 @@ const seeds = 20
 func Campaign() trial.Campaign {
 	return trial.Campaign{
 		Name: "crash",
-		About: "A trial takes the recorded effects of init, backup, second backup or restore, all processes together, cuts the power after each of them (nothing, everything, " +
+		About: "A trial takes the recorded effects of init, backup, second backup, two backups at once or restore, all processes together, cuts the power after each of them (nothing, everything, " +
 			"and by the seed some of the unsynced left), and passes when in every state what the program had said is true: see the comment of package bench/campaign/crash.",
 		Count: seeds * scenarios,
 		Open:  func(ctx context.Context, e trial.Env) (trial.Bench, error) { return open(ctx, e) },
@@ -54,7 +55,7 @@ func Campaign() trial.Campaign {
 }
 
 // scenarios is the number of recordings that open makes.
-const scenarios = 4
+const scenarios = 5
 
 // scenario is one command, recorded.
 type scenario struct {
@@ -64,12 +65,16 @@ type scenario struct {
 	log    []crashfs.Effect
 	end    map[string][32]byte // every file when it was over, by path
 	ended  *crashfs.Disk
-	images []string // what the points are of, oldest first
+	states []string // folders of what is remembered; a process each
+	images versions
 	target string   // of a restore
 	told   [][]byte // by number of effects: what had been printed
 	sample int      // states of a trial that the program itself is tried on
 	judged map[[32]byte]error
 }
+
+// versions are the images of each guest that its points are of, oldest first.
+type versions map[string][]string
 
 // bench is the recordings, and a place to put states back on.
 type bench struct {
@@ -94,46 +99,66 @@ func open(ctx context.Context, e trial.Env) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	one, two := filepath.Join(e.Dir, "job", "one.raw"), filepath.Join(e.Dir, "job", "two.raw")
-	image := filepath.Join(e.Dir, "job", "guest.raw")
-	if err := errors.Join(images(e.Seed, one, two), copyFile(one, image), os.Mkdir(p.Path("out"), 0o700)); err != nil {
+	if err := os.Mkdir(p.Path("out"), 0o700); err != nil {
 		return nil, err
 	}
-	backup := []string{"backup", image}
-	target := p.Path("out/restored.raw")
-	for _, s := range []struct {
-		scenario
-		args   []string
-		before func() error
-	}{
-		{scenario{name: "init", place: fresh}, []string{"init"}, nil},
-		{scenario{name: "backup", place: p, images: []string{one}}, backup, nil},
-		{scenario{name: "second backup", place: p, images: []string{one, two}}, backup, func() error { return copyFile(two, image) }},
-		{scenario{name: "restore", place: p, images: []string{one, two}, target: target}, []string{"restore", "latest", "--to", target}, nil},
-	} {
-		if s.before != nil {
-			if err := s.before(); err != nil {
-				return nil, err
-			}
+	runs, err := plan(fresh, p, e.Seed)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range runs {
+		if err := r.before(); err != nil {
+			return nil, err
 		}
-		run := s.scenario
-		if err := run.record(ctx, s.args); err != nil {
-			return nil, fmt.Errorf("record %s: %w", s.name, err)
+		if len(r.states) == 0 {
+			r.states = []string{r.place.State}
 		}
-		e.Log("%s: %d effects", run.name, len(run.log))
-		b.runs = append(b.runs, &run)
+		if err := r.record(ctx, r.command); err != nil {
+			return nil, fmt.Errorf("record %s: %w", r.name, err)
+		}
+		e.Log("%s: %d effects", r.name, len(r.log))
+		b.runs = append(b.runs, &r.scenario)
 	}
 	return b, nil
 }
 
+// run is a scenario before it is recorded.
+type run struct {
+	scenario
+	command string // for the shell, $0 is the program
+	before  func() error
+}
+
+// plan makes the images, and says what is run on them.
+func plan(fresh, p *rig.Place, seed uint64) ([]*run, error) {
+	at := func(name string) string { return filepath.Join(filepath.Dir(p.Dir), name) }
+	one, two, three, fourth := at("one.raw"), at("two.raw"), at("three.raw"), at("fourth.raw")
+	guest, other, target := at("guest.raw"), at("other.raw"), p.Path("out/restored.raw")
+	if err := errors.Join(images(seed, one, two), images(seed+1, three, fourth), copyFile(fourth, other)); err != nil {
+		return nil, err
+	}
+	becomes := func(image string) func() error { return func() error { return copyFile(image, guest) } }
+	backup := `"$0" backup --json '` + guest + `'`
+	second := p.Path("state2")
+	all := versions{"guest.raw": {one, two, three}, "other.raw": {fourth}}
+	return []*run{
+		{scenario{name: "init", place: fresh}, `"$0" init --json`, func() error { return nil }},
+		{scenario{name: "backup", place: p, images: versions{"guest.raw": {one}}}, backup, becomes(one)},
+		{scenario{name: "second backup", place: p, images: versions{"guest.raw": {one, two}}}, backup, becomes(two)},
+		{scenario{name: "two at once", place: p, images: all, states: []string{p.State, second}},
+			`MILLRACE_STATE='` + second + `' "$0" backup --json '` + other + `' & ` + backup + ` && wait $!`, becomes(three)},
+		{scenario{name: "restore", place: p, images: all, target: target}, `"$0" restore guest.raw@latest --json --to '` + target + `'`, func() error { return nil }},
+	}, nil
+}
+
 // record runs the command and checks that the recording is all there was.
-func (s *scenario) record(ctx context.Context, args []string) error {
+func (s *scenario) record(ctx context.Context, command string) error {
 	var err error
 	if s.start, err = crashfs.Load(s.place.Dir); err != nil {
 		return err
 	}
 	work := filepath.Dir(s.place.Dir)
-	c := exec.Command(s.place.Program, append(args, "--json")...)
+	c := exec.Command("sh", "-c", command, s.place.Program)
 	c.Env = append(os.Environ(), "MILLRACE_VAULT="+s.place.Vault, "MILLRACE_STATE="+s.place.State, "MILLRACE_PASSWORD_FILE="+s.place.Path("password"))
 	if s.log, err = record(ctx, s.start, s.place.Dir, filepath.Join(work, "told"), work, c); err != nil {
 		return err
@@ -187,7 +212,10 @@ func same(recorded, really map[string][32]byte) error {
 // Trial is trial.Bench's.
 func (b *bench) Trial(ctx context.Context, n int, rng *rand.Rand) (trial.Outcome, error) {
 	s := b.runs[n%scenarios]
-	s.sample = 2
+	s.sample = 0
+	if n/scenarios%4 == 0 { // a job that died is waited for: see conductor/lease
+		s.sample = 1
+	}
 	states, judged, err := s.cut(ctx, []uint64{rng.Uint64() >> 32}, rng, nil)
 	return trial.Outcome{Kinds: []string{s.name}, Checks: states, Note: fmt.Sprintf("%d effects, %d states, %d of them not seen before", len(s.log), states, judged)}, err
 }

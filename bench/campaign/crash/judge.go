@@ -87,8 +87,11 @@ func (v *view) key() (key [32]byte) {
 
 // matters: it is no cache and nothing unfinished.
 func (s *scenario) matters(path string) bool {
-	p := s.place
-	for _, below := range []string{filepath.Join(p.Vault, store.Reserved), filepath.Join(p.State, "cache"), filepath.Join(p.State, "jobs")} {
+	unseen := []string{filepath.Join(s.place.Vault, store.Reserved)}
+	for _, state := range s.states {
+		unseen = append(unseen, filepath.Join(state, "cache"), filepath.Join(state, "jobs"))
+	}
+	for _, below := range unseen {
 		if strings.HasPrefix(path, below+string(filepath.Separator)) {
 			return false
 		}
@@ -128,13 +131,15 @@ func (v *view) vault(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	remembered, err := v.remembered(opened.Config)
-	if err != nil {
-		return err
-	}
-	l, err := ledger.Open(ctx, opened, ledger.Options{Remembered: remembered, Now: time.Now})
-	if err != nil {
-		return err
+	var l *ledger.Ledger
+	for _, state := range v.s.states {
+		remembered, err := v.remembered(opened.Config, state)
+		if err != nil {
+			return err
+		}
+		if l, err = ledger.Open(ctx, opened, ledger.Options{Remembered: remembered, Now: time.Now}); err != nil {
+			return err
+		}
 	}
 	if err := l.Verify(ctx); err != nil {
 		return err
@@ -149,17 +154,19 @@ func (v *view) vault(ctx context.Context) error {
 }
 
 // remembered is the checkpoint that the machine remembers, which is never torn, and
-// there once the program has said that it is done.
-func (v *view) remembered(cfg vault.Config) (*ledger.Checkpoint, error) {
-	text, err := v.disk.ReadFile(filepath.Join(v.s.place.State, "checkpoints", cfg.ID.String()))
-	if errors.Is(err, fs.ErrNotExist) && !v.told.summary {
+// there once the program has said that it is done. (Of two at once it is not known
+// which has said so.)
+func (v *view) remembered(cfg vault.Config, state string) (*ledger.Checkpoint, error) {
+	certain := v.told.summary && len(v.s.states) == 1
+	text, err := v.disk.ReadFile(filepath.Join(state, "checkpoints", cfg.ID.String()))
+	if errors.Is(err, fs.ErrNotExist) && !certain {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("remembered checkpoint: %w", err)
 	}
 	c, err := ledger.ParseCheckpoint(cfg, text)
-	if err == nil && c.Size < v.told.checkpoint {
+	if err == nil && certain && c.Size < v.told.checkpoint {
 		err = fmt.Errorf("it is %d, %d was announced", c.Size, v.told.checkpoint)
 	}
 	if err != nil {
@@ -174,18 +181,21 @@ func (v *view) points(ctx context.Context, opened *vault.Vault, l *ledger.Ledger
 	if err != nil {
 		return err
 	}
-	listed := map[string]bool{}
-	for n, p := range state.Listed() {
+	listed, count := map[string]bool{}, map[string]int{}
+	for _, p := range state.Listed() {
 		listed[p.Point.String()] = true
-		if n >= len(v.s.images) || len(p.Disks) != 1 {
-			return fmt.Errorf("point %d, of %d disks, was never made", n, len(p.Disks))
+		n, known := count[p.GuestName], v.s.images[p.GuestName]
+		count[p.GuestName]++
+		what := fmt.Sprintf("point %d of %s", n, p.GuestName)
+		if n >= len(known) || len(p.Disks) != 1 {
+			return fmt.Errorf("%s, with %d disks, was never made", what, len(p.Disks))
 		}
 		got := memory(make([]byte, p.Disks[0].Size))
 		if err := restore.Disk(ctx, opened, p.Disks[0], got, restore.Options{}); err != nil {
-			return fmt.Errorf("point %d is listed: %w", n, err)
+			return fmt.Errorf("%s is listed: %w", what, err)
 		}
-		if err := equal(got, v.s.images[n]); err != nil {
-			return fmt.Errorf("point %d: %w", n, err)
+		if err := equal(got, known[n]); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
 	for _, p := range v.told.points {
@@ -227,7 +237,8 @@ func (v *view) target() error {
 	got, err := v.disk.ReadFile(v.s.target)
 	switch {
 	case err == nil:
-		return equal(got, v.s.images[len(v.s.images)-1])
+		known := v.s.images["guest.raw"]
+		return equal(got, known[len(known)-1])
 	case v.told.summary:
 		return fmt.Errorf("the restored file was announced: %w", err)
 	}
@@ -262,7 +273,7 @@ func (s *scenario) try(ctx context.Context, v *view) error {
 	}
 	if s.target != "" {
 		if _, err := v.disk.Stat(s.target); err != nil {
-			if err := must("restore", "latest", "--to", s.target); err != nil {
+			if err := must("restore", "guest.raw@latest", "--to", s.target); err != nil {
 				return err
 			}
 		}
