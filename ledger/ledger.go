@@ -109,8 +109,8 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 		return err
 	}
 	if l.signed.Seq > count {
-		return fmt.Errorf("it ends before segment %d, checkpoint %s covers %d: %w",
-			count, checkpointName(l.signed.Size), l.signed.Seq, vault.ErrDamaged)
+		return fmt.Errorf("it ends before %s, checkpoint %s covers %d: %w",
+			segmentName(count), checkpointName(l.signed.Size), l.signed.Seq, vault.ErrDamaged)
 	}
 	l.seq, l.head = l.signed.Seq, l.signed.tree()
 	l.low, l.lowTree = l.seq, mark{l.head.size, l.head.root()}
