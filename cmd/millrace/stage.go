@@ -137,6 +137,9 @@ func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error 
 	if cfg.ID != work.VaultID {
 		return flow.VaultFault("open vault", work.Vault, fmt.Errorf("%w: %s instead of %s", fault.ErrOtherVault, cfg.ID, work.VaultID))
 	}
+	if err := st.Mark(ctx, vault.ConfigName); err != nil {
+		return flow.VaultFault("open vault", work.Vault, err)
+	}
 	v := &vault.Vault{ID: cfg.ID, Config: cfg, Store: st, Keys: keys}
 	if w.Config.Stage == flow.Uploader {
 		return uploader.Run(ctx, w, st, keys)

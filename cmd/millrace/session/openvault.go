@@ -48,6 +48,9 @@ func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
 	if err != nil {
 		return nil, fault.At("open vault", location, err)
 	}
+	if err := st.Mark(ctx, vault.ConfigName); err != nil {
+		return nil, fault.At("open vault", location, err)
+	}
 	m := Memory{a.Settings.State}
 	if err := a.meet(m, canonical, cfg); err != nil {
 		return nil, fault.At("open vault", location, err)

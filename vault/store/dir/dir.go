@@ -45,8 +45,11 @@ type Store struct {
 	fs     FS
 	pieces sync.Pool // *[]byte of piece bytes
 
-	mu    sync.Mutex
-	known map[string]bool // folders whose own name we have made durable; under mu
+	mu     sync.Mutex      // guards what follows
+	known  map[string]bool // folders whose own name we have made durable
+	opened fs.FileInfo     // the folder as it was last known to be the store
+	mark   string          // see Mark; "" if there is none
+	marked []byte
 }
 
 var (
@@ -76,6 +79,7 @@ func OpenOn(fsys FS, root string) (*Store, error) {
 	case !info.IsDir():
 		return nil, fmt.Errorf("open store %s: not a folder: %w", abs, store.ErrNoStore)
 	}
+	s.opened = info
 	return s, nil
 }
 
@@ -114,8 +118,8 @@ func sentinel(err error) error {
 // is missing: an unmounted disk must not look like anything else.
 func (s *Store) fault(op, name string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, rootErr := s.fs.Stat(s.root); errors.Is(rootErr, fs.ErrNotExist) {
-			return fmt.Errorf("%s %s in %s: %w", op, name, s.root, store.ErrNoStore)
+		if gone := s.here(); errors.Is(gone, store.ErrNoStore) {
+			return fmt.Errorf("%s %s in %s: %w", op, name, s.root, gone)
 		}
 	}
 	return fmt.Errorf("%s %s in %s: %w", op, name, s.root, sentinel(err))

@@ -23,12 +23,18 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, 
 // is cheap, and not looked at one by one, which is not.
 func (s *Store) ListAfter(ctx context.Context, prefix, after string) iter.Seq2[store.Entry, error] {
 	return func(yield func(store.Entry, error) bool) {
-		if _, err := s.fs.Stat(s.root); err != nil {
+		if err := s.here(); err != nil {
 			yield(store.Entry{}, s.fault("list", prefix, err))
 			return
 		}
 		w := walk{s: s, ctx: ctx, prefix: prefix, after: after, yield: yield}
-		w.folder("")
+		if !w.folder("") {
+			return
+		}
+		// Of a disk that went away meanwhile the list is short without an error.
+		if err := s.here(); err != nil {
+			yield(store.Entry{}, s.fault("list", prefix, err))
+		}
 	}
 }
 

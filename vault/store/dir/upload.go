@@ -37,6 +37,9 @@ func (s *Store) begin(ctx context.Context) (*upload, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if err := s.here(); err != nil {
+		return nil, err
+	}
 	folder := filepath.Join(s.root, store.Reserved)
 	var word [16]byte
 	_, _ = rand.Read(word[:]) // never fails since Go 1.24
@@ -147,6 +150,9 @@ func (u *upload) Commit(ctx context.Context, name string) error {
 func (s *Store) publish(temp, name string) error {
 	path := s.path(name)
 	folder := filepath.Dir(path)
+	if err := s.here(); err != nil {
+		return s.fault("put", name, err)
+	}
 	if err := s.folder(folder); err != nil {
 		return s.fault("put", name, err)
 	}
