@@ -95,7 +95,7 @@ func appear(temp, path string, force bool) error {
 	var err error
 	if force {
 		if err = free(path, force); err == nil {
-			err = os.Rename(temp, path)
+			err = disk.Rename(temp, path)
 		}
 	} else {
 		err = disk.Publish(temp, path)

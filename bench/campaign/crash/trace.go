@@ -133,8 +133,10 @@ func (t *trace) call(line string) error {
 	case "mkdirat":
 		return t.names(crashfs.OpMkdir, join(args[0], args[1]), "")
 	}
-	if strings.Contains(plain(line), t.root+"/") {
-		return errors.New("this call is not understood")
+	for _, arg := range args {
+		if t.within(handle(arg)) || t.within(string(data(arg))) {
+			return errors.New("this call is not understood")
+		}
 	}
 	return nil
 }

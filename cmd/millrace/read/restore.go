@@ -18,6 +18,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/restore"
+	"github.com/millrace-backup/millrace/vault/store/dir"
 )
 
 type restoreOptions struct {
@@ -148,7 +149,8 @@ func targets(disks []events.PointDisk, to string) ([]string, error) {
 	if err == nil && !info.IsDir() {
 		return nil, errors.New("several disks need a folder, and this is a file")
 	}
-	if err := os.MkdirAll(to, 0o700); err != nil {
+	// Made durable before a file in it is announced.
+	if err := dir.MakeAll(dir.OS(), to); err != nil {
 		return nil, err
 	}
 	used := map[string]bool{}

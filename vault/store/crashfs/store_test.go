@@ -167,6 +167,21 @@ func TestStoreSurvivesACrashAtEveryEffect(t *testing.T) {
 	t.Logf("%d crash states", states)
 }
 
+// Whoever made the folders of a vault may have died before a sync, or not cared, as
+// mkdir does not.
+func TestAVaultInFoldersThatOthersMade(t *testing.T) {
+	d := New("/")
+	for _, name := range []string{"/srv", "/srv/backup", "/srv/backup/vault"} {
+		must(t, d.Mkdir(name))
+	}
+	s, err := dir.CreateOn(d, "/srv/backup/vault")
+	must(t, err)
+	must(t, s.PutNew(t.Context(), "packs/a", 1, strings.NewReader("x")))
+	if got := outcomes(d, "/srv/backup/vault/packs/a"); len(got) != 1 || !got["x"] {
+		t.Errorf("after a power cut: %v", got)
+	}
+}
+
 // The bugs that this package is there to find.
 type noFileSync struct{ dir.Renaming }
 
