@@ -134,6 +134,7 @@ func (j *job) run(ctx context.Context) error {
 	var watchers sync.WaitGroup
 	watchers.Go(func() { j.watch(watching) })
 	watchers.Go(func() { j.followFacts(watching) })
+	watchers.Go(func() { j.followOthers(watching) })
 	if j.o.joined != nil {
 		watchers.Go(func() { j.o.joined(watching, j.queue) })
 	}
@@ -298,7 +299,7 @@ func (j *job) cleanUp() {
 	if j.arena != nil {
 		errs = append(errs, j.arena.Close())
 	}
-	for _, name := range []string{"nats", "ledger", "index", "indexer.journal", "indexer", indexer.StoredFolder} {
+	for _, name := range []string{"nats", "ledger", "index", known.OthersFolder, "indexer.journal", "indexer", indexer.StoredFolder} {
 		errs = append(errs, os.RemoveAll(filepath.Join(j.folder, name)))
 	}
 	freezes, _ := filepath.Glob(filepath.Join(j.folder, "freeze-*.json"))

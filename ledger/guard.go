@@ -6,6 +6,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault"
 )
 
 // Guard shows a job what others wrote before its own facts stand, and keeps them
@@ -20,6 +21,19 @@ type Guard struct {
 	// segment of that record is then shown again the next time. It must not
 	// call the ledger.
 	Check func(events.Record) error
+}
+
+// Show gives the guard what it has not seen yet, up to where the ledger ends now.
+func (l *Ledger) Show(ctx context.Context, g *Guard) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.vault == nil {
+		return fmt.Errorf("show: opened without the password: %w", vault.ErrNoPart)
+	}
+	if err := l.refresh(ctx); err != nil {
+		return err
+	}
+	return l.show(ctx, g)
 }
 
 func (g *Guard) check(r events.Record) error {
