@@ -13,6 +13,7 @@ import (
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/conductor/logfile"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor/folder"
@@ -146,9 +147,12 @@ func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error 
 	}
 	// What was in the vault when the job began, what other jobs tell of while it
 	// runs, and, for those who decide what is new, what it has stored itself.
-	folders := []string{filepath.Join(w.Config.Folder, "index"), filepath.Join(w.Config.Folder, indexer.StoredFolder)}
+	var folders []string
+	for _, name := range []string{"index", known.OthersFolder, indexer.StoredFolder} {
+		folders = append(folders, filepath.Join(w.Config.Folder, name))
+	}
 	if w.Config.Stage == flow.Indexer {
-		folders = folders[:1]
+		folders = folders[:2]
 	}
 	index, err := chunkindex.OpenFolders(folders...)
 	if err != nil {
