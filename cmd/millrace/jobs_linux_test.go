@@ -31,6 +31,7 @@ func TestJobs(t *testing.T) {
 		{"one guest twice", oneGuestTwice},
 		{"dead job elsewhere", deadJobElsewhere},
 		{"paused job wakes", pausedJobWakes},
+		{"twins", twins},
 		{"many jobs", manyJobs},
 	} {
 		t.Run(one.name, func(t *testing.T) {
@@ -191,6 +192,37 @@ func (p *place) show(verb string, into any, args ...string) {
 	if err := json.Unmarshal(text, into); err != nil {
 		p.Fatalf("%s %v: %v", verb, args, err)
 	}
+}
+
+// Two guests with the same bytes, backed up at the same time from two hosts: what
+// one job has stored while the other runs, the other finds.
+func twins(t *testing.T, exe string) {
+	p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
+	image, twin := p.image("disk.raw", 192), p.path("twin.raw")
+	must(t, os.Link(image, twin)) // another name is another guest
+	late := p.elsewhere()
+	second := late.start("backup", twin, "--parallel", "seal=1", "--codec", "zstd")
+	second.until(func(l line) bool { return l.Type == "fact" && l.Kind == "GuestInspected" })
+	second.stop(true)
+	first := p.run(0, "backup", image)
+	for until := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if found, _ := filepath.Glob(filepath.Join(late.state, "jobs", "*", "others", "*.idx")); len(found) > 0 {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("the second job did not take notice of the first")
+		}
+	}
+	second.goOn()
+	s := second.end(0)
+	t.Logf("two times %d MiB: %d MiB stored by the first, %d by the second, which had begun before", first.Disk>>20, first.New>>20, s.New>>20)
+	if s.Known == 0 || s.New > s.Disk/2 {
+		t.Errorf("known %d, new %d of %d", s.Known, s.New, s.Disk)
+	}
+	p.points(2)
+	p.verify()
+	p.run(0, "restore", "twin.raw@latest", "--to", p.path("out.raw"))
+	same(t, twin, p.path("out.raw"))
 }
 
 // Many jobs at once, two of them with one state folder, and somebody who reads
