@@ -4,7 +4,7 @@
 // Call [Open] with the vault, [Ledger.Append] to add facts, [Ledger.Checkpoint]
 // to sign what is there, [Ledger.Records] to read it back. [OpenReadOnly] checks
 // the same chain without the password. Bulk facts are written with
-// [WriteChunks] and [WriteExtents] and read with [OpenMap]. [Live] carries
+// [WriteChunks] and [WriteExtents] and read with [OpenMap]. Package live carries
 // records to followers while a job runs.
 //
 // # Words
@@ -63,7 +63,4 @@ var (
 	ErrTooLarge = errors.New("too large for one object")
 	// ErrFenced: another job has taken over; this one may append nothing more.
 	ErrFenced = errors.New("another job has taken over")
-	// ErrGap: the live copy does not continue where the follower stands. Read
-	// on from the vault.
-	ErrGap = errors.New("live copy has a gap")
 )

@@ -9,7 +9,7 @@
 // One work queue per job holds the messages of all stages, at most
 // flow.MaxQueued for each: who sends more is told to wait. One durable consumer
 // per stage is shared by its workers. A second stream is the live copy of the
-// job's facts; see ledger.Live.
+// job's facts; see package live.
 //
 // A Hub may be used from many goroutines; reports are delivered one at a time
 // per kind.

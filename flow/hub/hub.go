@@ -8,7 +8,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
-	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/ledger/live"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -109,8 +109,8 @@ func (h *Hub) Listen(status func(flow.Status), progress func([]byte)) error {
 }
 
 // Live is the live copy of the job's facts.
-func (h *Hub) Live() ledger.Live {
-	return ledger.Live{JS: h.js, Stream: flow.FactStream(h.job), Subject: flow.FactSubject(h.job)}
+func (h *Hub) Live() live.Copy {
+	return live.Copy{JS: h.js, Stream: flow.FactStream(h.job), Subject: flow.FactSubject(h.job)}
 }
 
 // Depths counts the messages that wait or are being worked on, per stage. Where

@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/ledger/live"
 	"github.com/millrace-backup/millrace/vault"
 )
 
@@ -39,7 +40,7 @@ type indexer struct {
 	dirty                             bool // something changed that progress should tell
 }
 
-// follower is told of facts that are in the vault. ledger.Live is one.
+// follower is told of facts that are in the vault. live.Copy is one.
 type follower interface {
 	Publish(ctx context.Context, records []events.Record) error
 }
@@ -59,7 +60,7 @@ func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index) error 
 	defer func() { _ = s.spool.close() }()
 	x := &indexer{
 		state: s, w: w, vault: v, ledger: l, told: work.Position, dirty: true,
-		live:        ledger.Live{JS: w.JetStream(), Stream: flow.FactStream(w.Config.Job), Subject: flow.FactSubject(w.Config.Job)},
+		live:        live.Copy{JS: w.JetStream(), Stream: flow.FactStream(w.Config.Job), Subject: flow.FactSubject(w.Config.Job)},
 		lastMessage: time.Now(), lastRecord: time.Now(), trust: trust.New(v.Store),
 	}
 	x.guard = ledger.Guard{Job: w.Config.Job, Next: work.Position, Check: x.trust.Heed}

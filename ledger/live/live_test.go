@@ -1,4 +1,4 @@
-package ledger
+package live
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 )
 
 // newLive starts a server inside the test.
-func newLive(t *testing.T) Live {
+func newLive(t *testing.T) Copy {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{
 		ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
@@ -42,14 +42,16 @@ func newLive(t *testing.T) Live {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Live{JS: js, Stream: "LEDGER", Subject: "ledger"}
+	return Copy{JS: js, Stream: "LEDGER", Subject: "ledger"}
 }
+
+func fact(n int) events.Fact { return events.StageScaled{Stage: "seal", To: uint32(n)} }
 
 // segments makes two records for each position.
 func segments(from, to uint64) (out []events.Record) {
 	for p := from; p < to; p++ {
 		for range 2 {
-			r := events.NewRecord(noon(), id.Job{1}, fact(int(p)))
+			r := events.NewRecord(time.Unix(1_800_000_000, 0), id.Job{1}, fact(int(p)))
 			r.Position = p
 			out = append(out, r)
 		}
@@ -58,7 +60,7 @@ func segments(from, to uint64) (out []events.Record) {
 }
 
 // follow reads until it has n records or an error.
-func follow(ctx context.Context, l Live, from uint64, n int) (got []events.Record, err error) {
+func follow(ctx context.Context, l Copy, from uint64, n int) (got []events.Record, err error) {
 	for r, err := range l.Follow(ctx, from) {
 		if err != nil {
 			return got, err

@@ -1,4 +1,10 @@
-package ledger
+// Package live carries a copy of the ledger in a JetStream stream, to followers
+// that want facts as they happen.
+//
+// Whoever has appended calls [Copy.Publish]; whoever wants to see calls
+// [Copy.Follow], and reads on from the vault where the copy has a gap. What is in the
+// vault is true, the copy may vanish at any time and never holds anything else.
+package live
 
 import (
 	"context"
@@ -14,11 +20,15 @@ import (
 	"github.com/millrace-backup/millrace/events"
 )
 
-// Live is the copy of the ledger in a JetStream stream, for followers that want
+// ErrGap: the live copy does not continue where the follower stands. Read on from
+// the vault.
+var ErrGap = errors.New("live copy has a gap")
+
+// Copy is the copy of the ledger in a JetStream stream, for followers that want
 // facts as they happen. It may be deleted at any time: it never holds anything
 // that the vault does not. A message is the records of one segment, with the
 // segment's position in a header; a position is in the stream once.
-type Live struct {
+type Copy struct {
 	JS      jetstream.JetStream
 	Stream  string // exists; a limits stream on Subject
 	Subject string
@@ -35,7 +45,7 @@ const positionHeader = "Millrace-Position"
 //
 // A crash before the publish leaves a gap that followers notice and fill from
 // the vault; so does a segment too large for a message, which is left out.
-func (l Live) Publish(ctx context.Context, records []events.Record) error {
+func (l Copy) Publish(ctx context.Context, records []events.Record) error {
 	for len(records) > 0 {
 		n := 1
 		for n < len(records) && records[n].Position == records[0].Position {
@@ -49,7 +59,7 @@ func (l Live) Publish(ctx context.Context, records []events.Record) error {
 	return nil
 }
 
-func (l Live) publish(ctx context.Context, position uint64, records []events.Record) error {
+func (l Copy) publish(ctx context.Context, position uint64, records []events.Record) error {
 	body, err := events.EncodeRecords(records)
 	if err != nil {
 		return err
@@ -80,7 +90,7 @@ func (l Live) publish(ctx context.Context, position uint64, records []events.Rec
 
 // last returns the sequence and the position of the newest message; sequence 0
 // says that there never was one.
-func (l Live) last(ctx context.Context) (sequence, position uint64, err error) {
+func (l Copy) last(ctx context.Context) (sequence, position uint64, err error) {
 	s, err := l.JS.Stream(ctx, l.Stream)
 	if err != nil {
 		return 0, 0, err
@@ -103,7 +113,7 @@ func (l Live) last(ctx context.Context) (sequence, position uint64, err error) {
 // the position it could have gone on from, and ends: the follower reads
 // Ledger.Records from its own position and follows again. Positions before
 // from are passed over.
-func (l Live) Follow(ctx context.Context, from uint64) iter.Seq2[events.Record, error] {
+func (l Copy) Follow(ctx context.Context, from uint64) iter.Seq2[events.Record, error] {
 	return func(yield func(events.Record, error) bool) {
 		// Ordered consumers hide missing messages; the positions do not.
 		c, err := l.JS.OrderedConsumer(ctx, l.Stream, jetstream.OrderedConsumerConfig{})
