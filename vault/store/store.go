@@ -87,8 +87,9 @@ type Store interface {
 	// never are. An error ends the listing.
 	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 
-	// Delete removes the object: ErrNotFound if there is none. A reader that
-	// has begun may get its bytes or ErrNotFound, never other bytes.
+	// Delete removes the object: ErrNotFound if there is none. After either
+	// answer no power cut brings it back. A reader that has begun may get its
+	// bytes or ErrNotFound, never other bytes.
 	Delete(ctx context.Context, name string) error
 }
 

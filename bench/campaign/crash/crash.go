@@ -78,15 +78,17 @@ type versions map[string][]string
 
 // bench is the recordings, and a place to put states back on.
 type bench struct {
-	env  trial.Env
 	runs []*scenario
+	// try says in which trials the program itself is tried on a state. Not in all: a
+	// job that died is waited for half a minute.
+	try func(n int) bool
 }
 
 func open(ctx context.Context, e trial.Env) (*bench, error) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		return nil, fmt.Errorf("%w: it records what the program does to the disk", err)
 	}
-	b := &bench{env: e}
+	b := &bench{try: func(n int) bool { return n/scenarios%4 == 0 }}
 	fresh := &rig.Place{Program: e.Program, Dir: filepath.Join(e.Dir, "init", "disk")}
 	fresh = fresh.With(fresh.Path("vault"), fresh.Path("state"))
 	if err := os.MkdirAll(fresh.Dir, 0o700); err != nil {
@@ -213,7 +215,7 @@ func same(recorded, really map[string][32]byte) error {
 func (b *bench) Trial(ctx context.Context, n int, rng *rand.Rand) (trial.Outcome, error) {
 	s := b.runs[n%scenarios]
 	s.sample = 0
-	if n/scenarios%4 == 0 { // a job that died is waited for: see conductor/lease
+	if b.try(n) {
 		s.sample = 1
 	}
 	states, judged, err := s.cut(ctx, []uint64{rng.Uint64() >> 32}, rng, nil)

