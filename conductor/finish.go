@@ -25,6 +25,7 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 	if j.crew != nil {
 		s.Stages = j.crew.Stages(nil)
 	}
+	j.log.Info("appends that another writer was faster with", zap.Uint64("lost", j.o.Ledger.Lost()))
 	r := j.result(ctx)
 	if fault != nil && r.fenced != nil {
 		// Whatever it was that came up first when a stopped job woke up.
@@ -54,7 +55,8 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 }
 
 // sign appends the last facts and signs the ledger. StateHashed says what the
-// catalog was before them.
+// catalog was before them. No guard: that a fenced job has ended is worth knowing,
+// commits nothing and holds nothing.
 func (j *job) sign(ctx context.Context, s *Summary, facts []events.Fact) error {
 	h, err := j.hashed(ctx)
 	if err != nil {

@@ -6,6 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -225,6 +228,35 @@ func twins(t *testing.T, exe string) {
 	same(t, twin, p.path("out.raw"))
 }
 
+// contention is how often a conductor found its place in the ledger taken.
+func (p *place) contention(running []*process) {
+	p.Helper()
+	lost := map[string]int{}
+	for _, r := range running {
+		var state string
+		for _, e := range r.cmd.Env {
+			if v, ok := strings.CutPrefix(e, "MILLRACE_STATE="); ok {
+				state = v
+			}
+		}
+		text, err := os.ReadFile(filepath.Join(state, "jobs", r.summaryJob(), "log", "conductor.log"))
+		if err != nil {
+			p.Fatal(err)
+		}
+		for _, found := range regexp.MustCompile(`"lost": ?(\d+)`).FindAllStringSubmatch(string(text), -1) {
+			n, _ := strconv.Atoi(found[1])
+			lost[r.summaryJob()[20:]] += n
+			if n > 40 { // a handful of appends, each of which may lose against each other job
+				p.Errorf("a conductor lost %d times against other writers", n)
+			}
+		}
+	}
+	if len(lost) != len(running) {
+		p.Errorf("%d of %d jobs say how often they lost", len(lost), len(running))
+	}
+	p.Logf("lost races by job: %v", lost)
+}
+
 // Many jobs at once, two of them with one state folder, and somebody who reads
 // all the while.
 func manyJobs(t *testing.T, exe string) {
@@ -274,6 +306,7 @@ func manyJobs(t *testing.T, exe string) {
 		p.run(0, "restore", fmt.Sprintf("guest%d.raw@latest", n), "--to", out, "--force")
 		same(t, image, out)
 	}
+	p.contention(running)
 	segments, err := filepath.Glob(filepath.Join(p.vault, "ledger", "*"))
 	must(t, err)
 	t.Logf("%d jobs of %d MiB, half of it common: %d MiB new, %d segments, %d looks at the points meanwhile", jobs, mib, fresh>>20, len(segments), looks)
