@@ -17,6 +17,7 @@ import (
 
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/pipe"
 )
 
 // When the test binary is started as a worker it is one: settings and control
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 
 func workerProcess() error {
 	control := bufio.NewReader(os.Stdin)
-	cfg, err := flow.ReadConfig(control)
+	cfg, err := pipe.Read(control)
 	if err != nil {
 		return err
 	}
@@ -104,7 +105,7 @@ func (j *job) spawn(stage string) (*process, error) {
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	return p, flow.WriteConfig(p.control, cfg)
+	return p, pipe.Write(p.control, cfg)
 }
 
 // reap waits for the process and frees what it was filling, in this order.

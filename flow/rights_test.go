@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -23,7 +24,7 @@ type intruder struct {
 
 func (j *job) intrude(cfg flow.Config) *intruder {
 	x := &intruder{}
-	x.Conn = j.dial(cfg.User, string(cfg.Password), nats.CustomInboxPrefix(flow.Inbox(cfg.Worker)),
+	x.Conn = j.dial(cfg.Dial.User, string(cfg.Dial.Password), nats.CustomInboxPrefix(flow.Inbox(cfg.Worker)),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if strings.Contains(strings.ToLower(err.Error()), "permissions violation") {
 				x.refused.Add(1)
@@ -154,7 +155,7 @@ func TestWrongPasswords(t *testing.T) {
 	t.Parallel()
 	j := newJob(t)
 	cfg := j.config(flow.Seal)
-	for _, c := range [][2]string{{cfg.User, "guess"}, {cfg.User, ""}, {"nobody", string(cfg.Password)}, {"", ""}, {"conductor", string(cfg.Password)}, {"$SYS", ""}} {
+	for _, c := range [][2]string{{cfg.Dial.User, "guess"}, {cfg.Dial.User, ""}, {"nobody", string(cfg.Dial.Password)}, {"", ""}, {"conductor", string(cfg.Dial.Password)}, {"$SYS", ""}} {
 		if nc, err := nats.Connect(j.url(), nats.UserInfo(c[0], c[1])); !errors.Is(err, nats.ErrAuthorization) {
 			t.Errorf("%q with %q came in: %v", c[0], c[1], err)
 			if nc != nil {
@@ -169,7 +170,7 @@ func TestWrongPasswords(t *testing.T) {
 		}
 	}
 	bad := cfg
-	bad.Password = flow.Secret("guess")
+	bad.Dial.Password = courier.Secret("guess")
 	bad.Arena = j.handle()
 	if _, err := flow.Connect(t.Context(), bad, nil); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("a worker with a wrong password: %v", err)

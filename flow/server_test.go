@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/flow/hub"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/nats-io/nats-server/v2/server"
@@ -79,11 +80,11 @@ func newJobOf(t *testing.T, work flow.Work) *job {
 	j.server.Start()
 	t.Cleanup(func() { j.server.Shutdown(); j.server.WaitForShutdown() })
 	eventually(t, "the server listens", func() bool { return j.server.Addr() != nil && j.server.JetStreamEnabled() })
-	if j.hub, err = hub.Join(j.server, j.id, "conductor", "all"); err != nil {
+	if j.hub, err = hub.Join(courier.Dial{User: "conductor", Password: courier.Secret("all")}, j.server, j.id, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(j.hub.Close)
-	if err := j.hub.MakeQueues(t.Context(), &j.work); err != nil {
+	if err := j.hub.MakeQueues(t.Context(), &j.work, 1); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.hub.Listen(j.heard, j.progressed); err != nil {
@@ -149,7 +150,7 @@ func (j *job) config(stage string) flow.Config {
 	j.users[name] = credential{"pass-" + name, &server.Permissions{
 		Publish: &server.SubjectPermission{Allow: a.Publish}, Subscribe: &server.SubjectPermission{Allow: a.Subscribe},
 	}}
-	return flow.Config{Job: j.id, Stage: stage, Worker: j.last, URL: j.url(), User: name, Password: flow.Secret("pass-" + name), Work: j.work}
+	return flow.Config{Job: j.id, Stage: stage, Worker: j.last, Work: j.work, Dial: courier.Dial{URL: j.url(), User: name, Password: courier.Secret("pass-" + name)}}
 }
 
 // worker is a worker inside this process, with the conductor's end of its pipe.

@@ -14,6 +14,7 @@ type Status struct {
 	Stage       string `json:"stage"`
 	Worker      uint32 `json:"worker"`
 	PID         int    `json:"pid"`
+	Host        string `json:"host,omitempty"` // where it is not the conductor's
 	Final       bool   `json:"final"`
 	Held        int64  `json:"held"`
 	BusyNS      int64  `json:"busy_ns"`
@@ -31,7 +32,7 @@ type Status struct {
 func (w *Worker) status() Status {
 	spent, n := w.Meter.Times(), w.Meter.Counts()
 	return Status{
-		Stage: w.Config.Stage, Worker: w.Config.Worker, PID: os.Getpid(), Held: int64(w.courier.Held()),
+		Stage: w.Config.Stage, Worker: w.Config.Worker, PID: os.Getpid(), Host: w.Config.Host, Held: int64(w.courier.Held()),
 		BusyNS: int64(spent[meter.Busy]), StarvedNS: int64(spent[meter.Starved]), BlockedNS: int64(spent[meter.Blocked]),
 		InParcels: n.InParcels, OutParcels: n.OutParcels, InBytes: n.InBytes, OutBytes: n.OutBytes,
 		Redelivered: n.Redelivered, Stale: n.Stale,

@@ -60,10 +60,9 @@ func Connect(ctx context.Context, cfg Config, control *bufio.Reader) (*Worker, e
 
 func join(ctx context.Context, cfg Config, mem *arena.Arena) (*Worker, error) {
 	stream, places := queueOf(&cfg)
-	post, err := courier.Join(ctx, courier.Dial{
-		URL: cfg.URL, User: cfg.User, Password: string(cfg.Password), Name: fmt.Sprintf("%s-%d", cfg.Stage, cfg.Worker),
-		Inbox: Inbox(cfg.Worker), Patience: 2 * time.Second,
-	}, stream, cfg.Stage, places)
+	dial := cfg.Dial
+	dial.Name, dial.Inbox = fmt.Sprintf("%s-%d", cfg.Stage, cfg.Worker), Inbox(cfg.Worker)
+	post, err := courier.Join(ctx, dial, stream, cfg.Stage, places)
 	if err != nil {
 		return nil, err
 	}
@@ -139,6 +138,10 @@ func (w *Worker) accept(l *courier.Letter) *Delivery {
 		w.Meter.CountRedelivered()
 	}
 	m, err := DecodeMessage(l.Data)
+	if l.Err != nil && len(w.Config.Dial.Key) > 0 {
+		l.Refuse() // whoever has a way to this server may write anything: it is not of this job
+		return nil
+	}
 	if err != nil {
 		// Only our own workers can publish here. A message that does not decode
 		// is a bug or a forgery; the parcel it stood for is read again.

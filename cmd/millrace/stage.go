@@ -16,6 +16,7 @@ import (
 	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/conductor/logfile"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/pipe"
 	"github.com/millrace-backup/millrace/hypervisor/folder"
 	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/stages/chunker"
@@ -49,7 +50,7 @@ func (a *app) stageCommand() *cobra.Command {
 func (a *app) stage(ctx context.Context, name string) error {
 	ctx = context.WithoutCancel(ctx)
 	control := bufio.NewReaderSize(a.Stdin, 64<<10)
-	cfg, err := flow.ReadConfig(control)
+	cfg, err := pipe.Read(control)
 	if err != nil {
 		return fault.At("start stage", name, err)
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/pipe"
 	"github.com/millrace-backup/millrace/vault"
 	"go.uber.org/zap"
 )
@@ -163,7 +164,7 @@ func (c *Crew) spawn(w *worker) error {
 		return err
 	}
 	out := bufio.NewWriterSize(w.control, 64<<10)
-	if err := errors.Join(flow.WriteConfig(out, cfg), out.Flush()); err != nil {
+	if err := errors.Join(pipe.Write(out, cfg), out.Flush()); err != nil {
 		// It died at once; the watcher will see that.
 		c.Log.Warn("settings not taken", zap.String("stage", w.stage), zap.Error(err))
 	}

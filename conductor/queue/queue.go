@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/flow/hub"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/nats-io/nats-server/v2/server"
@@ -98,9 +99,11 @@ func Start(ctx context.Context, job id.Job, work *flow.Work, folder string) (*Qu
 		}
 		time.Sleep(time.Millisecond)
 	}
-	q.Hub, err = hub.Join(s, job, "conductor", q.users.add("conductor", nil))
+	q.Hub, err = hub.Join(courier.Dial{
+		User: "conductor", Password: courier.Secret(q.users.add("conductor", nil)), Name: "conductor",
+	}, s, job, nil)
 	if err == nil {
-		err = q.Hub.MakeQueues(ctx, work)
+		err = q.Hub.MakeQueues(ctx, work, 1)
 	}
 	if err != nil {
 		q.Close()
@@ -113,9 +116,9 @@ func Start(ctx context.Context, job id.Job, work *flow.Work, folder string) (*Qu
 // its own, with the rights of its stage.
 func (q *Queue) Admit(c *flow.Config) {
 	a := hub.Permissions(q.job, &c.Work, c.Stage, c.Worker)
-	c.URL = "nats://" + q.server.Addr().String()
-	c.User = user(c.Stage, c.Worker)
-	c.Password = flow.Secret(q.users.add(c.User, &server.Permissions{
+	c.Dial.URL = "nats://" + q.server.Addr().String()
+	c.Dial.User = user(c.Stage, c.Worker)
+	c.Dial.Password = courier.Secret(q.users.add(c.Dial.User, &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: a.Publish},
 		Subscribe: &server.SubjectPermission{Allow: a.Subscribe},
 	}))

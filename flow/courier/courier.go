@@ -13,21 +13,38 @@ import (
 
 // Dial says how to reach a server.
 type Dial struct {
-	URL            string
-	User, Password string
-	Name           string        // of this end, for whoever looks at the server
-	Inbox          string        // prefix of the subjects that replies come on; empty: any
-	Patience       time.Duration // how long a server that is away is waited for
+	URL         string        `json:"url"` // or several, with commas in between
+	User        string        `json:"user"`
+	Password    Secret        `json:"password"`
+	Credentials Secret        `json:"credentials"` // a NATS credentials file (JWT and seed); else user and password
+	CA          string        `json:"ca"`          // file with the certificates of the server's authority; "": the system's
+	Name        string        `json:"name"`        // of this end, for whoever looks at the server
+	Inbox       string        `json:"inbox"`       // prefix of the subjects that replies come on; "": any
+	Patience    time.Duration `json:"patience"`    // how long a server that is away is waited for; 0: see DefaultPatience
+	Key         Secret        `json:"key"`         // see Cover; empty: letters go as they are
 }
 
-// reconnectWait is the pause between two tries to reach a server again.
-const reconnectWait = 100 * time.Millisecond
+const (
+	// DefaultPatience is for a server in the conductor's process: it is there, or
+	// the job is over.
+	DefaultPatience = 2 * time.Second
+	reconnectWait   = 100 * time.Millisecond // between two tries to reach a server again
+)
 
 // Connect reaches the server. more is for what only one caller needs.
 func Connect(d Dial, more ...nats.Option) (*nats.Conn, error) {
 	o := []nats.Option{
-		nats.UserInfo(d.User, d.Password), nats.Name(d.Name), nats.Timeout(10 * time.Second),
-		nats.MaxReconnects(int(d.Patience / reconnectWait)), nats.ReconnectWait(reconnectWait),
+		nats.Name(d.Name), nats.Timeout(10 * time.Second), nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(0, 0),
+		nats.MaxReconnects(int(max(d.Patience, DefaultPatience) / reconnectWait)),
+	}
+	switch {
+	case len(d.Credentials) > 0:
+		o = append(o, nats.UserCredentialBytes(d.Credentials))
+	case d.User != "":
+		o = append(o, nats.UserInfo(d.User, string(d.Password)))
+	}
+	if d.CA != "" {
+		o = append(o, nats.RootCAs(d.CA))
 	}
 	if d.Inbox != "" {
 		o = append(o, nats.CustomInboxPrefix(d.Inbox))
@@ -47,6 +64,8 @@ type Courier struct {
 	consumer jetstream.Consumer
 	room     chan struct{} // one for each free place with the worker
 	places   int
+	cover    Cover
+	patience time.Duration
 
 	mu   sync.Mutex
 	held map[*Letter]struct{} // everything received and not yet settled: heartbeats go out for these
@@ -59,6 +78,10 @@ const maxPosting = 64
 // Join opens a queue. places is how many letters may wait with the worker: more
 // only make a killed worker take more with it.
 func Join(ctx context.Context, d Dial, stream, queue string, places int) (*Courier, error) {
+	cover, err := NewCover(d.Key)
+	if err != nil {
+		return nil, err
+	}
 	nc, err := Connect(d)
 	if err != nil {
 		return nil, err
@@ -73,7 +96,10 @@ func Join(ctx context.Context, d Dial, stream, queue string, places int) (*Couri
 		nc.Close()
 		return nil, fmt.Errorf("open the queue of %s: %w", queue, err)
 	}
-	c := &Courier{nc: nc, js: js, consumer: consumer, held: map[*Letter]struct{}{}, places: places, room: make(chan struct{}, places)}
+	c := &Courier{
+		nc: nc, js: js, consumer: consumer, held: map[*Letter]struct{}{}, places: places, room: make(chan struct{}, places),
+		cover: cover, patience: max(d.Patience, 20*time.Second),
+	}
 	for range places {
 		c.room <- struct{}{}
 	}
@@ -95,7 +121,9 @@ func (c *Courier) Flush(wait time.Duration) { _ = c.nc.FlushTimeout(wait) }
 func (c *Courier) JetStream() jetstream.JetStream { return c.js }
 
 // Say sends b on a plain subject: who listens now hears it.
-func (c *Courier) Say(subject string, b []byte) error { return c.nc.Publish(subject, b) }
+func (c *Courier) Say(subject string, b []byte) error {
+	return c.nc.Publish(subject, c.cover.Seal(subject, b))
+}
 
 // Lost is why no more letters come, if it is that the server is gone for good.
 func (c *Courier) Lost() error {

@@ -14,15 +14,19 @@ type Letter struct {
 	Tries    uint64    // 1 at the first delivery
 	QueuedAt time.Time // when it was posted
 
+	// Err says that the letter is not of this job; Data is nothing then.
+	Err error
+
 	c   *Courier
 	msg jetstream.Msg
 }
 
 func (c *Courier) hold(msg jetstream.Msg) *Letter {
-	l := &Letter{Data: msg.Data(), Subject: msg.Subject(), Tries: 1, c: c, msg: msg}
+	l := &Letter{Subject: msg.Subject(), Tries: 1, c: c, msg: msg}
 	if meta, err := msg.Metadata(); err == nil {
 		l.Tries, l.QueuedAt = meta.NumDelivered, meta.Timestamp
 	}
+	l.Data, l.Err = c.cover.Open(l.Subject, msg.Data())
 	c.mu.Lock()
 	c.held[l] = struct{}{}
 	c.mu.Unlock()

@@ -22,6 +22,7 @@ type Box struct {
 // for; other failures are tried again for a while: a second copy does no harm.
 // rest is called for every pause.
 func (c *Courier) Post(ctx context.Context, to Box, b []byte, rest func(time.Duration)) error {
+	b = c.cover.Seal(to.Subject, b)
 	pause := 2 * time.Millisecond
 	for since := time.Now(); ; {
 		err := c.await(ctx, to, rest)
@@ -31,7 +32,7 @@ func (c *Courier) Post(ctx context.Context, to Box, b []byte, rest func(time.Dur
 		if err == nil {
 			return nil
 		}
-		if full := queueFull(err); ctx.Err() != nil || (!full && time.Since(since) > 20*time.Second) {
+		if full := queueFull(err); ctx.Err() != nil || (!full && time.Since(since) > c.patience) {
 			return fmt.Errorf("post to %s: %w", to.Subject, errors.Join(ctx.Err(), err))
 		}
 		rest(pause)
@@ -68,7 +69,7 @@ func (c *Courier) PostAsync(ctx context.Context, to Box, b []byte) (Receipt, err
 	if err := c.await(ctx, to, func(d time.Duration) { rest(ctx, d) }); err != nil && ctx.Err() != nil {
 		return Receipt{}, err
 	} // else Post will find out
-	f, err := c.js.PublishAsync(to.Subject, b)
+	f, err := c.js.PublishAsync(to.Subject, c.cover.Seal(to.Subject, b))
 	if err != nil {
 		return Receipt{}, fmt.Errorf("post to %s: %w", to.Subject, err)
 	}

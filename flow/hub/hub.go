@@ -2,50 +2,75 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"sync"
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger/live"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// Hub is a connection with all rights.
+type Hub struct {
+	job   id.Job
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	cover courier.Cover
+	label map[string]string // of the job's streams
+
+	mu       sync.Mutex
+	work     *flow.Work
+	replicas int
+	made     uint64 // how often the queues were made
+}
+
 // Server is one in this process: no socket is needed to reach it.
 type Server interface {
 	InProcessConn() (net.Conn, error)
 }
 
-// Hub is a connection with all rights.
-type Hub struct {
-	job  id.Job
-	nc   *nats.Conn
-	js   jetstream.JetStream
-	work *flow.Work
-}
-
-// Join connects to the server.
-func Join(s Server, job id.Job, user, password string) (*Hub, error) {
-	nc, err := nats.Connect("", nats.InProcessServer(s), nats.UserInfo(user, password), nats.Name(user))
+// Join connects to the server, in this process if one is given, else where d says.
+// label is put on the job's streams.
+func Join(d courier.Dial, s Server, job id.Job, label map[string]string) (*Hub, error) {
+	cover, err := courier.NewCover(d.Key)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the job's server: %w", err)
+		return nil, err
+	}
+	var more []nats.Option
+	if s != nil {
+		more = append(more, nats.InProcessServer(s))
+	}
+	nc, err := courier.Connect(d, more...)
+	if err != nil {
+		return nil, err
 	}
 	js, err := jetstream.New(nc)
 	if err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	return &Hub{job: job, nc: nc, js: js, work: &flow.Work{}}, nil
+	return &Hub{job: job, nc: nc, js: js, cover: cover, label: label, work: &flow.Work{}}, nil
 }
+
+// Conn is for what else is said on this connection.
+func (h *Hub) Conn() *nats.Conn { return h.nc }
 
 // Close leaves the server.
 func (h *Hub) Close() { h.nc.Close() }
 
-// MakeQueues makes the job's streams and consumers.
-func (h *Hub) MakeQueues(ctx context.Context, work *flow.Work) error {
-	h.work = work
+// MakeQueues makes the job's streams and consumers, replicas times if the server is
+// a cluster that can, else once. Called again it makes those that are gone.
+func (h *Hub) MakeQueues(ctx context.Context, work *flow.Work, replicas int) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.work, h.replicas = work, replicas
+	h.made++
 	if err := h.makeQueue(ctx, flow.Stream(h.job), flow.Subjects(h.job), flow.MaxQueued, flow.Stages(), flow.Subject); err != nil {
 		return err
 	}
@@ -55,8 +80,8 @@ func (h *Hub) MakeQueues(ctx context.Context, work *flow.Work) error {
 		}
 	}
 	_, err := h.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: flow.FactStream(h.job), Subjects: []string{flow.FactSubject(h.job)}, Storage: jetstream.MemoryStorage,
-		Retention: jetstream.LimitsPolicy, MaxBytes: 64 << 20, Discard: jetstream.DiscardOld,
+		Name: flow.FactStream(h.job), Subjects: []string{flow.FactSubject(h.job)}, Storage: jetstream.MemoryStorage, Metadata: h.label,
+		Retention: jetstream.LimitsPolicy, MaxBytes: 64 << 20, Discard: jetstream.DiscardOld, Replicas: replicas,
 	})
 	if err != nil {
 		return fmt.Errorf("make the live copy's stream: %w", err)
@@ -65,17 +90,25 @@ func (h *Hub) MakeQueues(ctx context.Context, work *flow.Work) error {
 }
 
 // makeQueue makes a work queue with a consumer for each of some stages; at most so
-// many messages wait for each.
+// many messages wait for each. A queue that is made again numbers its messages
+// far from the old ones: an acknowledgement that comes late must not meet a new one.
 func (h *Hub) makeQueue(ctx context.Context, name, subjects string, limit int64, stages []string, subject func(id.Job, string) string) error {
-	q, err := h.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: name, Subjects: []string{subjects}, Retention: jetstream.WorkQueuePolicy,
+	config := jetstream.StreamConfig{
+		Name: name, Subjects: []string{subjects}, Retention: jetstream.WorkQueuePolicy, Metadata: h.label, Replicas: h.replicas,
 		Storage: jetstream.MemoryStorage, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: limit,
-	})
+	}
+	q, err := h.js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if h.made > 1 {
+			config.FirstSeq = h.made << 40
+		}
+		q, err = h.js.CreateStream(ctx, config)
+	}
 	if err != nil {
 		return fmt.Errorf("make the work queue: %w", err)
 	}
 	for _, stage := range stages {
-		_, err := q.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		_, err := q.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
 			Durable: stage, FilterSubject: subject(h.job, stage), AckPolicy: jetstream.AckExplicitPolicy,
 			AckWait: flow.AckWait, MaxAckPending: flow.MaxAckPending, MaxDeliver: -1, MemoryStorage: true,
 		})
@@ -86,20 +119,52 @@ func (h *Hub) makeQueue(ctx context.Context, name, subjects string, limit int64,
 	return nil
 }
 
+// Lost reports whether the job's queues are not on the server any more: it was
+// started anew, and memory is gone.
+func (h *Hub) Lost(ctx context.Context) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	names := []string{flow.Stream(h.job)}
+	if len(h.work.Inlines()) > 0 {
+		names = append(names, flow.ByteStream(h.job))
+	}
+	for _, name := range names {
+		if _, err := h.js.Stream(ctx, name); errors.Is(err, jetstream.ErrStreamNotFound) {
+			return true
+		}
+	}
+	return false
+}
+
+// RemoveQueues removes the job's streams from a server that outlives the job.
+func (h *Hub) RemoveQueues(ctx context.Context) error {
+	var errs []error
+	for _, name := range []string{flow.Stream(h.job), flow.ByteStream(h.job), flow.FactStream(h.job)} {
+		if err := h.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			errs = append(errs, fmt.Errorf("remove %s from NATS: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Listen delivers what workers say of themselves, and what the indexer says of
 // the job in its own form. What does not decode is passed over: it is from a
 // worker that was killed in mid-sentence, and there will be another.
 func (h *Hub) Listen(status func(flow.Status), progress func([]byte)) error {
 	_, err := h.nc.Subscribe(flow.StatusSubjects(h.job), func(m *nats.Msg) {
 		var s flow.Status
-		if events.Unmarshal(m.Data, &s) == nil {
+		if b, err := h.cover.Open(m.Subject, m.Data); err == nil && events.Unmarshal(b, &s) == nil {
 			status(s)
 		}
 	})
 	if err != nil {
 		return fmt.Errorf("listen to workers: %w", err)
 	}
-	if _, err := h.nc.Subscribe(flow.ProgressSubject(h.job), func(m *nats.Msg) { progress(m.Data) }); err != nil {
+	if _, err := h.nc.Subscribe(flow.ProgressSubject(h.job), func(m *nats.Msg) {
+		if b, err := h.cover.Open(m.Subject, m.Data); err == nil {
+			progress(b)
+		}
+	}); err != nil {
 		return fmt.Errorf("listen to the indexer: %w", err)
 	}
 	if err := h.nc.Flush(); err != nil {

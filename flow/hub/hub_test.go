@@ -6,6 +6,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/flow/hub"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/nats-io/nats-server/v2/server"
@@ -36,7 +37,7 @@ func startServer(t *testing.T) *server.Server {
 
 func join(t *testing.T, s *server.Server, job id.Job) *hub.Hub {
 	t.Helper()
-	h, err := hub.Join(s, job, "conductor", "secret")
+	h, err := hub.Join(courier.Dial{User: "conductor", Password: courier.Secret("secret")}, s, job, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +54,7 @@ func TestJobsAreApart(t *testing.T) {
 		t.Errorf("queues that are not there hold %v", n)
 	}
 	for _, h := range []*hub.Hub{a, b} {
-		if err := h.MakeQueues(t.Context(), &flow.Work{}); err != nil {
+		if err := h.MakeQueues(t.Context(), &flow.Work{}, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -65,7 +66,7 @@ func TestJobsAreApart(t *testing.T) {
 		t.Errorf("%v and %v", n, m)
 	}
 	// Made twice is harmless: a conductor that asks again finds what it made.
-	if err := a.MakeQueues(t.Context(), &flow.Work{}); err != nil {
+	if err := a.MakeQueues(t.Context(), &flow.Work{}, 1); err != nil {
 		t.Error(err)
 	}
 	if n := a.Depths(t.Context()); n[flow.Seal] != 1 {
@@ -77,7 +78,7 @@ func TestJobsAreApart(t *testing.T) {
 func TestQueuesAreAsPromised(t *testing.T) {
 	job := id.NewJob()
 	h := join(t, startServer(t), job)
-	if err := h.MakeQueues(t.Context(), &flow.Work{}); err != nil {
+	if err := h.MakeQueues(t.Context(), &flow.Work{}, 1); err != nil {
 		t.Fatal(err)
 	}
 	js := h.Live().JS

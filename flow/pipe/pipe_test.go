@@ -1,4 +1,4 @@
-package flow
+package pipe
 
 import (
 	"bufio"
@@ -19,6 +19,8 @@ import (
 
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/id"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -26,14 +28,15 @@ import (
 
 const password, grant = "hunter2-hunter2-hunter2", "the vault's own keys"
 
-func settings() Config {
-	return Config{
-		Job: id.Job{1, 2, 3}, Stage: Seal, Worker: 7, Restart: 2, URL: "nats://127.0.0.1:4222", User: "seal-7",
-		Password: Secret(password), Arena: 5, Folder: "/state/job", Grant: Secret(grant),
-		Work: Work{
+func settings() flow.Config {
+	return flow.Config{
+		Job: id.Job{1, 2, 3}, Stage: flow.Seal, Worker: 7, Restart: 2, Dial: courier.Dial{
+			URL: "nats://127.0.0.1:4222", User: "seal-7", Password: courier.Secret(password), Credentials: courier.Secret(password), Key: courier.Secret(grant)},
+		Arena: 5, Folder: "/state/job", Grant: courier.Secret(grant),
+		Work: flow.Work{
 			Vault: "file:///vault", Domain: id.Domain{4}, Cutter: chunk.Params{Name: "aligned", Min: 16384}, Codec: "auto", ParcelSize: 4 << 20,
-			Guests: []WorkGuest{{Name: "web", Config: []byte("<xml/>"), Unprotected: []events.Unprotected{{Key: "iso", Reason: "media"}}}},
-			Disks:  []WorkDisk{{Guest: 0, Info: events.DiskInfo{Key: "disk.vhdx", VirtualSize: 1 << 40}, Parent: &events.PointDisk{Size: 5}}},
+			Guests: []flow.WorkGuest{{Name: "web", Config: []byte("<xml/>"), Unprotected: []events.Unprotected{{Key: "iso", Reason: "media"}}}},
+			Disks:  []flow.WorkDisk{{Guest: 0, Info: events.DiskInfo{Key: "disk.vhdx", VirtualSize: 1 << 40}, Parent: &events.PointDisk{Size: 5}}},
 		},
 	}
 }
@@ -41,19 +44,19 @@ func settings() Config {
 func TestConfigGoesThroughThePipe(t *testing.T) {
 	var pipe bytes.Buffer
 	in := settings()
-	if err := WriteConfig(&pipe, in); err != nil {
+	if err := Write(&pipe, in); err != nil {
 		t.Fatal(err)
 	}
-	pipe.WriteString(Drain + "\n")
+	pipe.WriteString(flow.Drain + "\n")
 	r := bufio.NewReader(&pipe)
-	out, err := ReadConfig(r)
+	out, err := Read(r)
 	if err != nil || !reflect.DeepEqual(in, out) {
 		t.Fatalf("%+v became %+v (%v)", in, out, err)
 	}
-	if string(out.Password) != password || string(out.Grant) != grant {
+	if string(out.Dial.Password) != password || string(out.Grant) != grant {
 		t.Fatal("the secrets did not arrive")
 	}
-	if rest, err := r.ReadString('\n'); rest != Drain+"\n" {
+	if rest, err := r.ReadString('\n'); rest != flow.Drain+"\n" {
 		t.Errorf("what follows is %q, %v", rest, err)
 	}
 }
@@ -62,7 +65,7 @@ func TestConfigGoesThroughThePipe(t *testing.T) {
 func TestSecretsNeverPrint(t *testing.T) {
 	cfg := settings()
 	var shown strings.Builder
-	for _, v := range []any{cfg, &cfg, []Config{cfg}, map[string]Config{"a": cfg}, cfg.Password, &cfg.Password, []Secret{cfg.Password}, map[string]any{"s": cfg.Grant}} {
+	for _, v := range []any{cfg, &cfg, []flow.Config{cfg}, map[string]flow.Config{"a": cfg}, cfg.Dial.Password, &cfg.Dial.Password, []courier.Secret{cfg.Dial.Password}, map[string]any{"s": cfg.Grant}} {
 		for _, verb := range []string{"v", "+v", "#v", "s", "q", "d", "x", "X", "c", "U", "b", "o", "t", "e", " x", "#x", "T"} {
 			fmt.Fprintf(&shown, "%"+verb+"\n", v)
 		}
@@ -74,7 +77,7 @@ func TestSecretsNeverPrint(t *testing.T) {
 			}
 		}
 	}
-	fmt.Fprintln(&shown, errors.Join(fmt.Errorf("%v", cfg), fmt.Errorf("%s", cfg.Password)))
+	fmt.Fprintln(&shown, errors.Join(fmt.Errorf("%v", cfg), fmt.Errorf("%s", cfg.Dial.Password)))
 	text := shown.String()
 	for _, secret := range []string{password, grant} {
 		numbers := strings.Trim(fmt.Sprint([]byte(secret)), "[]")
@@ -123,10 +126,10 @@ func TestConfigTooLarge(t *testing.T) {
 	c := settings()
 	c.Work.Guests[0].Config = make([]byte, maxConfig)
 	var pipe bytes.Buffer
-	if err := WriteConfig(&pipe, c); err == nil || pipe.Len() != 0 {
+	if err := Write(&pipe, c); err == nil || pipe.Len() != 0 {
 		t.Errorf("%d bytes were sent that no worker takes: %v", pipe.Len(), err)
 	}
-	if err := WriteConfig(brokenPipe{}, settings()); !errors.Is(err, io.ErrClosedPipe) {
+	if err := Write(brokenPipe{}, settings()); !errors.Is(err, io.ErrClosedPipe) {
 		t.Error(err)
 	}
 }
@@ -135,9 +138,9 @@ type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
-func FuzzReadConfig(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	var pipe bytes.Buffer
-	if err := WriteConfig(&pipe, settings()); err != nil {
+	if err := Write(&pipe, settings()); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(pipe.Bytes())
@@ -147,7 +150,7 @@ func FuzzReadConfig(f *testing.F) {
 	f.Add(binary.LittleEndian.AppendUint32(nil, maxConfig))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bufio.NewReader(bytes.NewReader(b))
-		c, err := ReadConfig(r)
+		c, err := Read(r)
 		if err != nil {
 			return
 		}
@@ -156,16 +159,16 @@ func FuzzReadConfig(f *testing.F) {
 			t.Fatalf("%d bytes are left of %d after settings of %d", len(rest), len(b), n)
 		}
 		var pipe bytes.Buffer
-		if err := WriteConfig(&pipe, c); err != nil {
+		if err := Write(&pipe, c); err != nil {
 			t.Fatal(err)
 		}
 		sent := pipe.String()
-		again, err := ReadConfig(bufio.NewReader(&pipe))
+		again, err := Read(bufio.NewReader(&pipe))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var second bytes.Buffer
-		if err := WriteConfig(&second, again); err != nil || second.String() != sent {
+		if err := Write(&second, again); err != nil || second.String() != sent {
 			t.Fatalf("%q became %q, %v", sent, second.String(), err)
 		}
 	})
