@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"sync"
@@ -89,7 +90,7 @@ func (j *job) plan(ctx context.Context) {
 	j.work = flow.Work{
 		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.Vault.Config.DefaultDomain, Codec: o.Codec, ParcelSize: o.ParcelSize,
 		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
-		Transport: o.Transport, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
+		Transport: o.Transport, Remote: o.Remote, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
 		j.work.Cutter = d.Cutter
@@ -119,7 +120,12 @@ func (j *job) run(ctx context.Context) error {
 	if j.arena, err = arena.New(j.o.shape(j.work.Disks)); err != nil {
 		return err
 	}
-	if j.queue, err = queue.Start(ctx, j.id, &j.work, filepath.Join(j.folder, "nats")); err != nil {
+	if j.o.NATS.URL != "" {
+		j.queue, err = queue.Reach(ctx, j.o.NATS, j.id, &j.work)
+	} else {
+		j.queue, err = queue.Start(ctx, j.id, &j.work, filepath.Join(j.folder, "nats"))
+	}
+	if err != nil {
 		return err
 	}
 	j.crew = &crew.Crew{
@@ -135,6 +141,9 @@ func (j *job) run(ctx context.Context) error {
 	watchers.Go(func() { j.watch(watching) })
 	watchers.Go(func() { j.followFacts(watching) })
 	watchers.Go(func() { j.followOthers(watching) })
+	if j.queue.Elsewhere() {
+		j.invite(watching, &watchers)
+	}
 	if j.o.joined != nil {
 		watchers.Go(func() { j.o.joined(watching, j.queue) })
 	}
@@ -158,6 +167,7 @@ func (j *job) run(ctx context.Context) error {
 	} else {
 		j.crew.Drain(ctx) // sources first
 	}
+	j.crew.Look(time.Now(), true)
 	for _, pool := range []arena.Pool{arena.Raw, arena.Sealed} {
 		_, filling, full := j.arena.Usage(pool)
 		j.leaked += filling + full
@@ -224,6 +234,7 @@ func (j *job) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		j.crew.Look(time.Now(), false)
 		if time.Since(wrote) > 10*time.Second {
 			wrote = time.Now()
 			j.writeDown(ctx)
@@ -269,23 +280,26 @@ func (j *job) followFacts(ctx context.Context) {
 	if j.o.Fact == nil {
 		return
 	}
-	live := j.queue.Hub.Live()
+	tell := func(facts iter.Seq2[events.Record, error], at uint64) uint64 {
+		for r, err := range facts {
+			if err == nil {
+				j.o.Fact(r)
+				at = r.Position + 1
+			}
+		}
+		return at
+	}
+	live, pause := j.queue.Hub.Live(), 50*time.Millisecond
 	for at := j.work.Position; ctx.Err() == nil; {
-		for r, err := range live.Follow(ctx, at) {
-			if err == nil {
-				j.o.Fact(r)
-				at = r.Position + 1
-			}
+		if j.queue.Elsewhere() {
+			pause = time.Second // there is no live copy
+		} else {
+			at = tell(live.Follow(ctx, at), at)
 		}
-		for r, err := range j.o.Ledger.Records(ctx, at) {
-			if err == nil {
-				j.o.Fact(r)
-				at = r.Position + 1
-			}
-		}
+		at = tell(j.o.Ledger.Records(ctx, at), at)
 		select {
 		case <-ctx.Done():
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }

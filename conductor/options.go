@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog"
@@ -14,6 +16,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
@@ -40,11 +43,13 @@ type Options struct {
 	Parallel   map[string]int // workers per stage
 	CPUs       int
 	Codec      string
-	Freeze     string // require, prefer, never
-	Scan       string // auto, full, incremental, differential
-	Transport  string // auto, claim, inline
-	Memory     int64  // of the arena, bytes
-	ParcelSize int64  // bytes, a multiple of the vault's cell size
+	Freeze     string       // require, prefer, never
+	Scan       string       // auto, full, incremental, differential
+	Transport  string       // auto, claim, inline
+	NATS       courier.Dial // a server elsewhere; no URL: one of the job's own
+	Remote     []string     // stages that workers elsewhere may serve
+	Memory     int64        // of the arena, bytes
+	ParcelSize int64        // bytes, a multiple of the vault's cell size
 
 	Version string
 	Host    string
@@ -81,6 +86,10 @@ func (o *Options) Fill() error {
 		if _, ok := parallel[stage]; !ok {
 			return fmt.Errorf("parallel: there is no stage %q", stage)
 		}
+		if slices.Contains(o.Remote, stage) && n == 0 {
+			parallel[stage] = 0 // left to workers elsewhere
+			continue
+		}
 		if n < 1 || n > maxWorkers || (flow.Single(stage) && n != 1) {
 			return fmt.Errorf("parallel: %s=%d is not possible", stage, n)
 		}
@@ -102,6 +111,11 @@ func (o *Options) Fill() error {
 	if o.ParcelSize < cell || o.ParcelSize%cell != 0 || o.ParcelSize > 32<<20 {
 		return fmt.Errorf("parcel size: %d is not a multiple of the cell size %d up to 32 MiB", o.ParcelSize, cell)
 	}
+	for _, stage := range o.Remote {
+		if o.NATS.URL == "" || !slices.Contains(flow.Remotable(), stage) {
+			return fmt.Errorf("remote: %s cannot run elsewhere, or no NATS server is given", stage)
+		}
+	}
 	switch o.Transport {
 	case "", "auto":
 		o.Transport = flow.Claim
@@ -109,7 +123,7 @@ func (o *Options) Fill() error {
 	default:
 		return fmt.Errorf("transport: there is no %q", o.Transport)
 	}
-	if o.Transport == flow.Inline && arena.SealedSize(int(o.ParcelSize)) > flow.MaxMessage-1<<20 {
+	if (o.Transport == flow.Inline || len(o.Remote) > 0) && arena.SealedSize(int(o.ParcelSize)) > flow.MaxMessage-1<<20 {
 		return fmt.Errorf("parcel size: %d bytes do not fit a message of %d", o.ParcelSize, flow.MaxMessage)
 	}
 	if o.Memory != 0 && o.Memory < max(minMemory, 3*int64(arena.SealedSize(int(o.ParcelSize)))) {
@@ -147,7 +161,7 @@ func (o *Options) shape(disks []flow.WorkDisk) arena.Shape {
 		SealedSlots: max(24, 4*o.Parallel[flow.Seal]+16*o.Parallel[flow.Uploader]),
 	}
 	if o.Transport == flow.Inline { // a slot is free as soon as its bytes are in a message
-		s.RawSlots, s.SealedSlots = 4*o.Parallel[flow.Reader], 4*o.Parallel[flow.Seal]
+		s.RawSlots, s.SealedSlots = max(1, 4*o.Parallel[flow.Reader]), max(1, 4*o.Parallel[flow.Seal])
 	}
 	if o.Memory > 0 {
 		slots := int(o.Memory / int64(sealed))
@@ -173,6 +187,10 @@ func (o *Options) settings() map[string]string {
 	}
 	for stage, n := range o.Parallel {
 		m["parallel."+stage] = strconv.Itoa(n)
+	}
+	if o.NATS.URL != "" {
+		m["nats"] = "elsewhere"
+		m["remote"] = strings.Join(o.Remote, ",")
 	}
 	return m
 }

@@ -176,5 +176,11 @@ func (w *Worker) beat() {
 // Publish sends b on a plain subject, without storing it. For progress.
 func (w *Worker) Publish(subject string, b []byte) error { return w.courier.Say(subject, b) }
 
-// JetStream is for the ledger's live copy.
-func (w *Worker) JetStream() jetstream.JetStream { return w.courier.JetStream() }
+// JetStream is for the ledger's live copy; nil where messages are covered: facts are
+// sealed in the vault, and no open copy of them goes where others look.
+func (w *Worker) JetStream() jetstream.JetStream {
+	if len(w.Config.Dial.Key) > 0 {
+		return nil
+	}
+	return w.courier.JetStream()
+}

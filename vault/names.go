@@ -36,6 +36,7 @@ const (
 	TypeSegment    = seal.TypeSegment
 	TypeKey        = seal.TypeKey
 	TypeCatalog    = seal.TypeCatalog
+	TypeCall       = seal.TypeCall
 )
 
 // Sizes in bytes.

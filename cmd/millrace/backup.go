@@ -17,6 +17,7 @@ import (
 
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/cmd/millrace/serve"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/conductor"
 	"github.com/millrace-backup/millrace/events"
@@ -34,6 +35,8 @@ type backupOptions struct {
 	freeze    string
 	scan      string
 	transport string
+	remote    []string
+	nats      serve.NATS
 	parallel  map[string]string
 	cpus      int
 	memory    string
@@ -60,6 +63,8 @@ means the same. A guest that fails gets no point and the others go on (exit 3).`
 	f.StringVar(&o.freeze, "freeze", "prefer", "consistency: require, prefer or never")
 	f.StringVar(&o.scan, "scan", "auto", "what is read and compared: auto, full, incremental or differential")
 	f.StringVar(&o.transport, "transport", "auto", "how bytes travel between stages: auto, claim (shared memory) or inline (in messages)")
+	f.StringSliceVar(&o.remote, "remote", nil, "stages that workers elsewhere may serve, with --nats: "+strings.Join(flow.Remotable(), ", "))
+	o.nats.Add(c)
 	f.StringToStringVar(&o.parallel, "parallel", nil, "workers per stage, as chunker=2,seal=3")
 	f.IntVar(&o.cpus, "cpus", 0, "processors to plan for (default: this machine's)")
 	f.StringVar(&o.memory, "memory", "", "size of the arena, as 64MiB")
@@ -70,6 +75,12 @@ means the same. A guest that fails gets no point and the others go on (exit 3).`
 func (a *app) backup(ctx context.Context, sources []string, o backupOptions) error {
 	opts, err := o.conductor()
 	if err != nil {
+		return err
+	}
+	if len(o.remote) > 0 && a.Settings.NATS == "" {
+		return fault.Usage("--remote is for jobs on a NATS server that others can reach: give --nats")
+	}
+	if opts.NATS, err = o.nats.Dial(a.Settings.NATS); err != nil {
 		return err
 	}
 	v, err := a.OpenVault(ctx)
@@ -138,6 +149,10 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 	for stage, text := range o.parallel {
 		n, err := strconv.Atoi(text)
 		known := conductor.DefaultParallel(1)[stage] > 0
+		if err == nil && n == 0 && slices.Contains(o.remote, stage) {
+			c.Parallel[stage] = 0
+			continue
+		}
 		if err != nil || !known || n < 1 || n > 64 || (flow.Single(stage) && n > 1) {
 			return c, fault.Usage("--parallel %s=%s: stages are %s, with 1 to 64 workers; %s and %s have one", stage, text,
 				strings.Join(flow.Stages(), ", "), flow.Snapshot, flow.Indexer)
@@ -158,6 +173,12 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 		}
 		*size.to = int64(n)
 	}
+	for _, stage := range o.remote {
+		if !slices.Contains(flow.Remotable(), stage) {
+			return c, fault.Usage("--remote %s: elsewhere can run %s", stage, strings.Join(flow.Remotable(), ", "))
+		}
+	}
+	c.Remote = o.remote
 	if o.cpus < 0 || o.cpus > 4096 {
 		return c, fault.Usage("--cpus %d is not possible", o.cpus)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/read"
+	"github.com/millrace-backup/millrace/cmd/millrace/serve"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 )
 
@@ -32,6 +33,7 @@ func (a *app) verbs() []*cobra.Command {
 		read.Verify(a.App),
 		a.auditCommand(),
 		a.demoCommand(),
+		serve.Worker(a.App, version().Version),
 		a.stageCommand(),
 		a.versionCommand(),
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/muster"
 	"github.com/millrace-backup/millrace/flow/pipe"
 	"github.com/millrace-backup/millrace/vault"
 	"go.uber.org/zap"
@@ -64,6 +65,7 @@ type Crew struct {
 	Keys     *vault.Keys
 	Queue    Queue
 	Host     string // of this machine, for facts
+	First    uint32 // workers' numbers begin above this one
 	Depths   func(context.Context) map[string]uint64
 
 	Note    func(events.Fact)                          // of each worker that comes and goes
@@ -73,7 +75,9 @@ type Crew struct {
 	mu     sync.Mutex
 	last   uint32
 	all    []*worker
-	ending bool // the job is over: who leaves now is not replaced
+	guests []*visitor
+	blocks uint32 // of numbers given out
+	ending bool   // the job is over: who leaves now is not replaced
 	exits  sync.WaitGroup
 }
 
@@ -86,10 +90,11 @@ type Queue interface {
 // Stage is how a stage stands; times and counts are those of all its workers
 // that ever were.
 type Stage struct {
-	Stage    string
-	Workers  int
-	Restarts int
-	Queue    uint64
+	Stage     string
+	Workers   int
+	Elsewhere int // of the workers: on other machines
+	Restarts  int
+	Queue     uint64
 	flow.Status
 }
 
@@ -120,7 +125,7 @@ func (c *Crew) start(stage string, restart uint32) error {
 		return nil
 	}
 	c.last++
-	w := &worker{stage: stage, number: c.last, restart: restart, gone: make(chan struct{})}
+	w := &worker{stage: stage, number: c.First + c.last, restart: restart, gone: make(chan struct{})}
 	if err := c.spawn(w); err != nil {
 		return fmt.Errorf("start a worker of %s: %w", stage, err)
 	}
@@ -272,7 +277,11 @@ func (c *Crew) Heard(s flow.Status) {
 			w.status = s
 			w.peak = max(w.peak, peak(w.cmd.Process.Pid))
 			w.mu.Unlock()
+			return
 		}
+	}
+	if s.Worker >= muster.FirstBlock {
+		c.meet(s)
 	}
 }
 
@@ -377,6 +386,11 @@ func (c *Crew) Stages(queued map[string]uint64) (out []Stage) {
 				u.add(w)
 			}
 		}
+		for _, v := range c.guests {
+			if v.status.Stage == stage {
+				u.visit(v)
+			}
+		}
 		out = append(out, u)
 	}
 	return out
@@ -395,6 +409,11 @@ func (u *Stage) add(w *worker) {
 	s := w.status
 	w.mu.Unlock()
 	u.PID = w.cmd.Process.Pid
+	u.sum(s)
+}
+
+// sum adds what one worker has said to what its stage has done.
+func (u *Stage) sum(s flow.Status) {
 	u.Held += s.Held
 	u.BusyNS += s.BusyNS
 	u.StarvedNS += s.StarvedNS

@@ -7,6 +7,11 @@
 // user can reach the port, so nobody gets in without one. Queue.Hub is the
 // conductor's own end.
 //
+// [Reach] uses a server that is elsewhere instead: an operator's NATS server or cluster.
+// There all workers have the operator's credential, and every message is covered
+// with a key of the job. [Queue.Watch] sees to it that the queues are made again
+// when that server was started anew.
+//
 // Nothing on disk matters: the streams are in memory, and losing them loses the
 // job's time.
 package queue
@@ -33,8 +38,10 @@ type Queue struct {
 	Hub *hub.Hub
 
 	job    id.Job
-	server *server.Server
+	server *server.Server // in this process; nil: see Reach
 	users  *users
+	dial   courier.Dial // how workers reach a server that is elsewhere
+	copies int          // of the streams there
 }
 
 // users is who may connect. Workers come and go while the server runs.
@@ -115,6 +122,10 @@ func Start(ctx context.Context, job id.Job, work *flow.Work, folder string) (*Qu
 // Admit enters into a worker's settings how it reaches its queue: a credential of
 // its own, with the rights of its stage.
 func (q *Queue) Admit(c *flow.Config) {
+	if q.server == nil {
+		c.Dial = q.dial
+		return
+	}
 	a := hub.Permissions(q.job, &c.Work, c.Stage, c.Worker)
 	c.Dial.URL = "nats://" + q.server.Addr().String()
 	c.Dial.User = user(c.Stage, c.Worker)
@@ -125,12 +136,21 @@ func (q *Queue) Admit(c *flow.Config) {
 }
 
 // Dismiss takes back a worker's credential.
-func (q *Queue) Dismiss(stage string, worker uint32) { q.users.remove(user(stage, worker)) }
+func (q *Queue) Dismiss(stage string, worker uint32) {
+	if q.server != nil {
+		q.users.remove(user(stage, worker))
+	}
+}
 
 func user(stage string, worker uint32) string { return fmt.Sprintf("%s-%d", stage, worker) }
 
-// Close ends the server, and with it the streams.
+// Close ends the server, and with it the streams; from one that is elsewhere it
+// removes them. What cannot be removed the vault's next job there removes.
 func (q *Queue) Close() {
+	if q.server == nil {
+		q.leave()
+		return
+	}
 	if q.Hub != nil {
 		q.Hub.Close()
 	}

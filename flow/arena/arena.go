@@ -292,6 +292,20 @@ func (a *Arena) Reap(owner uint32) (freed int) {
 	return freed
 }
 
+// Abandon frees the slots that belong to messages, because the messages are gone
+// for good with the server that had them. Who still holds one finds its claim
+// stale. Slots being filled stay: their messages are yet to be sent.
+func (a *Arena) Abandon() (freed int) {
+	for n := range uint32(a.shape.RawSlots + a.shape.SealedSlots) {
+		w := a.word(n).Load()
+		gen, _, state := unpack(w)
+		if state == stateFull && a.word(n).CompareAndSwap(w, pack(gen, 0, stateFree)) {
+			freed++
+		}
+	}
+	return freed
+}
+
 // Usage counts the slots of a pool by state.
 func (a *Arena) Usage(c Pool) (free, filling, full int) {
 	from, to := a.slots(c)

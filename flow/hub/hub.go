@@ -36,7 +36,7 @@ type Server interface {
 }
 
 // Join connects to the server, in this process if one is given, else where d says.
-// label is put on the job's streams.
+// label is put on the job's streams, where the server is not the job's own.
 func Join(d courier.Dial, s Server, job id.Job, label map[string]string) (*Hub, error) {
 	cover, err := courier.NewCover(d.Key)
 	if err != nil {
@@ -61,6 +61,16 @@ func Join(d courier.Dial, s Server, job id.Job, label map[string]string) (*Hub, 
 // Conn is for what else is said on this connection.
 func (h *Hub) Conn() *nats.Conn { return h.nc }
 
+// Gone reports whether the server could not be reached again for longer than the
+// patience that Join was given.
+func (h *Hub) Gone() bool { return h.nc.IsClosed() }
+
+// Servers counts the servers of the cluster, as far as this end knows.
+func (h *Hub) Servers() int { return len(h.nc.Servers()) }
+
+// MaxPayload is the largest message that the server carries, in bytes.
+func (h *Hub) MaxPayload() int64 { return h.nc.MaxPayload() }
+
 // Close leaves the server.
 func (h *Hub) Close() { h.nc.Close() }
 
@@ -78,6 +88,9 @@ func (h *Hub) MakeQueues(ctx context.Context, work *flow.Work, replicas int) err
 		if err := h.makeQueue(ctx, flow.ByteStream(h.job), flow.ByteSubjects(h.job), flow.BytesQueued, apart, flow.ByteSubject); err != nil {
 			return err
 		}
+	}
+	if len(h.label) > 0 {
+		return nil // facts are sealed in the vault: no open copy of them where others look
 	}
 	_, err := h.js.CreateStream(ctx, jetstream.StreamConfig{
 		Name: flow.FactStream(h.job), Subjects: []string{flow.FactSubject(h.job)}, Storage: jetstream.MemoryStorage, Metadata: h.label,

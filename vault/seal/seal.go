@@ -23,6 +23,7 @@ const (
 	TypeSegment    ObjectType = 5 // name: SHA-256 of the segment's clear header
 	TypeKey        ObjectType = 6 // the secrets wrapped by a password; name: the clear envelope
 	TypeCatalog    ObjectType = 7 // name: the snapshot's place in the ledger and the part's number
+	TypeCall       ObjectType = 8 // said between conductors and pools of workers, never stored; name: the subject
 )
 
 // The associated data of everything sealed, in this order, integers big-endian:
