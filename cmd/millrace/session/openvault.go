@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 
 	"github.com/millrace-backup/millrace/catalog"
@@ -64,6 +65,8 @@ func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
 	if err != nil {
 		return nil, fault.At("open vault", location, err)
 	}
+	// The password cost 64 MiB to try, which nothing else will ever need.
+	debug.FreeOSMemory()
 	o := &Vault{Vault: v, Location: canonical, memory: m, note: a.Note}
 	remembered, err := m.checkpoint(cfg)
 	if err != nil {
