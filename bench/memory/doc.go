@@ -1,4 +1,4 @@
-// Memory measures how much memory a backup takes: the anonymous and shared memory
+// Command memory measures how much memory a backup takes: the anonymous and shared memory
 // of all its processes together, shared memory counted once.
 //
 //	go run ./bench/memory -millrace ./millrace -virtual 64GiB -data 8GiB
