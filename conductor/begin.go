@@ -33,6 +33,7 @@ func (j *job) begin(ctx context.Context) (err error) {
 		return flow.VaultFault("write a heartbeat to", o.Location, err)
 	}
 	number, _ := j.holder.Last()
+	j.leaveOut()
 	var guests []id.Guest
 	for _, g := range o.Guests {
 		guests = append(guests, g.ID)

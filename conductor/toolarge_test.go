@@ -1,0 +1,41 @@
+package conductor
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/vdisk"
+)
+
+// TestAGuestTooLargeForItsPlan is left out with a reason, and the others go on;
+// larger parcels make it fit.
+func TestAGuestTooLargeForItsPlan(t *testing.T) {
+	guest := func(name string, sizes ...int64) hypervisor.Guest {
+		g := hypervisor.Guest{Name: name, Source: "/" + name}
+		for _, n := range sizes {
+			g.Disks = append(g.Disks, hypervisor.Disk{Info: vdisk.Info{VirtualSize: n}})
+		}
+		return g
+	}
+	const tib = 1 << 40
+	guests := []hypervisor.Guest{
+		guest("full", 64*tib, 64*tib), guest("one byte more", 64*tib, 64*tib, 1), guest("16 PiB", 1<<54), guest("largest number", 1<<63-1), guest("small", 1),
+	}
+	for parcel, want := range map[int64]string{4 << 20: "full small", 32 << 20: "full one byte more small"} {
+		j := &job{o: &Options{Guests: guests, ParcelSize: parcel}}
+		j.leaveOut()
+		var names []string
+		for _, g := range j.o.Guests {
+			names = append(names, g.Name)
+		}
+		if got := strings.Join(names, " "); got != want || len(names)+len(j.o.Failed) != len(guests) {
+			t.Errorf("parcels of %d: %q go on, want %q; %d left out", parcel, got, want, len(j.o.Failed))
+		}
+		for _, f := range j.o.Failed {
+			if f.Code != "too-large" || !strings.Contains(f.Remedy, "--parcel") {
+				t.Errorf("left out with %+v", f)
+			}
+		}
+	}
+}
