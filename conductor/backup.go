@@ -130,7 +130,7 @@ func (j *job) run(ctx context.Context) error {
 	}
 	j.crew = &crew.Crew{
 		Command: j.o.Command, Folder: j.folder, Log: j.log, Settings: flow.Config{Job: j.id, Work: j.work}, Arena: j.arena, Keys: j.o.Vault.Keys,
-		Queue: j.queue, Host: j.o.Host, Depths: j.queue.Hub.Depths, Note: j.note, Stop: j.stop, Started: j.o.Started,
+		Queue: j.queue, Host: j.o.Host, Depths: j.queue.Hub.Depths, Note: j.note, Stop: j.stop, Started: j.o.Started, Mute: j.o.mute,
 	}
 	if err := j.listen(); err != nil {
 		return err
@@ -239,11 +239,13 @@ func (j *job) watch(ctx context.Context) {
 			wrote = time.Now()
 			j.writeDown(ctx)
 		}
+		queued := j.queue.Hub.Depths(ctx)
+		j.crew.Guard(time.Now(), queued)
 		if j.o.Observe != nil {
 			j.mu.Lock()
 			p := j.progress
 			j.mu.Unlock()
-			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: j.crew.Stages(j.queue.Hub.Depths(ctx)), Progress: p, Work: &j.work})
+			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: j.crew.Stages(queued), Progress: p, Work: &j.work})
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -186,6 +188,29 @@ func TestFewerSlotsThanWorkers(t *testing.T) {
 		cancel()
 		if err != nil || s.Outcome != "done" || s.SlotsLeft != 0 {
 			t.Fatalf("%v: outcome %q, %v, %d slots left", parallel, s.Outcome, err, s.SlotsLeft)
+		}
+		b.check(t)
+	}
+}
+
+// A worker that is stopped says nothing and holds up the job, being the only one of
+// its stage. It is killed and replaced, and its slots are freed after that.
+func TestStoppedWorkerIsReplaced(t *testing.T) {
+	for _, stage := range []string{flow.Reader, flow.Indexer} {
+		b := newBed(t, 64<<20)
+		o := b.options(t)
+		o.mute = 2 * time.Second
+		var once sync.Once
+		o.Started = func(s string, _ uint32, pid int) {
+			if s == stage {
+				once.Do(func() { _ = syscall.Kill(pid, syscall.SIGSTOP) })
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		s, err := Backup(ctx, o)
+		cancel()
+		if err != nil || s.Outcome != "done" || s.SlotsLeft != 0 {
+			t.Fatalf("%s: outcome %q, %v, %d slots left", stage, s.Outcome, err, s.SlotsLeft)
 		}
 		b.check(t)
 	}

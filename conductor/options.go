@@ -67,6 +67,7 @@ type Options struct {
 	// Started is called for every worker that is started. May be nil.
 	Started func(stage string, worker uint32, pid int)
 
+	mute   time.Duration                       // for tests: see crew.Crew
 	joined func(context.Context, *queue.Queue) // for tests: runs beside the job
 }
 

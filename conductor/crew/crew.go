@@ -52,6 +52,8 @@ type worker struct {
 	mu       sync.Mutex
 	peak     int64       // of its memory, as last seen
 	status   flow.Status // the last it said
+	heard    time.Time   // when it said it
+	told     bool        // that it says nothing
 	draining bool
 }
 
@@ -64,21 +66,23 @@ type Crew struct {
 	Arena    *arena.Arena
 	Keys     *vault.Keys
 	Queue    Queue
-	Host     string // of this machine, for facts
-	First    uint32 // workers' numbers begin above this one
+	Host     string        // of this machine, for facts
+	First    uint32        // workers' numbers begin above this one
+	Mute     time.Duration // see Guard; 0: the constant of that name
 	Depths   func(context.Context) map[string]uint64
 
 	Note    func(events.Fact)                          // of each worker that comes and goes
 	Stop    func(*flow.Fault)                          // the job cannot go on
 	Started func(stage string, worker uint32, pid int) // may be nil
 
-	mu     sync.Mutex
-	last   uint32
-	all    []*worker
-	guests []*visitor
-	blocks uint32 // of numbers given out
-	ending bool   // the job is over: who leaves now is not replaced
-	exits  sync.WaitGroup
+	mu      sync.Mutex
+	last    uint32
+	all     []*worker
+	guests  []*visitor
+	blocks  uint32    // of numbers given out
+	guarded time.Time // when Guard last looked
+	ending  bool      // the job is over: who leaves now is not replaced
+	exits   sync.WaitGroup
 }
 
 // Queue lets workers in.
@@ -125,7 +129,7 @@ func (c *Crew) start(stage string, restart uint32) error {
 		return nil
 	}
 	c.last++
-	w := &worker{stage: stage, number: c.First + c.last, restart: restart, gone: make(chan struct{})}
+	w := &worker{stage: stage, number: c.First + c.last, restart: restart, gone: make(chan struct{}), heard: time.Now()}
 	if err := c.spawn(w); err != nil {
 		return fmt.Errorf("start a worker of %s: %w", stage, err)
 	}
@@ -276,7 +280,7 @@ func (c *Crew) Heard(s flow.Status) {
 	for _, w := range c.all {
 		if w.number == s.Worker && w.stage == s.Stage {
 			w.mu.Lock()
-			w.status = s
+			w.status, w.heard = s, time.Now()
 			w.peak = max(w.peak, peak(w.cmd.Process.Pid))
 			w.mu.Unlock()
 			return
