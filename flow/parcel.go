@@ -79,6 +79,7 @@ type Ask struct {
 	Reread  []RecheckEntry `json:"reread,omitempty"`  // send these again
 	Pass    uint8          `json:"pass,omitempty"`    // ... in this pass
 	Fresh   bool           `json:"fresh,omitempty"`   // ... and have nothing taken as known
+	Plan    bool           `json:"plan,omitempty"`    // send the plan again: it has not come
 }
 
 // Answer is snapshot's reply.

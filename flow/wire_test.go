@@ -57,7 +57,7 @@ var wires = []wire{
 	{"parcel-with-bytes", Message{Parcel: &Parcel{Disk: 2, Number: 3, Offset: 12 << 20, Length: 4 << 20, Claim: arena.Claim{Length: 11}}, Payload: []byte("these bytes")}},
 	{"parcel-of-uploader", Message{Parcel: &Parcel{Disk: 1, Length: 208940, Pieces: pieces, Packs: []Pack{{Name: id.Object{0xaa, 31: 0xbb}, Size: 33 << 20, Chunks: 412, Raw: 60 << 20, Key: 0xdeadbeef}}}}},
 	{"plan", Message{Plan: &Plan{Guest: 1, Facts: []byte("facts"), Recheck: []RecheckEntry{{1, 2}, {3, 4}}}}},
-	{"ask", Message{Ask: &Ask{Guest: 1, Confirm: true, Release: true, Reread: []RecheckEntry{{5, 6}}, Pass: 1, Fresh: true}}},
+	{"ask", Message{Ask: &Ask{Guest: 1, Confirm: true, Release: true, Reread: []RecheckEntry{{5, 6}}, Pass: 1, Fresh: true, Plan: true}}},
 	{"answer", Message{Answer: &Answer{Guest: 1, Confirmed: true, Released: true, Facts: []byte("more facts")}}},
 	{"fault", Message{Fault: &Fault{Class: Park, Code: "image-unreadable", Stage: Reader, Op: "read", Object: "disk.img", Cause: "bad sector", Remedy: "check the disk", Disk: 3, Guest: 4, ByDisk: true}}},
 }

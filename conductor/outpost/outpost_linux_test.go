@@ -242,7 +242,7 @@ func TestPoolsTakePart(t *testing.T) {
 	_, saidB := s.pool("b", "--stages", "seal,chunker", "--parallel", "seal=2")
 	killed := false
 	sum := s.backup(func(l told) {
-		if !killed && l.Type == "status" && l.Done > 0 && l.Done < l.Total {
+		if !killed && l.Type == "status" && l.Total > 0 && l.Done < l.Total {
 			if err := a.Process.Kill(); err != nil {
 				t.Error(err)
 			}
@@ -271,7 +271,7 @@ func TestServerIsKilledInMidJob(t *testing.T) {
 	s := newSite(t, 192<<20)
 	killed := false
 	s.backup(func(l told) {
-		if !killed && l.Type == "status" && l.Done > 0 && l.Done < l.Total {
+		if !killed && l.Type == "status" && l.Total > 0 && l.Done < l.Total {
 			killed = true
 			_ = s.server.Process.Kill()
 			_ = s.server.Wait()

@@ -400,7 +400,13 @@ func (x *indexer) findLost(ctx context.Context) error {
 		g := &x.guests[n]
 		// No question is on its way either: whatever was asked is asked again.
 		g.asked, g.releasing = false, false
-		if g.fault != nil || !g.point.IsZero() || !g.planned {
+		if g.fault != nil || !g.point.IsZero() {
+			continue
+		}
+		if !g.planned { // still to come, or lost with the server that had it
+			if err := x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: uint32(n), Plan: true}}); err != nil {
+				return err
+			}
 			continue
 		}
 		out, again := x.missing(uint32(n), flow.MaxQueued/4)

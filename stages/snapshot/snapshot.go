@@ -30,8 +30,9 @@ type stage struct {
 	w       *flow.Worker
 	drivers DriverFor
 
-	mu    sync.Mutex       // guards holds and their plans
-	holds map[uint32]*hold // by guest
+	mu    sync.Mutex               // guards holds and their plans
+	holds map[uint32]*hold         // by guest
+	said  map[uint32]*flow.Message // by guest: its plan, or why there is none
 }
 
 // hold is a frozen guest.
@@ -49,7 +50,7 @@ var errOver = errors.New("the guest is settled")
 
 // Run is the stage: one process per job. It returns when it is told to drain.
 func Run(ctx context.Context, w *flow.Worker, drivers DriverFor) error {
-	s := &stage{w: w, drivers: drivers, holds: map[uint32]*hold{}}
+	s := &stage{w: w, drivers: drivers, holds: map[uint32]*hold{}, said: map[uint32]*flow.Message{}}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.answer(ctx) })
 	g.Go(func() error { return s.sendAll(ctx) })
@@ -86,7 +87,16 @@ func (s *stage) sendAll(ctx context.Context) error {
 func (s *stage) park(ctx context.Context, guest uint32, f *flow.Fault) error {
 	f = flow.AsFault(f, flow.Snapshot)
 	f.Guest, f.ByDisk = guest, false
-	return s.w.Send(ctx, flow.Indexer, &flow.Message{Fault: f})
+	return s.tell(ctx, guest, &flow.Message{Fault: f})
+}
+
+// tell sends the indexer what becomes of a guest, and keeps it: should the server
+// lose it, the indexer asks for it.
+func (s *stage) tell(ctx context.Context, guest uint32, m *flow.Message) error {
+	s.mu.Lock()
+	s.said[guest] = m
+	s.mu.Unlock()
+	return s.w.Send(ctx, flow.Indexer, m)
 }
 
 // guest translates what the job knows into the driver's words.
@@ -129,7 +139,7 @@ func (s *stage) backUp(ctx context.Context, n uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := s.w.Send(ctx, flow.Indexer, &flow.Message{Plan: &flow.Plan{Guest: n, Facts: b, Recheck: recheck}}); err != nil {
+	if err := s.tell(ctx, n, &flow.Message{Plan: &flow.Plan{Guest: n, Facts: b, Recheck: recheck}}); err != nil {
 		return err
 	}
 	// Questions are answered only now: a successor of a killed process may ask
@@ -201,7 +211,7 @@ func (s *stage) serve(ctx context.Context, d *flow.Delivery) error {
 		return s.w.Settle(ctx, d, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "answer", Object: flow.Snapshot, Cause: fmt.Sprintf("the job has no guest %d", a.Guest), Remedy: "report this"})
 	}
 	s.mu.Lock()
-	h := s.holds[a.Guest]
+	h, said := s.holds[a.Guest], s.said[a.Guest]
 	var plans map[uint32]*plan
 	if h != nil {
 		plans = h.plans
@@ -214,6 +224,10 @@ func (s *stage) serve(ctx context.Context, d *flow.Delivery) error {
 			return err
 		}
 		return s.w.Forward(ctx, d, flow.Indexer, &flow.Message{Answer: &flow.Answer{Guest: a.Guest, Released: true, Facts: facts}})
+	case a.Plan && said == nil: // its turn is still to come
+		return d.Done()
+	case a.Plan:
+		return s.w.Forward(ctx, d, flow.Indexer, said)
 	case plans == nil: // restarted, and not there yet
 		return d.Later()
 	case a.Confirm:

@@ -140,6 +140,7 @@ func Kinds() []Kind {
 		{"pack-retired", nil, ExitFailed, "run the job again, which stores what the pack had once more"},
 		{"vault-io", nil, ExitFailed, "check the vault's disk or server, then run the job again; what was stored is found again"},
 		{"stage-dies", nil, ExitFailed, "look into the logs of the job's folder under the state directory"},
+		{"queue-lost", nil, ExitFailed, "start the NATS server or mend the way to it, then run the job again; what was stored is found again"},
 		{"seal-mismatch", nil, ExitFailed, "test this machine's memory; nothing wrong was stored"},
 		{"bad-message", nil, ExitFailed, "run the job again, and report it with the logs of the job's folder"},
 		{"not-a-file", restore.ErrNotFile, ExitFailed, "choose another target: a device or folder is never replaced"},
