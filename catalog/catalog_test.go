@@ -283,11 +283,13 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// Points of a guest stay in the order of their instants, however they come.
-func TestPointsAreOrderedByInstant(t *testing.T) {
+// Points of a guest are in the order of the ledger, and each is found by its time,
+// however those come.
+func TestPointsAreFoundByInstant(t *testing.T) {
 	l := &log{}
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, n := range r.Perm(100) {
+	order := r.Perm(100)
+	for _, n := range order {
 		l.add(day(1), job1, point(id.Point{byte(n), 1}, web, "web", day(1).Add(time.Duration(n)*time.Hour)))
 	}
 	s, err := Fold(l.all())
@@ -295,8 +297,12 @@ func TestPointsAreOrderedByInstant(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, p := range s.Guests[web].Points {
-		if int(p.Point[0]) != i {
+		if int(p.Point[0]) != order[i] {
 			t.Fatalf("point %d is number %d", p.Point[0], i)
+		}
+		found, err := s.Point("web@"+p.Time.Time().Format(time.RFC3339), time.UTC)
+		if err != nil || found != p {
+			t.Fatalf("point %d is not found by its time: %v %v", p.Point[0], found, err)
 		}
 	}
 }
@@ -322,5 +328,36 @@ func TestAGuestIsFoundWithoutItsExtension(t *testing.T) {
 	}
 	if g, err := s.Guest("web.vhdx"); err != nil || g.ID != web {
 		t.Errorf("web.vhdx: %v, %v", g, err)
+	}
+}
+
+// A clock that jumps back or forth between jobs does not change which point is the
+// latest, nor which one a printed time names.
+func TestClocksDoNotOrderPoints(t *testing.T) {
+	l := &log{}
+	ids := []id.Point{{0x11, 0x11}, {0x22, 0x22}, {0x33, 0x33}, {0x44, 0x44}}
+	for n, at := range []time.Time{day(10), day(28), day(3), day(4)} { // fast by weeks, then slow, then going on from there
+		l.add(at, id.Job{byte(n + 1)}, events.JobStarted{Verb: "backup"}, point(ids[n], web, "web", at))
+	}
+	s, err := Fold(l.all())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, p := range s.Listed() {
+		if p.Point != ids[n] || s.Guests[web].Points[n].Point != ids[n] {
+			t.Errorf("point %d of the list is %s", n, p.Point)
+		}
+	}
+	for arg, want := range map[string]int{
+		"latest": 3, "web@latest": 3, "web@2026-11-28T23:00:00Z": 1, "web@2026-11-10T23:00:00Z": 0, "web@2026-11-03T23:00:00Z": 2,
+		"web@2026-11-09": 3, "web@2026-11-20": 0, "web@2027-01-01": 1,
+	} {
+		p, err := s.Point(arg, time.UTC)
+		if err != nil || p.Point != ids[want] {
+			t.Errorf("%s: %v, %v, want %s", arg, p, err, ids[want])
+		}
+	}
+	if j, err := s.Job("latest"); err != nil || j.ID != (id.Job{4}) {
+		t.Errorf("latest job: %v %v", j, err)
 	}
 }

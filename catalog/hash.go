@@ -86,7 +86,8 @@ func (w canon) guests(s *State) {
 		w.raw(k[:])
 		w.text(g.Name)
 		w.number(uint64(len(g.Points)))
-		for _, p := range g.Points {
+		// By time: that is how version 1 of the form has them.
+		for _, p := range slices.SortedFunc(slices.Values(g.Points), byTime) {
 			w.raw(p.Point[:])
 		}
 	})

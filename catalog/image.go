@@ -258,7 +258,7 @@ func ReadImage(entries iter.Seq2[[]byte, error]) (*State, error) {
 		}
 	}
 	for _, g := range r.s.Guests {
-		slices.SortFunc(g.Points, byTime)
+		slices.SortFunc(g.Points, byPosition)
 	}
 	return r.s, nil
 }

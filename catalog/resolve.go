@@ -24,9 +24,9 @@ const minPrefix = 4
 // maxCandidates bounds how many are listed in an error.
 const maxCandidates = 10
 
-// Point finds the point that arg names: "latest" (the newest of the vault), the
-// first digits of a point's id, GUEST@latest, or GUEST@TIME (the newest of the
-// guest that is not after TIME). A guest is its name or the first digits of its
+// Point finds the point that arg names: "latest" (the last that the vault's ledger
+// has), the first digits of a point's id, GUEST@latest (the last of the guest), or
+// GUEST@TIME (the one with the latest time that is not after TIME). A guest is its name or the first digits of its
 // id. Times without a zone are in loc; a time means all of the second, minute or
 // day that it names, one with a fraction of a second exactly what it says.
 // Forgotten points are not found. The error wraps ErrNone or ErrAmbiguous and
@@ -75,8 +75,13 @@ func (s *State) pointAt(arg, guest, when string, loc *time.Location) (*Point, er
 			return nil, fmt.Errorf("point %q: %w", arg, err)
 		}
 	}
-	for _, p := range slices.Backward(g.Points) {
-		if until.IsZero() || !p.Time.Time().After(until) {
+	if until.IsZero() && len(g.Points) > 0 {
+		return g.Points[len(g.Points)-1], nil
+	}
+	// By the times that the points show, so that a time which was printed finds the
+	// point it was printed for, even if the clock was set back after it.
+	for _, p := range slices.Backward(slices.SortedFunc(slices.Values(g.Points), byTime)) {
+		if !p.Time.Time().After(until) {
 			return p, nil
 		}
 	}

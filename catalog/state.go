@@ -39,7 +39,7 @@ type Guest struct {
 	Name   string
 	Driver string
 	Source string
-	Points []*Point // listed ones, oldest first
+	Points []*Point // listed ones, in the order of the ledger
 }
 
 // Point is a recovery point and what has happened to it.
@@ -197,7 +197,7 @@ func (s *State) applyPoint(r events.Record) {
 		p := &Point{PointCommitted: f, Job: r.Job, Position: r.Position, Committed: r.Time}
 		s.Points[f.Point] = p
 		g := s.see(f.Guest, f.GuestName, f.Driver, f.Source)
-		at, _ := slices.BinarySearchFunc(g.Points, p, byTime)
+		at, _ := slices.BinarySearchFunc(g.Points, p, byPosition)
 		g.Points = slices.Insert(g.Points, at, p)
 		if j := s.Jobs[r.Job]; j != nil {
 			j.Points = append(j.Points, f.Point)
@@ -271,18 +271,20 @@ func (s *State) withdraw(r events.Record, f events.ChunkWithdrawn) {
 	}
 }
 
-// byTime orders points by the instant they show, then by when they were
-// committed.
+// byTime orders points by the instant they show, by the clock of the machine that
+// made them, then by when they were committed. Only who asks for a time wants this:
+// clocks are set back, and two machines have two; see byPosition.
 func byTime(a, b *Point) int {
 	return cmp.Or(cmp.Compare(a.Time, b.Time), cmp.Compare(a.Position, b.Position), bytes.Compare(a.Point[:], b.Point[:]))
 }
 
-// byPosition orders points as the ledger has them.
+// byPosition orders points as the ledger has them: the order in which they came to
+// be, whatever the clocks said.
 func byPosition(a, b *Point) int {
 	return cmp.Or(cmp.Compare(a.Position, b.Position), bytes.Compare(a.Point[:], b.Point[:]))
 }
 
-// Listed returns the points that are not forgotten, oldest first.
+// Listed returns the points that are not forgotten, in the order of the ledger.
 func (s *State) Listed() []*Point {
 	return slices.SortedFunc(func(yield func(*Point) bool) {
 		for p := range maps.Values(s.Points) {
@@ -290,7 +292,7 @@ func (s *State) Listed() []*Point {
 				return
 			}
 		}
-	}, byTime)
+	}, byPosition)
 }
 
 // JobList returns all jobs in the order in which they began.

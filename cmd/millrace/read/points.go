@@ -18,8 +18,8 @@ func Points(app *session.App) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "points [GUEST]",
 		Short: "List recovery points",
-		Long: `List recovery points, oldest first: of all guests, or of the one with this name
-or id prefix.`,
+		Long: `List recovery points in the order in which they were made, whatever clocks said: of
+all guests, or of the one with this name or id prefix.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			guest := ""

@@ -98,7 +98,7 @@ func list(s *catalog.State, p *catalog.Point) Listed {
 	return l
 }
 
-// Points returns the listed points, oldest first, of one guest if it is named.
+// Points returns the listed points, in the order of the ledger, of one guest if it is named.
 func (o *Vault) Points(ctx context.Context, guest string, past Past) ([]Listed, error) {
 	s, err := o.State(ctx, past)
 	if err != nil {
