@@ -17,6 +17,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -26,10 +27,22 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	ctx, stop := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() { os.Exit(interrupt(signals, stop, os.Stderr)) }()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// interrupt ends the program in good order at the first signal, and returns, to end
+// it at once, at the second: whoever asks twice does not want to wait, and what a kill
+// leaves is safe.
+func interrupt(signals <-chan os.Signal, stop func(), stderr io.Writer) int {
+	<-signals
 	stop()
-	os.Exit(code)
+	<-signals
+	fmt.Fprintln(stderr, "millrace: interrupted again: ended at once; what is stored stays, and the next job finds it")
+	return fault.ExitInterrupted
 }
 
 // run is the whole program: it carries out one command line and returns the

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"os"
 	"strings"
 	"testing"
 
@@ -16,5 +17,24 @@ func TestInterruptExits130(t *testing.T) {
 	code := run(ctx, []string{"init", t.TempDir() + "/v", "--password-fd", "0", "--state", t.TempDir()}, strings.NewReader("pw\n"), &out, &err)
 	if code != fault.ExitInterrupted || !strings.Contains(err.String(), "[interrupted]") {
 		t.Errorf("exit %d\n%s%s", code, out.String(), err.String())
+	}
+}
+
+// The first signal asks, the second ends.
+func TestASecondInterruptEndsAtOnce(t *testing.T) {
+	signals := make(chan os.Signal)
+	asked := make(chan struct{})
+	var said bytes.Buffer
+	code := make(chan int)
+	go func() { code <- interrupt(signals, func() { close(asked) }, &said) }()
+	signals <- os.Interrupt
+	<-asked
+	select {
+	case <-code:
+		t.Fatal("the first signal ended the program")
+	case signals <- os.Interrupt:
+	}
+	if got := <-code; got != fault.ExitInterrupted || !strings.Contains(said.String(), "ended at once") {
+		t.Errorf("exit %d, said %q", got, said.String())
 	}
 }
