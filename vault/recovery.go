@@ -2,10 +2,16 @@ package vault
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
+
+	"github.com/millrace-backup/millrace/vault/store"
 )
 
 // The recovery key as people keep it: "MRK1-" and 14 groups of four letters and
@@ -65,4 +71,35 @@ func parseRecovery(text []byte) (secret []byte, looksLike, ok bool) {
 	}
 	secret = all[:recoverySize]
 	return secret, true, bytes.Equal(all[recoverySize:], recoveryChecksum(secret))
+}
+
+// Rescue opens a vault whose "vault" object is lost by its keys alone, to read what
+// is there; how it cuts is not known then. ErrNoVault if there is no key either.
+func Rescue(ctx context.Context, st store.Store, password []byte) (*Vault, error) {
+	found := ErrNoVault
+	for entry, err := range st.List(ctx, keyPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("rescue vault: %w", err)
+		}
+		k, err := rescue(ctx, st, entry.Name, password)
+		if err == nil {
+			return &Vault{k.Vault(), Config{Format: Format, ID: k.Vault(), SigningKey: k.Public(), CellSize: 4 << 20, BlockSize: 4 << 10}, st, k}, nil
+		}
+		found = errors.Join(found, err)
+	}
+	return nil, fmt.Errorf("rescue vault: %w", found)
+}
+
+func rescue(ctx context.Context, st store.Store, name string, password []byte) (*Keys, error) {
+	text, err := store.ReadAll(ctx, st, name, maxEnvelope)
+	unsigned, err2 := allButLast(text)
+	bound, err3 := allButLast(unsigned)
+	e := envelope{bound: bound}
+	if err := errors.Join(err, err2, err3, json.Unmarshal(text, &e), e.check(name)); err != nil {
+		return nil, damaged(name, "%v", err)
+	}
+	if secret, _, ok := parseRecovery(password); ok {
+		return e.unwrap(secret)
+	}
+	return e.unwrap(password)
 }

@@ -178,20 +178,17 @@ func (v *Vault) RemoveKey(ctx context.Context, k id.Key) error {
 	return nil
 }
 
-// ReadKeys lists the keys of the vault that c describes, in order of their ids;
-// no key is needed. Objects that are damaged or newer come as errors, with the
-// object named, and the listing goes on. Keys of other vaults are left out.
+// ReadKeys lists the keys of the vault that c describes, in order of their ids. What
+// is damaged or newer comes as an error that names it; other vaults' are left out.
 func ReadKeys(ctx context.Context, st store.Store, c Config) iter.Seq2[Key, error] {
 	return func(yield func(Key, error) bool) {
 		v := &Vault{ID: c.ID, Config: c, Store: st}
 		for e, err := range v.envelopes(ctx) {
-			if err != nil {
-				if !yield(Key{}, err) {
-					return
-				}
-				continue
+			var k Key
+			if err == nil {
+				k = e.key()
 			}
-			if !yield(e.key(), nil) {
+			if !yield(k, err) {
 				return
 			}
 		}
