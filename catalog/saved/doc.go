@@ -9,7 +9,9 @@
 //
 // A *snapshot* is an object catalogs/<position>-<size>: a [catalog.State] folded
 // from all facts before a position, sealed, and signed together with the size and
-// root that the ledger had there.
+// root that the ledger had there. A *copy* is an object points/<point id>: the fact
+// PointCommitted of a point that no snapshot holds yet. Together they let [Points]
+// say what a vault has whose ledger is lost.
 //
 // # Guarantees
 //

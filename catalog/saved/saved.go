@@ -133,9 +133,9 @@ func read(ctx context.Context, v *vault.Vault, l *ledger.Ledger, at ledger.Reach
 }
 
 // Save leaves a snapshot of a state if the newest one is Every segments or more
-// behind it, and deletes all but the newest three. l has signed what s is folded
-// from. Nothing depends on it: whoever calls it goes on after an error. It needs
-// PartMeta and PartSign.
+// behind it, and deletes all but the newest three; otherwise a copy of each point
+// that is not in the newest. l has signed what s is folded from. Nothing depends on
+// it: whoever calls it goes on after an error. It needs PartMeta and PartSign.
 func Save(ctx context.Context, v *vault.Vault, l *ledger.Ledger, s *catalog.State) error {
 	places, err := list(ctx, v.Store)
 	if err != nil {
@@ -143,10 +143,17 @@ func Save(ctx context.Context, v *vault.Vault, l *ledger.Ledger, s *catalog.Stat
 	}
 	// A snapshot that is ahead of the state is of a vault that was set back.
 	places = slices.DeleteFunc(places, func(at ledger.Reached) bool { return at.Seq > s.Next })
-	if s.Next < Every || len(places) > 0 && s.Next-places[0].Seq < Every {
-		return nil
+	var held uint64 // the newest snapshot holds what is before
+	if len(places) > 0 {
+		held = places[0].Seq
 	}
-	return save(ctx, v, l, s, places)
+	if s.Next-held < Every {
+		return copies(ctx, v, s, held)
+	}
+	if err := save(ctx, v, l, s, places); err != nil {
+		return err
+	}
+	return copies(ctx, v, s, s.Next)
 }
 
 // save puts the snapshot; older are those that are there, newest first.
