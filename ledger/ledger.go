@@ -244,7 +244,7 @@ func (l *Ledger) compare(ctx context.Context, seen Checkpoint) error {
 		then = mark{s.PrevSize, s.PrevRoot}
 	}
 	if then != (mark{seen.Size, seen.Root}) {
-		return fmt.Errorf("it does not continue what was seen, %s: %w", seen.position(), ErrForked)
+		return fmt.Errorf("it ends at %s and does not continue what was seen, %s: %w", here.position(), seen.position(), ErrForked)
 	}
 	return nil
 }

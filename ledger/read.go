@@ -296,3 +296,36 @@ func (l *Ledger) Verify(ctx context.Context) error {
 	}
 	return errors.Join(wrong...)
 }
+
+// Salvage yields the records of every segment that opens, in the order of their
+// numbers, whatever is missing around them: for a ledger that is lost in part. That
+// a record is authentic is certain, that it is the last word is not. What cannot be
+// read is an error that names the object, and the iteration goes on.
+func Salvage(ctx context.Context, v *vault.Vault) iter.Seq2[events.Record, error] {
+	return func(yield func(events.Record, error) bool) {
+		l := Ledger{cfg: v.Config, st: v.Store, vault: v}
+		for e, err := range v.Store.List(ctx, segmentFolder) {
+			if err != nil {
+				yield(events.Record{}, err)
+				return
+			}
+			seq, ok := number(segmentFolder, e.Name)
+			if !ok {
+				continue
+			}
+			var records []events.Record
+			_, err := l.fetch(ctx, seq, func(s *Segment) (err error) {
+				records, err = s.open(v.Keys)
+				return err
+			})
+			if err != nil && !yield(events.Record{}, err) || ctx.Err() != nil {
+				return
+			}
+			for _, r := range records {
+				if !yield(r, nil) {
+					return
+				}
+			}
+		}
+	}
+}

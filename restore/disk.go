@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -13,7 +14,7 @@ import (
 
 // Disk writes every byte of d that is not a hole onto w. It needs the vault's
 // PartMeta, PartData and PartIDs. The first chunk that cannot be read, or write
-// that fails, ends it; w then holds some of the disk.
+// that fails, ends it; w then holds some of the disk. With o.Lost only the write does.
 func Disk(ctx context.Context, v *vault.Vault, d events.PointDisk, w Target, o Options) error {
 	pieces, err := disk(ctx, v, d, 0)
 	if err != nil {
@@ -29,20 +30,35 @@ func Disk(ctx context.Context, v *vault.Vault, d events.PointDisk, w Target, o O
 			}
 			return nil
 		},
-		lost: func(ps []piece, err error) error { return fmt.Errorf("bytes at %d: %w", ps[0].offset, err) },
+		lost: func(ps []piece, err error) error {
+			if o.Lost == nil {
+				return fmt.Errorf("bytes at %d: %w", ps[0].offset, err)
+			}
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			for _, p := range ps {
+				o.Lost(Range{d.Disk, d.Key, p.offset, p.length}, asDamage(err))
+			}
+			return nil
+		},
 	}
 	batches := make(chan batch)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(batches)
 		pl := planner{out: batches, window: window(v.Config.CellSize)}
+		var at int64
 		for p, err := range pieces(gctx) {
+			if err != nil && o.Lost != nil && blamed(err) {
+				return errors.Join(pl.flush(gctx), s.lost([]piece{{offset: at, length: d.Size - at}}, err))
+			}
 			if err != nil {
 				return err
 			}
 			if err := pl.add(gctx, p, !p.zero); err != nil {
 				return err
 			}
+			at = p.offset + p.length
 		}
 		return pl.flush(gctx)
 	})

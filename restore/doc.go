@@ -56,6 +56,9 @@ type Options struct {
 	Workers int
 	// Progress is told now and then how far the work is. Calls do not overlap.
 	Progress func(Progress)
+	// Lost, if it is set, is told of every range of the disk that cannot be read, and
+	// why; Disk and Raw then go on and leave zeros there. Calls do not overlap.
+	Lost func(Range, error)
 	// ReadPercent is how many of a point's chunks Verify reads and decodes, 0 to
 	// 100. At 100 each is read once.
 	ReadPercent int

@@ -1,0 +1,156 @@
+package salvage
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/millrace-backup/millrace/chunk"
+	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/restore"
+	"github.com/millrace-backup/millrace/vault"
+)
+
+// Loose is a disk as the footers of packs know it: chunks, and where on the disk
+// they were first read.
+type Loose struct {
+	vault.PackDisk
+	Size    int64 // where the last chunk ends; the disk may be longer
+	Covered int64 // bytes that some chunk was read at
+	Packs   int
+	places  []place
+}
+
+type place struct {
+	job    id.Job
+	pack   id.Object
+	domain id.Domain
+	entry  vault.PackEntry
+}
+
+// footers reads the footer of every pack and gathers the disks that no whole point
+// explains.
+func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vault.PackDisk]bool) error {
+	loose := map[vault.PackDisk]*Loose{}
+	for e, err := range v.Store.List(ctx, "packs/") {
+		if err != nil {
+			return err
+		}
+		folder, name := path.Split(strings.TrimPrefix(e.Name, "packs/"))
+		var job id.Job
+		var pack id.Object
+		if job.UnmarshalText([]byte(strings.TrimSuffix(folder, "/"))) != nil || pack.UnmarshalText([]byte(name)) != nil {
+			continue
+		}
+		info, err := vault.ReadPackFooter(ctx, v.Store, v.Keys, job, pack)
+		if err != nil {
+			if err := r.note(ctx, err); err != nil {
+				return err
+			}
+			continue
+		}
+		seen := map[uint16]bool{}
+		for _, entry := range info.Entries {
+			d := info.Disks[entry.Disk]
+			if explained[d] {
+				continue
+			}
+			l := loose[d]
+			if l == nil {
+				l = &Loose{PackDisk: d}
+				loose[d] = l
+			}
+			if !seen[entry.Disk] {
+				seen[entry.Disk] = true
+				l.Packs++
+			}
+			l.places = append(l.places, place{job, pack, info.Domain, entry})
+			l.Size = max(l.Size, entry.GuestOffset+int64(entry.Raw))
+		}
+	}
+	for _, l := range loose {
+		// Jobs are numbered by time: what a later one stored lies on top.
+		slices.SortStableFunc(l.places, func(a, b place) int {
+			return cmp.Or(bytes.Compare(a.job[:], b.job[:]), cmp.Compare(a.entry.GuestOffset, b.entry.GuestOffset))
+		})
+		l.Covered = covered(l.ranges())
+		r.Loose = append(r.Loose, *l)
+	}
+	slices.SortFunc(r.Loose, func(a, b Loose) int {
+		return cmp.Or(bytes.Compare(a.Guest[:], b.Guest[:]), bytes.Compare(a.Disk[:], b.Disk[:]))
+	})
+	return nil
+}
+
+func (l *Loose) ranges() (out []restore.Range) {
+	for _, p := range l.places {
+		out = append(out, restore.Range{Disk: l.Disk, Offset: p.entry.GuestOffset, Length: int64(p.entry.Raw)})
+	}
+	return out
+}
+
+// Write writes every chunk of the disk that opens where it was read, later jobs'
+// over earlier ones', and returns how many bytes are covered by chunks that could be
+// read. What cannot be read leaves what an earlier job had there, or zeros.
+func (l *Loose) Write(ctx context.Context, v *vault.Vault, w restore.Target, tell func(done, all int)) (int64, error) {
+	ids := map[id.Domain]*chunk.IDs{}
+	var good []restore.Range
+	for n, p := range l.places {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		if ids[p.domain] == nil {
+			key, err := v.Keys.IDKey(p.domain)
+			if err != nil {
+				return 0, fmt.Errorf("read disk %s: %w", l.Disk, err)
+			}
+			ids[p.domain] = chunk.NewIDs(key)
+		}
+		sealed := make([]byte, p.entry.Stored)
+		_, err := v.Store.Get(ctx, vault.PackName(p.job, p.pack), int64(p.entry.Offset), sealed)
+		if err != nil {
+			continue // the pack was there; whatever this is, the rest may still be had
+		}
+		plain, err := v.Keys.Decode(p.domain, p.entry.Chunk, sealed, nil, ids[p.domain])
+		if err != nil {
+			continue
+		}
+		if _, err := w.WriteAt(plain, p.entry.GuestOffset); err != nil {
+			return 0, fmt.Errorf("write disk %s: %w", l.Disk, err)
+		}
+		good = append(good, restore.Range{Disk: l.Disk, Offset: p.entry.GuestOffset, Length: int64(len(plain))})
+		tell(n+1, len(l.places))
+	}
+	return covered(good), nil
+}
+
+// Write restores disk n of the point to a raw file at path and returns the ranges
+// that could not be read; the file has zeros there. None means that the
+// image is exact: every byte was proven.
+func (f Found) Write(ctx context.Context, v *vault.Vault, n int, path string, progress func(restore.Progress)) ([]restore.Range, error) {
+	var lost []restore.Range
+	o := restore.RawOptions{Options: restore.Options{Progress: progress, Lost: func(r restore.Range, _ error) { lost = append(lost, r) }}}
+	err := restore.Raw(ctx, v, f.Disks[n], path, o)
+	if errors.Is(err, vault.ErrDamaged) && len(lost) == 0 { // its map does not open
+		d := f.Disks[n]
+		return []restore.Range{{Disk: d.Disk, Key: d.Key, Length: d.Size}}, err
+	}
+	return lost, err
+}
+
+// Newest are the newest points of each guest, in order of their names.
+func (r Result) Newest() []Found {
+	newest := map[id.Guest]Found{}
+	for _, p := range r.Points {
+		newest[p.Guest] = p
+	}
+	return slices.SortedFunc(maps.Values(newest), func(a, b Found) int {
+		return cmp.Or(cmp.Compare(a.GuestName, b.GuestName), bytes.Compare(a.Guest[:], b.Guest[:]))
+	})
+}
