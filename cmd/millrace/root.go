@@ -31,6 +31,7 @@ func (a *app) verbs() []*cobra.Command {
 		read.Show(a.App),
 		read.Restore(a.App),
 		read.Verify(a.App),
+		read.Recover(a.App),
 		a.auditCommand(),
 		a.demoCommand(),
 		serve.Worker(a.App, version().Version),
@@ -132,6 +133,10 @@ func asksForJSON(args []string) bool {
 // on stderr.
 func (a *app) reportFault(f *fault.Fault, asJSON bool) {
 	if asJSON {
+		object := f.Object
+		if named := fault.ObjectOf(f.Err); named != "" && f.Exit() == fault.ExitDamage {
+			object = named // what is damaged, rather than where
+		}
 		a.PrintJSON(struct {
 			Type   string `json:"type"`
 			Code   string `json:"code"`
@@ -139,8 +144,9 @@ func (a *app) reportFault(f *fault.Fault, asJSON bool) {
 			Object string `json:"object"`
 			Cause  string `json:"cause"`
 			Remedy string `json:"remedy"`
-		}{"error", f.Code, f.Op, f.Object, f.Cause(), f.Remedy})
+		}{"error", f.Code, f.Op, object, f.Cause(), f.Remedy})
 		return
 	}
-	fmt.Fprintf(a.Stderr, "millrace: %v\n  what to do: %s  [%s]\n", f, f.Remedy, f.Code)
+	// Names out of guests and vaults may be in every part of it.
+	fmt.Fprintf(a.Stderr, "millrace: %s\n  what to do: %s  [%s]\n", session.PlainLines(f.Error()), session.PlainLines(f.Remedy), f.Code)
 }

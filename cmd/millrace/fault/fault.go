@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -204,4 +205,9 @@ func first(a, b string) string {
 		return a
 	}
 	return b
+}
+
+// ObjectOf is the first object of a vault that an error names, or "".
+func ObjectOf(err error) string {
+	return regexp.MustCompile(`\b(ledger|checkpoints|keys|packs|tables|catalogs|points)/[a-z0-9][a-z0-9./_-]*[a-z0-9]`).FindString(err.Error())
 }

@@ -49,7 +49,7 @@ func (a verb) verifyPacks(ctx context.Context, v *session.Vault, percent int, to
 		if a.Settings.JSON {
 			a.PrintJSON(vaultDamageJSON{"damage", name, err.Error()})
 		} else {
-			fmt.Fprintf(a.Stdout, "vault: DAMAGED: %s\n", plain(err.Error()))
+			fmt.Fprintf(a.Stdout, "vault: DAMAGED: %s\n", session.Plain(err.Error()))
 		}
 	}
 	return bad, nil

@@ -25,11 +25,11 @@ func TestPlain(t *testing.T) {
 		`C:\VMs "web" it's`:     `C:\VMs "web" it's`,
 		"replacement \ufffd it": "replacement \ufffd it",
 	} {
-		if got := plain(text); got != want {
+		if got := session.Plain(text); got != want {
 			t.Errorf("%q: got %s, want %s", text, got, want)
 		}
 	}
-	if got, want := plainLines("<a>\r\n\t<b\x1b/>\n"), "<a>\n\t<b\\x1b/>\n"; got != want {
+	if got, want := session.PlainLines("<a>\r\n\t<b\x1b/>\n"), "<a>\n\t<b\\x1b/>\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -109,7 +109,7 @@ func (a verb) restore(ctx context.Context, name string, o restoreOptions) error 
 }
 
 func (a verb) restoreDisk(ctx context.Context, v *session.Vault, d events.PointDisk, path string, force bool) (restoredDisk, error) {
-	p := a.Progress("restore " + plain(d.Key))
+	p := a.Progress("restore " + session.Plain(d.Key))
 	defer p.Done()
 	r := restoredDisk{Disk: d.Disk, Key: d.Key, Path: path, Bytes: d.Size}
 	err := restore.Raw(ctx, v.Vault, d, path, restore.RawOptions{Force: force, Options: restore.Options{
@@ -212,7 +212,7 @@ func (a verb) printRestored(point events.PointCommitted, disks []restoredDisk, t
 		return
 	}
 	for _, d := range disks {
-		fmt.Fprintf(a.Stdout, "%s  %s, %s of it data\n", plain(d.Path), session.Size(d.Bytes), session.Size(d.Written))
+		fmt.Fprintf(a.Stdout, "%s  %s, %s of it data\n", session.Plain(d.Path), session.Size(d.Bytes), session.Size(d.Written))
 	}
-	a.Note("point %s of %s (%s) restored in %s", id.Short(point.Point), plain(point.GuestName), point.Time.Time().Format(time.RFC3339), took.Round(time.Millisecond))
+	a.Note("point %s of %s (%s) restored in %s", id.Short(point.Point), session.Plain(point.GuestName), point.Time.Time().Format(time.RFC3339), took.Round(time.Millisecond))
 }

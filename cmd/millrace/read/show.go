@@ -97,7 +97,7 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 		return err
 	}
 	if text := configText(p.Config); text != "" {
-		fmt.Fprintf(a.Stdout, "\n%s\n", plainLines(text))
+		fmt.Fprintf(a.Stdout, "\n%s\n", session.PlainLines(text))
 	}
 	return nil
 }

@@ -9,10 +9,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
+	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
@@ -47,7 +47,7 @@ func (a verb) verifyVault(ctx context.Context, v *session.Vault) ([]error, error
 		if !isDamage(err) {
 			return nil, err
 		}
-		object := objectOf(err)
+		object := fault.ObjectOf(err)
 		if object != "" && told[object] {
 			continue
 		}
@@ -56,7 +56,7 @@ func (a verb) verifyVault(ctx context.Context, v *session.Vault) ([]error, error
 		if a.Settings.JSON {
 			a.PrintJSON(vaultDamageJSON{"damage", object, err.Error()})
 		} else {
-			fmt.Fprintf(a.Stdout, "vault: DAMAGED: %s\n", plain(err.Error()))
+			fmt.Fprintf(a.Stdout, "vault: DAMAGED: %s\n", session.Plain(err.Error()))
 		}
 	}
 	return bad, nil
@@ -64,11 +64,6 @@ func (a verb) verifyVault(ctx context.Context, v *session.Vault) ([]error, error
 
 func isDamage(err error) bool {
 	return errors.Is(err, vault.ErrDamaged) || errors.Is(err, ledger.ErrForked) || errors.Is(err, ledger.ErrRollback) || errors.Is(err, vault.ErrNewer)
-}
-
-// objectOf is the first object of the vault that an error names, or "".
-func objectOf(err error) string {
-	return regexp.MustCompile(`\b(ledger|checkpoints|keys)/[^\s:]*`).FindString(err.Error())
 }
 
 // verifyLedger reads the ledger from the vault alone. Segments are proven from the
@@ -82,7 +77,7 @@ func verifyLedger(ctx context.Context, v *session.Vault, now func() time.Time) (
 		wrong = append(wrong, found...)
 		more := false
 		for _, err := range found {
-			object := objectOf(err)
+			object := fault.ObjectOf(err)
 			if _, tried := st.copies[object]; tried || !strings.HasPrefix(object, "ledger/") || len(st.copies) == maxPatches {
 				continue
 			}

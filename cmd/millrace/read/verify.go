@@ -109,7 +109,7 @@ func (a verb) verify(ctx context.Context, names []string, percent int) error {
 // verifyPoint checks one point and prints what it found; objects it blames are
 // added to told.
 func (a verb) verifyPoint(ctx context.Context, v *session.Vault, p events.PointCommitted, percent int, told map[string]bool) (events.PointVerified, error) {
-	bar := a.Progress("verify " + id.Short(p.Point) + " " + plain(p.GuestName))
+	bar := a.Progress("verify " + id.Short(p.Point) + " " + session.Plain(p.GuestName))
 	start := a.Now()
 	report, err := restore.Verify(ctx, v.Vault, p, restore.Options{ReadPercent: percent, Seed: rand.Uint64(),
 		Progress: func(now restore.Progress) { bar.At(now.Done, now.Size) }})
@@ -175,12 +175,12 @@ func (a verb) printReport(p events.PointCommitted, r restore.Report, mode string
 	if r.DamageCount > 0 {
 		state = fmt.Sprintf("DAMAGED in %d places", r.DamageCount)
 	}
-	fmt.Fprintf(a.Stdout, "%s  %s  %s: %s; %d chunks in %d packs, %d read (%s)\n", id.Short(p.Point), plain(p.GuestName),
+	fmt.Fprintf(a.Stdout, "%s  %s  %s: %s; %d chunks in %d packs, %d read (%s)\n", id.Short(p.Point), session.Plain(p.GuestName),
 		p.Time.Time().Format(time.RFC3339), state, r.Chunks, r.Packs, r.ReadCount, session.Size(r.ReadBytes))
 	for _, d := range r.Damages {
-		fmt.Fprintf(a.Stdout, "  %s: %s\n", plain(d.Object), plain(d.Cause.Error()))
+		fmt.Fprintf(a.Stdout, "  %s: %s\n", session.Plain(d.Object), session.Plain(d.Cause.Error()))
 		for _, at := range d.Ranges {
-			fmt.Fprintf(a.Stdout, "    needed by %s at %d, %d bytes\n", plain(at.Key), at.Offset, at.Length)
+			fmt.Fprintf(a.Stdout, "    needed by %s at %d, %d bytes\n", session.Plain(at.Key), at.Offset, at.Length)
 		}
 	}
 }

@@ -1,17 +1,16 @@
-package read
+package session
 
 import (
 	"fmt"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"unicode/utf8"
 )
 
-// plain makes text that came out of a guest or a vault fit for a terminal:
+// Plain makes text that came out of a guest or a vault fit for a terminal:
 // what is not printable, which could move the cursor, change colours or turn the
 // direction of writing, and what is not UTF-8 is written as in a Go string.
-func plain(text string) string {
+func Plain(text string) string {
 	var b strings.Builder
 	for len(text) > 0 {
 		r, n := utf8.DecodeRuneInString(text)
@@ -29,24 +28,15 @@ func plain(text string) string {
 	return b.String()
 }
 
-// plainLines is plain for a text of many lines.
-func plainLines(text string) string {
+// PlainLines is Plain for a text of many lines.
+func PlainLines(text string) string {
 	lines := strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n")
 	for n, line := range lines {
 		cells := strings.Split(line, "\t")
 		for i := range cells {
-			cells[i] = plain(cells[i])
+			cells[i] = Plain(cells[i])
 		}
 		lines[n] = strings.Join(cells, "\t")
 	}
 	return strings.Join(lines, "\n")
-}
-
-// printRow writes one row of a table. Every row of this package goes through it,
-// so that no cell can pretend to be another.
-func printRow(w *tabwriter.Writer, cells ...string) {
-	for i := range cells {
-		cells[i] = plain(cells[i])
-	}
-	fmt.Fprintln(w, strings.Join(cells, "\t"))
 }
