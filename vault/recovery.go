@@ -73,8 +73,7 @@ func parseRecovery(text []byte) (secret []byte, looksLike, ok bool) {
 	return secret, true, bytes.Equal(all[recoverySize:], recoveryChecksum(secret))
 }
 
-// Rescue opens a vault whose "vault" object is lost by its keys alone, to read what
-// is there; how it cuts is not known then. ErrNoVault if there is no key either.
+// Rescue opens a vault whose "vault" object is lost by its keys; ErrNoVault without one.
 func Rescue(ctx context.Context, st store.Store, password []byte) (*Vault, error) {
 	found := ErrNoVault
 	for entry, err := range st.List(ctx, keyPrefix) {
@@ -98,8 +97,8 @@ func rescue(ctx context.Context, st store.Store, name string, password []byte) (
 	if err := errors.Join(err, err2, err3, json.Unmarshal(text, &e), e.check(name)); err != nil {
 		return nil, damaged(name, "%v", err)
 	}
-	if secret, _, ok := parseRecovery(password); ok {
-		return e.unwrap(secret)
+	if secret, _, isRecovery := parseRecovery(password); isRecovery {
+		password = secret
 	}
 	return e.unwrap(password)
 }
