@@ -3,7 +3,6 @@ package conductor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
@@ -61,7 +60,9 @@ func Backup(ctx context.Context, o Options) (Summary, error) {
 	j := &job{id: id.NewJob(), o: &o, started: o.Now(), over: make(chan struct{}), changed: make(chan struct{}, 1)}
 	j.folder = filepath.Join(o.State, "jobs", j.id.String())
 	if err := os.MkdirAll(filepath.Join(j.folder, "log"), 0o700); err != nil {
-		return Summary{}, fmt.Errorf("make the job's folder: %w", err)
+		f := flow.AsFault(err, "conductor")
+		f.Op, f.Object = "make the job's folder", j.folder
+		return Summary{}, f
 	}
 	log, err := logfile.New(filepath.Join(j.folder, "log", "conductor.log"))
 	if err != nil {
@@ -118,7 +119,10 @@ func (j *job) plan(ctx context.Context) {
 func (j *job) run(ctx context.Context) error {
 	var err error
 	if j.arena, err = arena.New(j.o.shape(j.work.Disks)); err != nil {
-		return err
+		f := flow.AsFault(err, "conductor")
+		f.Op, f.Object = "make the arena", "shared memory"
+		f.Remedy = "allow this account more memory and larger files (cgroup, ulimit -f), or ask for less with --memory"
+		return f
 	}
 	if j.o.NATS.URL != "" {
 		j.queue, err = queue.Reach(ctx, j.o.NATS, j.id, &j.work)
@@ -306,8 +310,12 @@ func (j *job) followFacts(ctx context.Context) {
 	}
 }
 
-// cleanUp removes what only the running job needed. Logs stay.
+// cleanUp removes what only the running job needed. Logs stay. The mark of a job
+// that lives goes last: should it die here, the next one sees that and does the rest.
 func (j *job) cleanUp() {
+	if j.unlock != nil {
+		defer j.unlock()
+	}
 	if j.queue != nil {
 		j.queue.Close()
 	}

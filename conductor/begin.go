@@ -29,7 +29,6 @@ func (j *job) begin(ctx context.Context) (err error) {
 		return err
 	}
 	if j.holder, err = lease.Hold(ctx, o.Vault.Store, j.id, o.Lease); err != nil {
-		j.unlock()
 		return flow.VaultFault("write a heartbeat to", o.Location, err)
 	}
 	number, _ := j.holder.Last()
@@ -61,7 +60,6 @@ func (j *job) release(ctx context.Context) {
 		j.log.Warn("heartbeats", zap.Uint64("last", n), zap.Error(err))
 	}
 	j.holder.End(ctx)
-	j.unlock()
 }
 
 // prepare waits until it is clear which guests are this job's, and then plans on

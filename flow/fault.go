@@ -3,6 +3,8 @@ package flow
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
@@ -67,10 +69,17 @@ func AsFault(err error, stage string) *Fault {
 		}
 		return f
 	}
-	return &Fault{
+	f = &Fault{
 		Class: Halt, Code: "failed", Stage: stage, Op: "run stage", Object: stage, Cause: err.Error(),
 		Remedy: "look into the job's log; report it if the cause is not on this machine", Err: err,
 	}
+	switch { // of this machine: what is wrong with the vault is a VaultFault
+	case errors.Is(err, syscall.ENOSPC):
+		f.Code, f.Remedy = "disk-full", "make room on the disk of the file that the message names (the state folder, unless it says otherwise), then run the job again; what was stored is found again"
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		f.Code, f.Remedy = "not-permitted", "give this account the right to write to the state folder, or choose another with --state"
+	}
+	return f
 }
 
 // VaultFault says what it means for a job that the vault could not be written
