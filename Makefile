@@ -8,7 +8,7 @@ FUZZTIME ?= 30s
 RUNS ?= 3
 CAMPAIGN ?= all
 
-.PHONY: build demo test check race fuzz update bench-peers campaign
+.PHONY: build demo test check race fuzz update bench-peers bench-increments campaign
 
 build:            ## the one binary, ./millrace
 	$(GO) build -trimpath -o millrace ./cmd/millrace
@@ -35,6 +35,9 @@ update:           ## write golden files anew; read the diff before committing it
 	@for p in $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -r -n 1 dirname | sort -u); do \
 		$(GO) test "$$p" -update || exit 1; done
 	git diff --stat
+
+bench-increments: build  ## thirty small changes: what they store and what they cost to restore
+	$(GO) run ./bench/increments -millrace ./millrace
 
 bench-peers: build  ## millrace beside restic and borg on an image of real files
 	$(GO) run ./bench/peers -millrace ./millrace -runs $(RUNS)

@@ -47,15 +47,17 @@ func (z *zeros) next(cell []byte, at int) (from, to int) {
 
 // zero reports whether b, at most a block or a short cell, holds only zeros. Most
 // data shows in the first word.
-func (z *zeros) zero(b []byte) bool {
+func (z *zeros) zero(b []byte) bool { return zeroed(b, z.none) }
+
+func zeroed(b, none []byte) bool {
 	if len(b) >= 8 && binary.LittleEndian.Uint64(b) != 0 {
 		return false
 	}
-	for len(b) > len(z.none) {
-		if !bytes.Equal(b[:len(z.none)], z.none) {
+	for len(b) > len(none) {
+		if !bytes.Equal(b[:len(none)], none) {
 			return false
 		}
-		b = b[len(z.none):]
+		b = b[len(none):]
 	}
-	return bytes.Equal(b, z.none[:len(b)])
+	return bytes.Equal(b, none[:len(b)])
 }

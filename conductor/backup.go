@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace-backup/millrace/catalog/sidecar"
 	"github.com/millrace-backup/millrace/conductor/crew"
 	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/conductor/lease"
@@ -92,6 +93,7 @@ func (j *job) plan(ctx context.Context) {
 		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.Vault.Config.DefaultDomain, Codec: o.Codec, ParcelSize: o.ParcelSize,
 		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
 		Transport: o.Transport, Remote: o.Remote, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
+		Sidecars: filepath.Join(o.State, "cache", o.Vault.ID.String(), sidecar.Folder),
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
 		j.work.Cutter = d.Cutter
@@ -323,7 +325,7 @@ func (j *job) cleanUp() {
 	if j.arena != nil {
 		errs = append(errs, j.arena.Close())
 	}
-	for _, name := range []string{"nats", "ledger", "index", known.OthersFolder, "indexer.journal", "indexer", indexer.StoredFolder} {
+	for _, name := range []string{"nats", "ledger", "index", known.OthersFolder, "indexer.journal", "indexer", indexer.StoredFolder, sidecar.Folder} {
 		errs = append(errs, os.RemoveAll(filepath.Join(j.folder, name)))
 	}
 	freezes, _ := filepath.Glob(filepath.Join(j.folder, "freeze-*.json"))

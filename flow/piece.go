@@ -55,6 +55,9 @@ func (x *Piece) fits() bool {
 	return x.Raw == 0 && x.From == 0 || !x.Zero && x.Raw <= maxReach && x.Length < x.Raw && x.From <= x.Raw-x.Length
 }
 
+// Size is how many bytes the piece's chunk has.
+func (x *Piece) Size() uint32 { return max(x.Raw, x.Length) }
+
 // MarshalBinary writes count, then per piece: flags with the verdict, length,
 // the chunk id unless zero, where in the chunk if it is a part, and place and
 // stored length once it is stored. Offsets follow from the lengths. Pieces that

@@ -27,7 +27,8 @@ type Work struct {
 	// Distrusted are packs that a parent's tables name and that nothing new may
 	// refer to: gone, of another size, retired, or with withdrawn chunks.
 	Distrusted []PackID    `json:"distrusted,omitempty"`
-	Ledger     string      `json:"ledger"` // folder of the local segment cache
+	Ledger     string      `json:"ledger"`             // folder of the local segment cache
+	Sidecars   string      `json:"sidecars,omitempty"` // folder of the disks' block hashes; none: compare by chunk id
 	Guests     []WorkGuest `json:"guests"`
 	Disks      []WorkDisk  `json:"disks"`
 }

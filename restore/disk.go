@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/restore/gather"
 	"github.com/millrace-backup/millrace/vault"
 )
 
@@ -22,25 +23,16 @@ func Disk(ctx context.Context, v *vault.Vault, d events.PointDisk, w Target, o O
 	}
 	r := newReader(v)
 	t := tally{reader: r, tell: o.Progress, now: Progress{Size: d.Size}}
-	s := sink{
-		use: func(p piece, b []byte) error {
-			_, err := w.WriteAt(b, p.offset)
-			if err != nil {
-				return fmt.Errorf("write %d bytes at %d: %w", len(b), p.offset, err)
-			}
-			return nil
-		},
-		lost: func(ps []piece, err error) error {
-			if o.Lost == nil {
-				return fmt.Errorf("bytes at %d: %w", ps[0].offset, err)
-			}
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			for _, p := range ps {
-				o.Lost(Range{d.Disk, d.Key, p.offset, p.length}, asDamage(err))
-			}
-			return nil
-		},
+	lost := func(ps []piece, err error) error {
+		if o.Lost == nil {
+			return fmt.Errorf("bytes at %d: %w", ps[0].offset, err)
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		for _, p := range ps {
+			o.Lost(Range{d.Disk, d.Key, p.offset, p.length}, asDamage(err))
+		}
+		return nil
 	}
 	batches := make(chan batch)
 	g, gctx := errgroup.WithContext(ctx)
@@ -50,7 +42,7 @@ func Disk(ctx context.Context, v *vault.Vault, d events.PointDisk, w Target, o O
 		var at int64
 		for p, err := range pieces(gctx) {
 			if err != nil && o.Lost != nil && blamed(err) {
-				return errors.Join(pl.flush(gctx), s.lost([]piece{{offset: at, length: d.Size - at}}, err))
+				return errors.Join(pl.flush(gctx), lost([]piece{{offset: at, length: d.Size - at}}, err))
 			}
 			if err != nil {
 				return err
@@ -63,7 +55,20 @@ func Disk(ctx context.Context, v *vault.Vault, d events.PointDisk, w Target, o O
 		return pl.flush(gctx)
 	})
 	for range o.workers() {
-		g.Go(func() error { return drain(gctx, r.worker(), batches, s, &t) })
+		worker := r.worker()
+		g.Go(func() error {
+			out := gather.New(w)
+			return drain(gctx, batches, &t, func(b batch) error {
+				if len(b.pieces) == 0 {
+					return nil
+				}
+				out.Begin(len(b.pieces), b.pieces[0].offset, window(v.Config.CellSize))
+				if err := worker.batch(gctx, b.pieces, sink{use: func(p piece, b []byte) error { return out.Put(p.offset, b) }, lost: lost}); err != nil {
+					return err
+				}
+				return out.End()
+			})
+		})
 	}
 	if err := g.Wait(); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -75,7 +80,7 @@ func Disk(ctx context.Context, v *vault.Vault, d events.PointDisk, w Target, o O
 }
 
 // drain works off batches until there are no more.
-func drain(ctx context.Context, w *worker, batches <-chan batch, s sink, t *tally) error {
+func drain(ctx context.Context, batches <-chan batch, t *tally, work func(batch) error) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,7 +93,7 @@ func drain(ctx context.Context, w *worker, batches <-chan batch, s sink, t *tall
 			for _, p := range b.pieces {
 				written += p.length
 			}
-			if err := w.batch(ctx, b.pieces, s); err != nil {
+			if err := work(b); err != nil {
 				return err
 			}
 			t.add(b.covers, written)

@@ -86,7 +86,10 @@ func (c *check) first(ctx context.Context) error {
 	})
 	s := sink{use: c.good, lost: c.lost}
 	for range c.o.workers() {
-		g.Go(func() error { return drain(ctx, c.reader.worker(), batches, s, &t) })
+		worker := c.reader.worker()
+		g.Go(func() error {
+			return drain(ctx, batches, &t, func(b batch) error { return worker.batch(ctx, b.pieces, s) })
+		})
 	}
 	return g.Wait()
 }

@@ -110,7 +110,11 @@ func runStage(ctx context.Context, w *flow.Worker) error {
 		if err != nil {
 			return err
 		}
-		return chunker.Run(ctx, w, cutter, ids)
+		blocks, err := chunkBlocks(keys, work)
+		if err != nil {
+			return err
+		}
+		return chunker.Run(ctx, w, chunker.Tools{Cutter: cutter, IDs: ids, Blocks: blocks})
 	case flow.Seal:
 		codec, err := vault.NewCodec(work.Codec)
 		if err != nil {
@@ -174,6 +178,14 @@ func chunkIDs(keys *vault.Keys, work *flow.Work) (*chunk.IDs, error) {
 		return nil, err
 	}
 	return chunk.NewIDs(key), nil
+}
+
+func chunkBlocks(keys *vault.Keys, work *flow.Work) (*chunk.Blocks, error) {
+	key, err := keys.IDKey(work.Domain)
+	if err != nil {
+		return nil, err
+	}
+	return chunk.NewBlocks(key, int(work.Cutter.Block))
 }
 
 // driver is the table of hypervisor drivers.

@@ -9,17 +9,33 @@ import (
 	"github.com/millrace-backup/millrace/flow/arena"
 )
 
-type stage struct {
-	cell   int64
-	cutter chunk.Cutter
-	ids    *chunk.IDs
-	cuts   []chunk.Piece
+// Tools are what the stage works with, all of the job's dedup domain and its cutter's
+// parameters.
+type Tools struct {
+	Cutter chunk.Cutter
+	IDs    *chunk.IDs
+	Blocks *chunk.Blocks
 }
 
-// Run is the stage: cutter and ids are those of the job's dedup domain.
-func Run(ctx context.Context, w *flow.Worker, cutter chunk.Cutter, ids *chunk.IDs) error {
-	s := &stage{cell: w.Config.Work.CellSize, cutter: cutter, ids: ids}
+type stage struct {
+	Tools
+	cell  int64
+	work  *flow.Work
+	cuts  []chunk.Piece
+	known *cells
+	now   []chunk.BlockHash
+	join  []byte // the blocks of the open splice
+}
+
+// Run is the stage.
+func Run(ctx context.Context, w *flow.Worker, t Tools) error {
+	s := newStage(&w.Config.Work, t)
+	defer s.known.close()
 	return w.Pump(ctx, arena.NoSlot, s.cut)
+}
+
+func newStage(work *flow.Work, t Tools) *stage {
+	return &stage{Tools: t, cell: work.CellSize, work: work, known: newCells(work)}
 }
 
 func (s *stage) cut(_ context.Context, d *flow.Delivery, _ arena.Slot) (string, *flow.Parcel, error) {
@@ -36,22 +52,40 @@ func (s *stage) cut(_ context.Context, d *flow.Delivery, _ arena.Slot) (string, 
 	return flow.Delta, d.Parcel, nil
 }
 
-// parcel cuts the cells of p, whose bytes are b.
+// parcel finds out what the bytes of p, b, are: the hashes of their blocks, and the
+// pieces of its cells.
 func (s *stage) parcel(p *flow.Parcel, b []byte) error {
-	if p.Offset%s.cell != 0 || int64(len(b)) != p.Length {
-		return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "cut", Object: p.String(), Cause: fmt.Sprintf("%d bytes at %d are not whole cells", len(b), p.Offset), Remedy: "report this"}
+	bad := func(format string, args ...any) error {
+		return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "cut", Object: p.String(), Cause: fmt.Sprintf(format, args...), Remedy: "report this"}
 	}
-	p.Pieces = p.Pieces[:0]
+	if p.Offset%s.cell != 0 || int64(len(b)) != p.Length {
+		return bad("%d bytes at %d are not whole cells", len(b), p.Offset)
+	}
+	if int(p.Disk) >= len(s.work.Disks) {
+		return bad("the job has no such disk")
+	}
+	disk := &s.work.Disks[p.Disk]
+	s.Blocks.Disk(s.work.Guests[disk.Guest].ID, disk.Info.Disk)
+	s.now = s.Blocks.Hash(p.Offset, b, s.now[:0])
+	sum := s.Blocks.Sum(s.now)
+	p.Sum, p.Blocks, p.Pieces = sum[:], nil, p.Pieces[:0]
+	if p.Pass == flow.PassRecheck {
+		// Only whether it is what it was: the sum says it, the piece is a formality.
+		p.Pieces = append(p.Pieces, flow.Piece{Length: uint32(p.Length), Verdict: flow.Unchanged})
+		return nil
+	}
+	same := true
+	per := int(s.cell) / s.Blocks.Size()
 	for at := int64(0); at < p.Length; at += s.cell {
-		cell := b[at:min(at+s.cell, p.Length)]
-		s.cuts = s.cutter.Cut(cell, s.cuts[:0])
-		for _, c := range s.cuts {
-			x := flow.Piece{Offset: uint32(at + c.Offset), Length: uint32(c.Length), Zero: c.Zero}
-			if !c.Zero {
-				x.Chunk = s.ids.ID(cell[c.Offset : c.Offset+c.Length])
-			}
-			p.Pieces = append(p.Pieces, x)
+		first := int(at/s.cell) * per
+		c := cell{
+			stage: s, parcel: p, at: at, number: (p.Offset + at) / s.cell,
+			bytes: b[at:min(at+s.cell, p.Length)], now: s.now[first:min(first+per, len(s.now))],
 		}
+		same = c.find(s.known) && same
+	}
+	if same {
+		p.Blocks = nil
 	}
 	return nil
 }

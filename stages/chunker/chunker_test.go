@@ -10,38 +10,43 @@ import (
 	"github.com/millrace-backup/millrace/flow"
 )
 
-const cell = 1 << 20
+const cellSize = 1 << 20
 
-func newStage(t *testing.T, name string) *stage {
+func makeStage(t *testing.T, name string) *stage {
 	t.Helper()
 	params := chunk.Default()
 	params.Name = name
+	blocks, err := chunk.NewBlocks([32]byte{2}, int(params.Block))
+	if err != nil {
+		t.Fatal(err)
+	}
 	cutter, err := chunk.New(params, [32]byte{1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &stage{cell: cell, cutter: cutter, ids: chunk.NewIDs([32]byte{2})}
+	work := &flow.Work{CellSize: cellSize, Cutter: params, Guests: make([]flow.WorkGuest, 1), Disks: make([]flow.WorkDisk, 1)}
+	return newStage(work, Tools{Cutter: cutter, IDs: chunk.NewIDs([32]byte{2}), Blocks: blocks})
 }
 
 // TestCutsDoNotDependOnParcels: the pieces of a disk are the same whatever the
 // parcel size, the order of parcels and what the worker has done before.
 func TestCutsDoNotDependOnParcels(t *testing.T) {
-	disk := make([]byte, 7*cell+12345)
+	disk := make([]byte, 7*cellSize+12345)
 	rnd := rand.New(rand.NewPCG(1, 1))
 	for range 12 {
-		at, n := rnd.IntN(len(disk)), rnd.IntN(cell)
+		at, n := rnd.IntN(len(disk)), rnd.IntN(cellSize)
 		for i := at; i < min(at+n, len(disk)); i++ {
 			disk[i] = byte(rnd.Uint32())
 		}
 	}
-	copy(disk[5*cell:], disk[:cell]) // cells that are equal have equal cuts
+	copy(disk[5*cellSize:], disk[:cellSize]) // cells that are equal have equal cuts
 	for _, name := range []string{chunk.Aligned, chunk.Fixed, chunk.FastCDC} {
 		var want []flow.Piece
 		for _, cells := range []int64{1, 2, 4, 8} {
-			size := cells * cell
+			size := cells * cellSize
 			parcels := int((int64(len(disk)) + size - 1) / size)
 			found := make([][]flow.Piece, parcels)
-			s := newStage(t, name)
+			s := makeStage(t, name)
 			p := &flow.Parcel{}
 			for _, n := range rnd.Perm(parcels) {
 				p.Number, p.Offset = uint32(n), int64(n)*size
@@ -85,7 +90,7 @@ func check(t *testing.T, disk []byte, pieces []flow.Piece) {
 	at := uint32(0)
 	for _, x := range pieces {
 		b := disk[x.Offset : x.Offset+x.Length]
-		if x.Offset != at || x.Offset/cell != (x.Offset+x.Length-1)/cell || x.Verdict != flow.Undecided {
+		if x.Offset != at || x.Offset/cellSize != (x.Offset+x.Length-1)/cellSize || x.Verdict != flow.Undecided {
 			t.Fatalf("piece %+v after %d", x, at)
 		}
 		if x.Zero {
@@ -105,15 +110,15 @@ func check(t *testing.T, disk []byte, pieces []flow.Piece) {
 }
 
 func TestRefused(t *testing.T) {
-	s := newStage(t, chunk.Aligned)
+	s := makeStage(t, chunk.Aligned)
 	for name, c := range map[string]struct {
 		p flow.Parcel
 		n int
 	}{
-		"not at a cell":   {flow.Parcel{Offset: 4096, Length: 4096}, 4096},
-		"too few bytes":   {flow.Parcel{Length: 4096}, 4095},
-		"too many bytes":  {flow.Parcel{Length: 4096}, 4097},
-		"no bytes at all": {flow.Parcel{Length: 4096}, 0},
+		"not at a cellSize": {flow.Parcel{Offset: 4096, Length: 4096}, 4096},
+		"too few bytes":     {flow.Parcel{Length: 4096}, 4095},
+		"too many bytes":    {flow.Parcel{Length: 4096}, 4097},
+		"no bytes at all":   {flow.Parcel{Length: 4096}, 0},
 	} {
 		var f *flow.Fault
 		if err := s.parcel(&c.p, make([]byte, c.n)); !errors.As(err, &f) || f.Class != flow.Corrupt {

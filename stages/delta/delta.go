@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
 	"github.com/millrace-backup/millrace/flow"
@@ -37,11 +38,12 @@ type stage struct {
 	old    []table.MapPiece
 	// distrusted packs may not be referred to: what only they have is new
 	distrusted map[flow.PackID]bool
+	parts      map[id.Chunk]flow.Verdict // of the parcel's splices
 }
 
 // Run is the stage.
 func Run(ctx context.Context, w *flow.Worker, index Index, open OpenMap) error {
-	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, maps: map[uint32]Map{}, distrusted: w.Config.Work.DistrustedPacks()}
+	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, maps: map[uint32]Map{}, distrusted: w.Config.Work.DistrustedPacks(), parts: map[id.Chunk]flow.Verdict{}}
 	return w.Pump(ctx, arena.NoSlot, s.decide)
 }
 
@@ -54,8 +56,10 @@ func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ arena.Slot) (str
 	if err := s.index.TakeUp(false); err != nil {
 		return "", nil, err
 	}
-	if err := s.load(ctx, p); err != nil {
-		return "", nil, err
+	if slices.ContainsFunc(p.Pieces, func(x flow.Piece) bool { return x.Verdict == flow.Undecided }) {
+		if err := s.load(ctx, p); err != nil {
+			return "", nil, err
+		}
 	}
 	if s.judge(p) {
 		return flow.Seal, p, nil
@@ -65,13 +69,25 @@ func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ arena.Slot) (str
 }
 
 // judge gives every piece its verdict and reports whether any is to be stored.
-// What the parent has there has been loaded.
+// What the parent has there has been loaded, unless the chunker has found it all
+// to be unchanged by the hashes of its blocks. The parts of a chunk get one verdict,
+// though the chunk may become known while we look.
 func (s *stage) judge(p *flow.Parcel) (store bool) {
 	at := 0
+	clear(s.parts)
 	for i := range p.Pieces {
 		x := &p.Pieces[i]
-		x.Verdict = s.verdict(x, p, &at)
-		store = store || x.Verdict == flow.New && !x.Zero
+		if x.Verdict == flow.Unchanged {
+			continue
+		}
+		v, seen := s.parts[x.Chunk]
+		if !seen || x.Raw == 0 {
+			v = s.verdict(x, p, &at)
+		}
+		if x.Verdict = v; x.Raw != 0 {
+			s.parts[x.Chunk] = v
+		}
+		store = store || v == flow.New && !x.Zero
 	}
 	return store
 }
@@ -127,7 +143,7 @@ func (s *stage) verdict(x *flow.Piece, p *flow.Parcel, at *int) flow.Verdict {
 		return flow.New
 	case p.Fresh:
 		return flow.New
-	case o != nil && !o.Zero && o.Offset == from && o.Length == int64(x.Length) && o.Chunk == x.Chunk && o.ChunkOffset == 0 &&
+	case x.Raw == 0 && o != nil && !o.Zero && o.Offset == from && o.Length == int64(x.Length) && o.Chunk == x.Chunk && o.ChunkOffset == 0 &&
 		o.Domain == s.w.Config.Work.Domain && !s.distrusted[flow.PackID(o.Pack)]:
 		return flow.Unchanged
 	case s.recent.Has(x.Chunk) || s.known(x.Chunk):

@@ -28,25 +28,26 @@ func (x *indexer) commit(ctx context.Context, n uint32) error {
 		return x.park(n, err)
 	}
 	packs, in, done := x.packFacts()
-	point, more := x.pointFacts(n, written.Written)
+	more, point := x.pointFacts(n, written.Written)
 	// The commit point. Before this put the guest has no point and the tables
 	// are objects nobody names; after it the point is there for good, and a
 	// successor of this process finds it in the ledger. It is signed before
 	// anyone is told of it and before snapshot may let go.
-	if err := x.store(ctx, append(packs, more...), append(in, written.Objects...)); err != nil {
+	if err := x.store(ctx, append(append(packs, more...), point), append(in, written.Objects...)); err != nil {
 		if errors.Is(err, trust.ErrGone) { // by somebody who was faster
 			err = lostPack(err)
 		}
 		return x.park(n, err)
 	}
 	done()
-	x.guests[n].point = point
+	x.guests[n].point = point.Point
 	for _, o := range written.Objects {
 		x.tableBytes += o.Size
 	}
 	if err := x.sign(ctx); err != nil {
 		return err
 	}
+	x.blocks.Commit(&point)
 	return x.tell(ctx)
 }
 
@@ -141,8 +142,8 @@ func lostPack(err error) error {
 	return f
 }
 
-// pointFacts returns the point's id and all that is said of it, in order.
-func (x *indexer) pointFacts(n uint32, written layers.Written) (id.Point, []events.Fact) {
+// pointFacts returns the point, and all that is said before it, in order.
+func (x *indexer) pointFacts(n uint32, written layers.Written) ([]events.Fact, events.PointCommitted) {
 	work, g := x.work, x.work.Guests[n]
 	point := events.PointCommitted{
 		Point: id.NewPoint(x.w.Config.Job, g.ID), Guest: g.ID, GuestName: g.Name, Driver: g.Driver, Source: g.Source, Set: work.Set,
@@ -185,5 +186,5 @@ func (x *indexer) pointFacts(n uint32, written layers.Written) (id.Point, []even
 			KnownChunks: d.knownChunks, Parcels: d.plan.Parcels, Reread: d.reread, Root: disk.Root,
 		})
 	}
-	return point.Point, append(append(out, sealed...), point)
+	return append(out, sealed...), point
 }

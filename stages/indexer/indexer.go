@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/millrace-backup/millrace/catalog/sidecar"
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
@@ -29,6 +30,7 @@ type indexer struct {
 	vault   *vault.Vault
 	ledger  *ledger.Ledger
 	journal *journal
+	blocks  *sidecar.Keeper
 	live    follower
 	told    uint64 // position up to which the live copy has been fed
 
@@ -61,9 +63,10 @@ func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index) error 
 	x := &indexer{
 		state: s, w: w, vault: v, ledger: l, told: work.Position, dirty: true,
 		live:        live.Copy{JS: w.JetStream(), Stream: flow.FactStream(w.Config.Job), Subject: flow.FactSubject(w.Config.Job)},
-		lastMessage: time.Now(), lastRecord: time.Now(), trust: trust.New(v.Store),
+		lastMessage: time.Now(), lastRecord: time.Now(), trust: trust.New(v.Store), blocks: sidecar.NewKeeper(work, w.Config.Folder),
 	}
 	x.guard = ledger.Guard{Job: w.Config.Job, Next: work.Position, Check: x.trust.Heed}
+	defer x.blocks.Close()
 	if x.journal, err = openJournal(filepath.Join(w.Config.Folder, "indexer.journal"), x.replay); err != nil {
 		return halt(w, err)
 	}
@@ -119,6 +122,7 @@ func (x *indexer) recall(ctx context.Context) error {
 		case events.PointCommitted:
 			committed = true
 			x.each(f.Guest, func(g *guest) { g.point, g.fault = f.Point, nil })
+			x.blocks.Commit(&f)
 		case events.SnapshotReleased:
 			x.each(f.Guest, func(g *guest) { g.released = true })
 		}
@@ -214,6 +218,8 @@ func (x *indexer) learn(ctx context.Context, m *flow.Message) (ask *flow.Ask, er
 			return &flow.Ask{Guest: x.work.Disks[p.Disk].Guest, Reread: []flow.RecheckEntry{{Disk: p.Disk, Number: p.Number}}, Fresh: true}, nil
 		case !how.take:
 			return nil, nil
+		default:
+			x.blocks.Keep(p)
 		}
 	}
 	x.dirty = true

@@ -19,6 +19,7 @@ type stage struct {
 	domain id.Domain
 	frame  []byte
 	plain  []byte
+	join   []byte
 	twins  map[id.Chunk]int
 }
 
@@ -58,12 +59,12 @@ func (s *stage) parcel(p *flow.Parcel, raw, slot []byte) (int, error) {
 			x.At, x.Stored = p.Pieces[n].At, p.Pieces[n].Stored
 			continue
 		}
-		if uint64(x.Offset)+uint64(x.Length) > uint64(len(raw)) {
-			return 0, s.wrong(p, x, fmt.Errorf("a piece of %d bytes at %d of %d", x.Length, x.Offset, len(raw)))
+		content, err := s.content(p.Pieces[i:], raw)
+		if err != nil {
+			return 0, s.wrong(p, x, err)
 		}
 		at := len(out)
-		var err error
-		s.frame = s.codec.Encode(s.frame[:0], raw[x.Offset:x.Offset+x.Length])
+		s.frame = s.codec.Encode(s.frame[:0], content)
 		if out, err = s.keys.SealChunk(out, s.domain, x.Chunk, s.frame); err != nil {
 			return 0, fmt.Errorf("seal %s: %w", x.Chunk, err)
 		}
@@ -77,6 +78,31 @@ func (s *stage) parcel(p *flow.Parcel, raw, slot []byte) (int, error) {
 		s.twins[x.Chunk] = i
 	}
 	return len(out), nil
+}
+
+// content is the chunk of the first of pieces, out of the parcel's bytes, raw. That
+// of a chunk in parts is put together from them, in order; they all follow. It is
+// good until the next call.
+func (s *stage) content(pieces []flow.Piece, raw []byte) ([]byte, error) {
+	first := &pieces[0]
+	s.join = s.join[:0]
+	for i := range pieces {
+		x := &pieces[i]
+		if i > 0 && (x.Raw == 0 || x.Chunk != first.Chunk || x.From != uint32(len(s.join))) {
+			continue
+		}
+		if uint64(x.Offset)+uint64(x.Length) > uint64(len(raw)) {
+			return nil, fmt.Errorf("a piece of %d bytes at %d of %d", x.Length, x.Offset, len(raw))
+		}
+		b := raw[x.Offset : x.Offset+x.Length]
+		if first.Raw == 0 {
+			return b, nil
+		}
+		if s.join = append(s.join, b...); len(s.join) == int(first.Raw) {
+			return s.join, nil
+		}
+	}
+	return nil, fmt.Errorf("the parts of a chunk of %d bytes have %d", first.Raw, len(s.join))
 }
 
 func (s *stage) wrong(p *flow.Parcel, x *flow.Piece, err error) error {

@@ -63,14 +63,14 @@ func (l *load) add(w *flow.Work, p *flow.Parcel, b []byte) error {
 		if uint64(x.At)+uint64(x.Stored) > uint64(len(b)) || x.Stored == 0 {
 			return malformed(p, fmt.Sprintf("a sealed piece of %d bytes at %d of %d", x.Stored, x.At, len(b)))
 		}
-		e := vault.PackEntry{Chunk: x.Chunk, GuestOffset: p.Offset + int64(x.Offset), Stored: x.Stored, Raw: x.Length}
+		e := vault.PackEntry{Chunk: x.Chunk, GuestOffset: p.Offset + int64(x.Offset), Stored: x.Stored, Raw: x.Size()}
 		at, err := l.pack.Add(e, owner, b[x.At:x.At+x.Stored])
 		if err != nil {
 			return flow.VaultFault("write a pack", w.Vault, err)
 		}
 		l.placed[x.Chunk] = place{at, x.Stored}
 		x.At = at
-		l.raw += int64(x.Length)
+		l.raw += int64(x.Size())
 	}
 	return nil
 }

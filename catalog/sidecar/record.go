@@ -1,0 +1,137 @@
+package sidecar
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/bits"
+
+	"github.com/millrace-backup/millrace/chunk"
+)
+
+// Shape is how a disk is divided. All are bytes; Cell is a multiple of Block.
+type Shape struct {
+	Size, Cell, Block int64
+}
+
+// Cells is how many cells the disk has.
+func (s Shape) Cells() int64 { return (s.Size + s.Cell - 1) / s.Cell }
+
+// Blocks is how many blocks a cell has; the last one of a disk may have fewer.
+func (s Shape) Blocks() int { return int(s.Cell / s.Block) }
+
+// bytes of one set of blocks, and of a record without its checksum.
+func (s Shape) set() int  { return (s.Blocks() + 7) / 8 }
+func (s Shape) body() int { return 16*s.Blocks() + 2*s.set() }
+
+const (
+	maxCell   = 16 << 20
+	maxBlocks = 1 << 15
+	maxCells  = 1 << 40
+)
+
+func (s Shape) sane() bool {
+	return s.Size > 0 && s.Block > 0 && s.Cell >= s.Block && s.Cell <= maxCell && s.Cell%s.Block == 0 && s.Blocks() <= maxBlocks && s.Cells() <= maxCells
+}
+
+// Set is a set of blocks of a cell.
+type Set []byte
+
+// Has reports whether block n is in the set.
+func (s Set) Has(n int) bool { return s[n/8]&(1<<(n%8)) != 0 }
+
+// Add puts block n into the set.
+func (s Set) Add(n int) { s[n/8] |= 1 << (n % 8) }
+
+// Drop takes block n out of the set.
+func (s Set) Drop(n int) { s[n/8] &^= 1 << (n % 8) }
+
+// Len is how many blocks are in the set.
+func (s Set) Len() (n int) {
+	for _, b := range s {
+		n += bits.OnesCount8(b)
+	}
+	return n
+}
+
+// Record is what is known of one cell.
+type Record struct {
+	Hashes  []chunk.BlockHash // of a whole cell's blocks; zero behind the end of a disk
+	Changed Set               // blocks that have changed since the cell was last cut
+	Starts  Set               // blocks in which a piece of the map begins
+}
+
+// NewRecord returns an empty record for a cell.
+func (s Shape) NewRecord() *Record {
+	return &Record{Hashes: make([]chunk.BlockHash, s.Blocks()), Changed: make(Set, s.set()), Starts: make(Set, s.set())}
+}
+
+// Clear makes r an empty record.
+func (r *Record) Clear() {
+	clear(r.Hashes)
+	clear(r.Changed)
+	clear(r.Starts)
+}
+
+func (r *Record) append(b []byte) []byte {
+	for i := range r.Hashes {
+		b = append(b, r.Hashes[i][:]...)
+	}
+	return append(append(b, r.Changed...), r.Starts...)
+}
+
+// parse reads a body of the right length.
+func (r *Record) parse(b []byte) {
+	for i := range r.Hashes {
+		b = b[copy(r.Hashes[i][:], b):]
+	}
+	b = b[copy(r.Changed, b):]
+	copy(r.Starts, b)
+}
+
+// What an update says of a cell. In a file that is in use there are only none and
+// known.
+const (
+	none  = 0 // nothing is known
+	known = 1 // there is a record
+	same  = 2 // what the parent's sidecar has still holds
+	zeros = 3 // the cell is zero: no record
+)
+
+// Append adds to b, the records of a parcel, that of its next cell: r, or that the
+// parent's record stands (Same), or that the cell is zero (Zeros).
+func Append(b []byte, r *Record) []byte { return r.append(append(b, known)) }
+
+// Same adds that the parent's record of the next cell stands.
+func Same(b []byte) []byte { return append(b, same) }
+
+// Zeros adds that the next cell holds only zeros.
+func Zeros(b []byte) []byte { return append(b, zeros) }
+
+var errRecords = errors.New("malformed records of blocks")
+
+// split takes the first cell off b.
+func (s Shape) split(b []byte) (what byte, body, rest []byte, err error) {
+	switch {
+	case len(b) == 0 || b[0] < known || b[0] > zeros || b[0] == known && len(b) < 1+s.body():
+		return 0, nil, nil, errRecords
+	case b[0] == known:
+		return known, b[1 : 1+s.body()], b[1+s.body():], nil
+	}
+	return b[0], nil, b[1:], nil
+}
+
+// Check reports whether b is what Append, Same and Zeros make of as many cells.
+func (s Shape) Check(b []byte, cells int) error {
+	for range cells {
+		var err error
+		if _, _, b, err = s.split(b); err != nil {
+			return err
+		}
+	}
+	if len(b) != 0 {
+		return errRecords
+	}
+	return nil
+}
+
+func number(n int64) []byte { return binary.LittleEndian.AppendUint64(nil, uint64(n)) }

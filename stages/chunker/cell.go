@@ -1,0 +1,122 @@
+package chunker
+
+import (
+	"github.com/millrace-backup/millrace/catalog/sidecar"
+	"github.com/millrace-backup/millrace/chunk"
+	"github.com/millrace-backup/millrace/flow"
+)
+
+// cells is what is known of the parents' blocks.
+type cells struct {
+	work  *flow.Work
+	files map[uint32]*sidecar.File // nil: none to be used
+	rec   *sidecar.Record          // of the cell that was asked for last
+}
+
+func newCells(w *flow.Work) *cells {
+	shape := sidecar.Shape{Cell: w.CellSize, Block: int64(w.Cutter.Block)}
+	return &cells{work: w, files: map[uint32]*sidecar.File{}, rec: shape.NewRecord()}
+}
+
+func (k *cells) close() {
+	for _, f := range k.files {
+		if f != nil {
+			_ = f.Close() // it was only read
+		}
+	}
+}
+
+// of returns the parent's record of a cell, nil if there is none to go by.
+func (k *cells) of(p *flow.Parcel, cell int64) *sidecar.Record {
+	f, tried := k.files[p.Disk]
+	if !tried {
+		if sidecar.Usable(k.work, p.Disk) {
+			key, at := sidecar.Of(k.work, p.Disk)
+			f, _ = sidecar.Open(k.work.Sidecars, key, at) // else by chunk id
+		}
+		k.files[p.Disk] = f
+	}
+	if f == nil || p.Fresh || !f.Cell(cell, k.rec) {
+		return nil
+	}
+	return k.rec
+}
+
+// cell is one cell of a parcel while its pieces are found.
+type cell struct {
+	*stage
+	parcel *flow.Parcel
+	at     int64 // in the parcel
+	number int64 // in the disk
+	bytes  []byte
+	now    []chunk.BlockHash
+
+	splice []int // pieces of the open one
+}
+
+// find appends the cell's pieces and its record to the parcel. It reports whether
+// the parent's record stands.
+func (c *cell) find(known *cells) (same bool) {
+	rec := known.of(c.parcel, c.number)
+	changed := 0
+	if rec != nil {
+		for n := range c.now {
+			if rec.Hashes[n] != c.now[n] {
+				rec.Changed.Add(n)
+				changed++
+			}
+		}
+	}
+	switch {
+	case rec != nil && changed == 0:
+		c.unchanged(0, len(c.now))
+		c.parcel.Blocks = sidecar.Same(c.parcel.Blocks)
+		return true
+	case c.zero():
+		c.add(flow.Piece{Length: uint32(len(c.bytes)), Zero: true}, 0)
+		c.parcel.Blocks = sidecar.Zeros(c.parcel.Blocks)
+		return false
+	case rec != nil && c.worthSplicing(rec):
+		c.splices(rec)
+	default:
+		rec = known.rec
+		rec.Clear()
+		c.afresh(rec)
+	}
+	copy(rec.Hashes, c.now)
+	c.parcel.Blocks = sidecar.Append(c.parcel.Blocks, rec)
+	return false
+}
+
+// zero reports whether all blocks of the cell are.
+func (c *cell) zero() bool {
+	for n := range c.now {
+		if c.now[n] != (chunk.BlockHash{}) {
+			return false
+		}
+	}
+	return true
+}
+
+// afresh cuts the whole cell.
+func (c *cell) afresh(rec *sidecar.Record) {
+	c.cuts = c.Cutter.Cut(c.bytes, c.cuts[:0])
+	for _, cut := range c.cuts {
+		rec.Starts.Add(int(cut.Offset) / c.Blocks.Size())
+		c.cutPiece(cut, 0)
+	}
+}
+
+func (c *cell) cutPiece(cut chunk.Piece, from int64) {
+	x := flow.Piece{Length: uint32(cut.Length), Zero: cut.Zero}
+	if at := from + cut.Offset; !cut.Zero {
+		x.Chunk = c.IDs.ID(c.bytes[at : at+cut.Length])
+	}
+	c.add(x, from+cut.Offset)
+}
+
+// add appends a piece that begins at at in the cell.
+func (c *cell) add(x flow.Piece, at int64) {
+	x.Offset = uint32(c.at + at)
+	c.parcel.Pieces = append(c.parcel.Pieces, x)
+}
