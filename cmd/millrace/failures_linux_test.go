@@ -256,7 +256,7 @@ func vaultWithoutAnyRoom(t *testing.T, exe string) {
 	p := newPlace(t, exe, folder)
 	fill(t, filepath.Join(folder, "filler"))
 	image := p.image("disk.raw", 8)
-	p.fault(p.run(1, "backup", image), "store-full", "append to the ledger", folder, "no space left on device", "make room on the vault's disk")
+	p.fault(p.run(1, "backup", image), "store-full", "write a heartbeat to", folder, "no space left on device", "make room on the vault's disk")
 	must(t, os.Remove(filepath.Join(folder, "filler")))
 	remount(t, folder, 0, "size=64m")
 	p.wellAgain(image, 0)
@@ -283,7 +283,7 @@ func readOnlyVault(t *testing.T, exe string) {
 	p := newPlace(t, exe, folder)
 	image := p.image("disk.raw", 8)
 	remount(t, folder, unix.MS_RDONLY, "")
-	p.fault(p.run(1, "backup", image), "store-read-only", "append to the ledger", folder, "read-only file system", "mount it writable")
+	p.fault(p.run(1, "backup", image), "store-read-only", "write a heartbeat to", folder, "read-only file system", "mount it writable")
 	remount(t, folder, 0, "")
 	p.wellAgain(image, 0)
 }
