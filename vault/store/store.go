@@ -49,6 +49,8 @@ var (
 	// A store never makes its own root while writing: writing on would fill the
 	// disk under an absent mount.
 	ErrNoStore = errors.New("store is missing")
+	// ErrOther: the place holds a store, but not the one that was there.
+	ErrOther = errors.New("another vault is where this one was")
 	// ErrName: this is not a name; see [CheckName].
 	ErrName = errors.New("not an object name")
 	// ErrLength: the body had more or fewer bytes than promised, or an object
