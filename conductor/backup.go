@@ -92,7 +92,7 @@ func (j *job) plan(ctx context.Context) {
 	j.work = flow.Work{
 		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.Vault.Config.DefaultDomain, Codec: o.Codec, ParcelSize: o.ParcelSize,
 		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
-		Transport: o.Transport, Remote: o.Remote, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
+		Transport: o.Transport, Remote: o.Remote, WaitIO: o.WaitIO, WaitGone: o.WaitGone, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
 		Sidecars: filepath.Join(o.State, "cache", o.Vault.ID.String(), sidecar.Folder),
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
@@ -189,7 +189,7 @@ func (j *job) listen() error {
 	status := func(s flow.Status) {
 		j.crew.Heard(s)
 		if s.Fault != nil && s.Fault.Class != flow.Park {
-			j.stop(s.Fault)
+			j.stop(j.otherVault(s.Fault))
 		}
 	}
 	return j.queue.Hub.Listen(status, func(b []byte) {
@@ -251,7 +251,8 @@ func (j *job) watch(ctx context.Context) {
 			j.mu.Lock()
 			p := j.progress
 			j.mu.Unlock()
-			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: j.crew.Stages(queued), Progress: p, Work: &j.work})
+			stages := j.crew.Stages(queued)
+			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: stages, Progress: p, Work: &j.work, Waits: waits(stages)})
 		}
 	}
 }

@@ -16,17 +16,22 @@ import (
 func operatingSystem() string { return runtime.GOOS + "/" + runtime.GOARCH }
 
 // finish writes what came of the job under a checkpoint and sums it up. It works
-// with its own time, because an interrupted job is to be written down too.
+// with its own time, because an interrupted job is to be written down too. If the
+// vault is away just now, a job that went well until here waits for it.
 func (j *job) finish(ctx context.Context) (Summary, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer cancel()
 	fault := j.stopped()
 	s := Summary{Job: j.id, Duration: j.o.Now().Sub(j.started), SlotsLeft: j.leaked}
 	if j.crew != nil {
 		s.Stages = j.crew.Stages(nil)
 	}
 	j.log.Info("appends that another writer was faster with", zap.Uint64("lost", j.o.Ledger.Lost()))
-	r := j.result(ctx)
+	var r result
+	if err := j.patiently(ctx, fault != nil, func() (err error) { r, err = j.result(ctx); return err }); err != nil {
+		j.log.Warn("read the job back", zap.Error(err))
+		if fault == nil {
+			fault = flow.AsFault(flow.VaultFault("read back the job from", j.o.Location, err), "conductor")
+		}
+	}
 	if fault != nil && r.fenced != nil {
 		// Whatever it was that came up first when a stopped job woke up.
 		fault = flow.AsFault(flow.VaultFault("append to the ledger", j.o.Location, r.fenced), "conductor")
@@ -43,7 +48,7 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 			s.CPU += time.Duration(stopped.CPUNS)
 		}
 	}
-	if err := j.sign(ctx, &s, facts); err != nil && fault == nil {
+	if err := j.sign(ctx, &s, facts, fault != nil); err != nil && fault == nil {
 		return s, flow.VaultFault("write down the end of the job in", j.o.Location, err)
 	} else if err != nil {
 		j.log.Warn("the end of the job is not written down", zap.Error(err))
@@ -57,16 +62,30 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 // sign appends the last facts and signs the ledger. StateHashed says what the
 // catalog was before them. No guard: that a fenced job has ended is worth knowing,
 // commits nothing and holds nothing.
-func (j *job) sign(ctx context.Context, s *Summary, facts []events.Fact) error {
-	h, err := j.hashed(ctx)
-	if err != nil {
+func (j *job) sign(ctx context.Context, s *Summary, facts []events.Fact, stopping bool) error {
+	written := false
+	return j.patiently(ctx, stopping, func() error {
+		ctx, cancel := lastTime(ctx)
+		defer cancel()
+		if !written {
+			h, err := j.hashed(ctx)
+			if err != nil {
+				return err
+			}
+			if s.Position, err = j.o.Ledger.Append(ctx, j.id, append(facts[:len(facts):len(facts)], h), nil, nil); err != nil {
+				return err
+			}
+			written = true
+		}
+		var err error
+		s.Checkpoint, err = j.o.Ledger.Checkpoint(ctx)
 		return err
-	}
-	if s.Position, err = j.o.Ledger.Append(ctx, j.id, append(facts, h), nil, nil); err != nil {
-		return err
-	}
-	s.Checkpoint, err = j.o.Ledger.Checkpoint(ctx)
-	return err
+	})
+}
+
+// lastTime is the time that each of the last steps gets, interrupted or not.
+func lastTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 }
 
 // result is what the ledger says came of the job. Not what the indexer reported
@@ -78,13 +97,14 @@ type result struct {
 	fenced error // who has taken over, if anybody has
 }
 
-func (j *job) result(ctx context.Context) result {
+func (j *job) result(ctx context.Context) (result, error) {
+	ctx, cancel := lastTime(ctx)
+	defer cancel()
 	out := result{points: map[id.Guest]id.Point{}, sealed: map[id.Disk]events.DiskSealed{}}
 	chunks := map[id.Object]bool{}
 	for r, err := range j.o.Ledger.Records(ctx, j.work.Position) {
 		if err != nil {
-			j.log.Warn("read the job back", zap.Error(err))
-			break
+			return out, err
 		}
 		if f, ok := r.Fact.(events.JobFenced); ok && f.Fenced == j.id {
 			out.fenced = fmt.Errorf("%w at position %d: job %s: %s", ledger.ErrFenced, r.Position, r.Job, f.Why)
@@ -108,7 +128,7 @@ func (j *job) result(ctx context.Context) result {
 			out.points[f.Guest] = f.Point
 		}
 	}
-	return out
+	return out, nil
 }
 
 // account sums up the job. The bytes of a guest that failed protect nothing and

@@ -56,6 +56,9 @@ type Options struct {
 	User    string
 	Now     func() time.Time
 	Lease   lease.Times // of heartbeats; zero: the defaults
+	// How long a vault that reports I/O errors, or is away, is waited for before
+	// the job stops. Zero: the defaults of package patient.
+	WaitIO, WaitGone time.Duration
 
 	// Observe is called a few times a second, and Fact for every fact of the
 	// job as it enters the ledger. Both from one goroutine each; both may be nil.
@@ -203,6 +206,7 @@ type Update struct {
 	Stages   []crew.Stage // in flow order
 	Progress indexer.Progress
 	Work     *flow.Work
+	Waits    string // what the job waits for, if the vault is away; else ""
 }
 
 // Summary is what came of a job.

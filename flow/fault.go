@@ -1,11 +1,13 @@
 package flow
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"syscall"
 
+	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
@@ -89,6 +91,8 @@ func VaultFault(op, object string, err error) error {
 	switch {
 	case errors.Is(err, ledger.ErrFenced):
 		f.Code, f.Remedy = "fenced", "another job has the guest now and what it commits counts; find out why this host was stopped or cut off from the vault for so long"
+	case errors.Is(err, store.ErrOther):
+		f.Code, f.Remedy = "other-vault", "check the path and what is mounted there; nothing was written to the other vault"
 	case errors.Is(err, store.ErrFull):
 		f.Code, f.Remedy = "store-full", "make room on the vault's disk, then run the job again; what was stored is found again"
 	case errors.Is(err, store.ErrReadOnly):
@@ -99,6 +103,16 @@ func VaultFault(op, object string, err error) error {
 		f.Class, f.Code, f.Remedy = Corrupt, "damaged", "run millrace verify; restore the damaged object from a copy of the vault if there is one"
 	}
 	return f
+}
+
+// SameVault asks a store once whether it answers and holds the vault want: its
+// description, or store.ErrOther.
+func SameVault(ctx context.Context, st store.Store, want id.Vault) (vault.Config, error) {
+	c, err := vault.ReadConfig(ctx, st)
+	if err == nil && c.ID != want {
+		err = fmt.Errorf("%w: %s instead of %s", store.ErrOther, c.ID, want)
+	}
+	return c, err
 }
 
 // ParentFault says what it means for a guest that the tables of the point it is

@@ -26,17 +26,26 @@ type Status struct {
 	OutBytes    uint64 `json:"out_bytes"`
 	Redelivered uint64 `json:"redelivered"`
 	Stale       uint64 `json:"stale"`
+	Waits       string `json:"waits,omitempty"` // for what, while it cannot go on: the vault is away
 	Fault       *Fault `json:"fault,omitempty"`
 }
 
 func (w *Worker) status() Status {
 	spent, n := w.Meter.Times(), w.Meter.Counts()
+	waits, _ := w.waits.Load().(string)
 	return Status{
+		Waits: waits,
 		Stage: w.Config.Stage, Worker: w.Config.Worker, PID: os.Getpid(), Host: w.Config.Host, Held: int64(w.courier.Held()),
 		BusyNS: int64(spent[meter.Busy]), StarvedNS: int64(spent[meter.Starved]), BlockedNS: int64(spent[meter.Blocked]),
 		InParcels: n.InParcels, OutParcels: n.OutParcels, InBytes: n.InBytes, OutBytes: n.OutBytes,
 		Redelivered: n.Redelivered, Stale: n.Stale,
 	}
+}
+
+// Waits makes it known what the worker waits for; "": for nothing any more.
+func (w *Worker) Waits(what string) {
+	w.waits.Store(what)
+	w.report(false)
 }
 
 // Alarm tells the conductor at once, past the queue, that the job must stop.

@@ -1,6 +1,8 @@
 package flow
 
 import (
+	"time"
+
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
@@ -26,11 +28,14 @@ type Work struct {
 	Index      []string     `json:"index"`    // chunk index files
 	// Distrusted are packs that a parent's tables name and that nothing new may
 	// refer to: gone, of another size, retired, or with withdrawn chunks.
-	Distrusted []PackID    `json:"distrusted,omitempty"`
-	Ledger     string      `json:"ledger"`             // folder of the local segment cache
-	Sidecars   string      `json:"sidecars,omitempty"` // folder of the disks' block hashes; none: compare by chunk id
-	Guests     []WorkGuest `json:"guests"`
-	Disks      []WorkDisk  `json:"disks"`
+	Distrusted []PackID `json:"distrusted,omitempty"`
+	Ledger     string   `json:"ledger"`             // folder of the local segment cache
+	Sidecars   string   `json:"sidecars,omitempty"` // folder of the disks' block hashes; none: compare by chunk id
+	// How long a vault that fails, or is away, is waited for. 0: the defaults.
+	WaitIO   time.Duration `json:"wait_io,omitempty"`
+	WaitGone time.Duration `json:"wait_gone,omitempty"`
+	Guests   []WorkGuest   `json:"guests"`
+	Disks    []WorkDisk    `json:"disks"`
 }
 
 // PackID names a pack: they lie in a folder per job.

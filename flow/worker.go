@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace-backup/millrace/flow/arena"
@@ -23,6 +24,7 @@ type Worker struct {
 	Config Config
 	Arena  *arena.Arena
 	Meter  meter.Meter
+	waits  atomic.Value // string: see Waits
 
 	courier *courier.Courier
 	queue   chan *Delivery // received and not yet taken

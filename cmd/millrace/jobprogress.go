@@ -45,6 +45,7 @@ type statusLine struct {
 	Done    int64         `json:"done_bytes"`
 	Total   int64         `json:"total_bytes"`
 	Stages  []stageStatus `json:"stages"`
+	Waits   string        `json:"waits,omitempty"` // for what, while the vault is away
 }
 
 type stageStatus struct {
@@ -75,9 +76,11 @@ func (p *jobProgress) update(u conductor.Update) {
 	done, total := doneBytes(u)
 	switch {
 	case p.a.Settings.JSON:
-		p.a.PrintJSON(statusLine{Type: "status", Job: u.Job.String(), Elapsed: u.Elapsed.Seconds(), Done: done, Total: total, Stages: stages})
+		p.a.PrintJSON(statusLine{Type: "status", Job: u.Job.String(), Elapsed: u.Elapsed.Seconds(), Done: done, Total: total, Stages: stages, Waits: u.Waits})
 	case p.terminal:
 		p.draw(u, stages)
+	case u.Waits != "":
+		fmt.Fprintf(p.a.Stderr, "waits for the vault: %s\n", u.Waits)
 	default:
 		fmt.Fprintf(p.a.Stderr, "%s of %s after %s; busy: %s\n", session.Size(done), session.Size(total), u.Elapsed.Round(time.Second), busyWords(stages))
 	}
@@ -136,6 +139,9 @@ func (p *jobProgress) draw(u conductor.Update, stages []stageStatus) {
 			filled = int(30 * done / d.Size)
 		}
 		line("%-24.24s [%s%s] %s of %s, stored %s", u.Work.Disks[n].Info.Key, strings.Repeat("#", filled), strings.Repeat(".", 30-filled), session.Size(done), session.Size(d.Size), session.Size(d.Stored))
+	}
+	if u.Waits != "" {
+		line("  waits for the vault: %.60s", u.Waits)
 	}
 	for _, s := range stages {
 		line("  %-9s x%-2d busy %3.0f %%  %10s/s  queue %d", s.Stage, s.Workers, 100*s.Busy, session.Size(int64(s.Rate)), s.Queue)

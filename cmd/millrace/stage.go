@@ -28,6 +28,7 @@ import (
 	"github.com/millrace-backup/millrace/stages/uploader"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
+	"github.com/millrace-backup/millrace/vault/store/patient"
 )
 
 func (a *app) stageCommand() *cobra.Command {
@@ -132,23 +133,28 @@ func runStage(ctx context.Context, w *flow.Worker) error {
 // runVaultStage runs the stages that read or write the vault.
 func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error {
 	work := &w.Config.Work
-	st, err := dir.Open(work.Vault)
+	p := &patient.Patience{IO: work.WaitIO, Gone: work.WaitGone, Tell: w.Waits}
+	var place *dir.Store
+	var cfg vault.Config
+	open := func(ctx context.Context) (err error) {
+		if place, err = dir.Open(work.Vault); err == nil {
+			cfg, err = flow.SameVault(ctx, place, work.VaultID)
+		}
+		return err
+	}
+	p.Probe = open
+	err := p.Do(ctx, func() error { return open(ctx) })
+	if err == nil {
+		err = place.Mark(ctx, vault.ConfigName)
+	}
 	if err != nil {
 		return flow.VaultFault("open vault", work.Vault, err)
 	}
-	cfg, err := vault.ReadConfig(ctx, st)
-	if err != nil {
-		return flow.VaultFault("open vault", work.Vault, err)
-	}
-	if cfg.ID != work.VaultID {
-		return flow.VaultFault("open vault", work.Vault, fmt.Errorf("%w: %s instead of %s", fault.ErrOtherVault, cfg.ID, work.VaultID))
-	}
-	if err := st.Mark(ctx, vault.ConfigName); err != nil {
-		return flow.VaultFault("open vault", work.Vault, err)
-	}
+	p.Probe = func(ctx context.Context) error { _, err := flow.SameVault(ctx, place, work.VaultID); return err }
+	st := patient.Wrap(place, p)
 	v := &vault.Vault{ID: cfg.ID, Config: cfg, Store: st, Keys: keys}
 	if w.Config.Stage == flow.Uploader {
-		return uploader.Run(ctx, w, st, keys)
+		return uploader.Run(ctx, w, st, keys, p)
 	}
 	// What was in the vault when the job began, what other jobs tell of while it
 	// runs, and, for those who decide what is new, what it has stored itself.
@@ -165,7 +171,7 @@ func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error 
 	}
 	defer index.Close()
 	if w.Config.Stage == flow.Indexer {
-		return indexer.Run(ctx, w, v, index)
+		return indexer.Run(ctx, w, v, index, p)
 	}
 	return delta.Run(ctx, w, index, func(ctx context.Context, d flow.WorkDisk) (delta.Map, error) {
 		return table.OpenMap(ctx, v, *d.Parent)

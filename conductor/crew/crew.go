@@ -280,6 +280,11 @@ func (c *Crew) Heard(s flow.Status) {
 	for _, w := range c.all {
 		if w.number == s.Worker && w.stage == s.Stage {
 			w.mu.Lock()
+			if before := w.status.Waits; before == "" && s.Waits != "" {
+				c.Log.Warn("worker waits for the vault", zap.String("stage", s.Stage), zap.Uint32("worker", s.Worker), zap.String("cause", s.Waits))
+			} else if before != "" && s.Waits == "" {
+				c.Log.Info("worker goes on", zap.String("stage", s.Stage), zap.Uint32("worker", s.Worker))
+			}
 			w.status, w.heard = s, time.Now()
 			w.peak = max(w.peak, peak(w.cmd.Process.Pid))
 			w.mu.Unlock()
@@ -403,8 +408,10 @@ func (c *Crew) Stages(queued map[string]uint64) (out []Stage) {
 }
 
 func (u *Stage) add(w *worker) {
+	gone := false
 	select {
 	case <-w.gone:
+		gone = true
 	default:
 		u.Workers++
 	}
@@ -415,6 +422,9 @@ func (u *Stage) add(w *worker) {
 	s := w.status
 	w.mu.Unlock()
 	u.PID = w.cmd.Process.Pid
+	if !gone && s.Waits != "" {
+		u.Waits = s.Waits
+	}
 	u.sum(s)
 }
 

@@ -93,6 +93,9 @@ func (u *Stage) visit(v *visitor) {
 	if !v.gone {
 		u.Workers++
 		u.Elsewhere++
+		if v.status.Waits != "" {
+			u.Waits = v.status.Waits
+		}
 	}
 	u.sum(v.status)
 }

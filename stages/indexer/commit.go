@@ -15,14 +15,23 @@ import (
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger/table"
+	"github.com/millrace-backup/millrace/vault/store"
+	"github.com/millrace-backup/millrace/vault/store/patient"
 )
 
 // commit makes a guest's recovery point.
 func (x *indexer) commit(ctx context.Context, n uint32) error {
 	defer x.trust.Done()
-	written, err := x.writeTables(ctx, n)
-	if err == nil {
-		err = x.checkPacks(ctx, n, written.ends)
+	var written tables
+	// Tables begun anew leave the first ones as objects that nobody names.
+	err := x.patience.Do(ctx, func() (err error) {
+		if written, err = x.writeTables(ctx, n); err == nil {
+			err = x.checkPacks(ctx, n, written.ends)
+		}
+		return err
+	})
+	if err != nil && patient.Passing(err) || errors.Is(err, store.ErrOther) {
+		err = flow.VaultFault("write tables to", x.work.Vault, err)
 	}
 	if err != nil {
 		return x.park(n, err)

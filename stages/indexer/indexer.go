@@ -15,6 +15,7 @@ import (
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/live"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store/patient"
 )
 
 const (
@@ -26,13 +27,14 @@ const (
 // Indexer is the stage at work.
 type indexer struct {
 	*state
-	w       *flow.Worker
-	vault   *vault.Vault
-	ledger  *ledger.Ledger
-	journal *journal
-	blocks  *sidecar.Keeper
-	live    follower
-	told    uint64 // position up to which the live copy has been fed
+	w        *flow.Worker
+	vault    *vault.Vault
+	patience *patient.Patience
+	ledger   *ledger.Ledger
+	journal  *journal
+	blocks   *sidecar.Keeper
+	live     follower
+	told     uint64 // position up to which the live copy has been fed
 
 	lastMessage, lastRecord, lastLook time.Time
 	tableBytes                        int64
@@ -48,8 +50,9 @@ type follower interface {
 }
 
 // Run is the stage: one process per job. v needs the metadata and signing keys.
-// It returns when it is told to drain.
-func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index) error {
+// It returns when it is told to drain. p says how long tables that could not be
+// written are begun anew; for all else the vault's store has patience of its own.
+func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index, p *patient.Patience) error {
 	work := &w.Config.Work
 	l, err := ledger.Open(ctx, v, ledger.Options{Cache: work.Ledger, Now: time.Now})
 	if err != nil {
@@ -61,7 +64,7 @@ func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index) error 
 	}
 	defer func() { _ = s.spool.close() }()
 	x := &indexer{
-		state: s, w: w, vault: v, ledger: l, told: work.Position, dirty: true,
+		state: s, w: w, vault: v, patience: p, ledger: l, told: work.Position, dirty: true,
 		live:        live.Copy{JS: w.JetStream(), Stream: flow.FactStream(w.Config.Job), Subject: flow.FactSubject(w.Config.Job)},
 		lastMessage: time.Now(), lastRecord: time.Now(), trust: trust.New(v.Store), blocks: sidecar.NewKeeper(work, w.Config.Folder),
 	}

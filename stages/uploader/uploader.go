@@ -9,6 +9,7 @@ import (
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
+	"github.com/millrace-backup/millrace/vault/store/patient"
 )
 
 const (
@@ -21,14 +22,16 @@ type stage struct {
 	w     *flow.Worker
 	store store.Store
 	keys  *vault.Keys
+	spell *patient.Spell // since a pack was last stored
 
 	load *load // the open pack; nil: none
 	held []*flow.Delivery
 }
 
-// Run is the stage. keys need the data and metadata keys.
-func Run(ctx context.Context, w *flow.Worker, st store.Store, keys *vault.Keys) error {
-	s := &stage{w: w, store: st, keys: keys}
+// Run is the stage. keys need the data and metadata keys; p says how long a pack
+// that could not be written is begun anew.
+func Run(ctx context.Context, w *flow.Worker, st store.Store, keys *vault.Keys, p *patient.Patience) error {
+	s := &stage{w: w, store: st, keys: keys, spell: p.Spell()}
 	defer func() {
 		if s.load != nil {
 			s.load.pack.Abort()
@@ -76,6 +79,10 @@ func (s *stage) take(ctx context.Context, d *flow.Delivery) error {
 		s.load = newLoad(p, time.Now())
 	}
 	if err := s.load.add(&s.w.Config.Work, d.Parcel, d.Bytes()); err != nil {
+		if patient.Passing(err) {
+			s.held = append(s.held, d)
+			return s.anew(ctx, err)
+		}
 		// The half pack goes first: on a full disk it takes the room that the
 		// ledger needs for what is whole.
 		dropped := s.drop()
@@ -88,6 +95,23 @@ func (s *stage) take(ctx context.Context, d *flow.Delivery) error {
 	}
 	s.held = append(s.held, d)
 	return nil
+}
+
+// anew drops the open pack, which cannot be finished, and waits until the vault takes
+// another. Only then its parcels are given back, to be packed again by whoever gets
+// them: until then heartbeats go out for them. What a commit of unknown outcome may
+// have left is a pack that no fact names.
+func (s *stage) anew(ctx context.Context, err error) error {
+	s.load.pack.Abort() // first, for the same reason as in take
+	if last := s.spell.Wait(ctx, err); last != nil {
+		f := flow.AsFault(err, flow.Uploader)
+		if last != err {
+			f = flow.AsFault(flow.VaultFault("write a pack", s.w.Config.Work.Vault, last), flow.Uploader)
+		}
+		s.w.Alarm(f)
+		return errors.Join(f, s.drop())
+	}
+	return s.drop()
 }
 
 // abandon drops the open pack because of a parcel that is no longer ours.
@@ -135,14 +159,12 @@ func (s *stage) flush(ctx context.Context) error {
 		return nil
 	}
 	defer s.w.Meter.Working()()
-	full := s.load
-	s.load = nil
-	ref, err := full.close(ctx)
+	ref, err := s.load.close(ctx)
 	if err != nil {
-		f := flow.AsFault(flow.VaultFault("close a pack", s.w.Config.Work.Vault, err), flow.Uploader)
-		s.w.Alarm(f)
-		return f
+		return s.anew(ctx, flow.VaultFault("close a pack", s.w.Config.Work.Vault, err))
 	}
+	s.load = nil
+	s.spell.Done()
 	for _, d := range s.held {
 		p := d.Parcel
 		out := *p

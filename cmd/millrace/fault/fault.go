@@ -91,9 +91,6 @@ func Usage(format string, args ...any) error {
 // Interrupted marks an error that came up because the user stopped the program.
 func Interrupted(err error) error { return &Fault{Code: "interrupted", Err: err} }
 
-// ErrOtherVault: the place holds a vault, but not the one that was there.
-var ErrOtherVault = errors.New("another vault is where this one was")
-
 // ErrNoPassword: nobody said what the password is, and nobody can be asked.
 var ErrNoPassword = errors.New("no password was given")
 
@@ -115,7 +112,8 @@ func Kinds() []Kind {
 		{"interrupted", context.Canceled, ExitInterrupted, "run it again: what is already stored is found and not stored twice"},
 		{"part-failed", nil, ExitPart, "see the errors above: each names a guest and what to do; the other guests have their points"},
 		{"guest-busy", nil, ExitGuestBusy, "wait for the other job; if its host is gone, its claim on the guest ends by itself"},
-		{"other-vault", ErrOtherVault, ExitNoVault, "check the path and what is mounted there"},
+		{"too-large", nil, ExitPart, "give larger parcels with --parcel, or choose fewer disks"},
+		{"other-vault", store.ErrOther, ExitNoVault, "check the path and what is mounted there"},
 		{"wrong-key", vault.ErrWrongKey, ExitWrongKey, "check the password file; the recovery key printed by init opens the vault too"},
 		{"rollback", ledger.ErrRollback, ExitDamage, "the vault was set back to an earlier state: find out who restored or copied it, and when, before using it"},
 		{"forked", ledger.ErrForked, ExitDamage, "two copies of this vault were written to: keep both, and find out which is genuine"},

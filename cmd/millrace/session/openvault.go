@@ -14,6 +14,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 )
 
@@ -100,7 +101,7 @@ func (a *App) meet(m Memory, canonical string, cfg vault.Config) error {
 			a.Note("millrace: %v; the next command will trust it anew", err)
 		}
 	case known != cfg.ID:
-		return &fault.Fault{Err: fmt.Errorf("expected vault %s, found %s: %w", known, cfg.ID, fault.ErrOtherVault),
+		return &fault.Fault{Err: fmt.Errorf("expected vault %s, found %s: %w", known, cfg.ID, store.ErrOther),
 			Remedy: "check the path and what is mounted there; to trust the vault that is there now, remove " + file}
 	}
 	return nil
