@@ -50,7 +50,9 @@ func PackPrefix(job id.Job) string { return "packs/" + job.String() + "/" }
 // PackName is the name of the object that holds a pack.
 func PackName(job id.Job, pack id.Object) string { return PackPrefix(job) + pack.String() }
 
-// PackDisk names one disk that chunks of a pack were read from.
+// PackDisk names one disk that chunks of a pack were read from. The zero PackDisk is
+// that of splices: chunks whose blocks were read from more than one place, so that
+// only a map says where they belong.
 type PackDisk struct {
 	Guest id.Guest
 	Disk  id.Disk
@@ -60,7 +62,7 @@ type PackDisk struct {
 type PackEntry struct {
 	Chunk       id.Chunk
 	Disk        uint16 // index into the pack's disks
-	GuestOffset int64  // where on that disk the chunk was read first
+	GuestOffset int64  // where on that disk the chunk was read first; of a splice, 0
 	Offset      uint32 // of the sealed bytes, from the start of the pack
 	Stored      uint32 // length of the sealed bytes
 	Raw         uint32 // length of the chunk

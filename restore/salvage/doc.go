@@ -13,7 +13,9 @@
 // has the chunk in that place; *exact* when it was written and every byte of it was
 // proven. A *loose* disk is known from footers only: its chunks are authentic, and so
 // is where they were first read, but what lay elsewhere, what was found already
-// stored, and which of two jobs' bytes belong together is unknown.
+// stored, and which of two jobs' bytes belong together is unknown. Splices, the
+// scattered changes of a cell in one chunk, are left out: where their blocks were,
+// footers do not say.
 //
 // # Guarantees
 //

@@ -58,7 +58,7 @@ func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vaul
 		seen := map[uint16]bool{}
 		for _, entry := range info.Entries {
 			d := info.Disks[entry.Disk]
-			if explained[d] {
+			if d == (vault.PackDisk{}) || explained[d] { // of a splice only a map knows where it belongs
 				continue
 			}
 			l := loose[d]

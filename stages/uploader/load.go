@@ -63,8 +63,11 @@ func (l *load) add(w *flow.Work, p *flow.Parcel, b []byte) error {
 		if uint64(x.At)+uint64(x.Stored) > uint64(len(b)) || x.Stored == 0 {
 			return malformed(p, fmt.Sprintf("a sealed piece of %d bytes at %d of %d", x.Stored, x.At, len(b)))
 		}
-		e := vault.PackEntry{Chunk: x.Chunk, GuestOffset: p.Offset + int64(x.Offset), Stored: x.Stored, Raw: x.Size()}
-		at, err := l.pack.Add(e, owner, b[x.At:x.At+x.Stored])
+		e, from := vault.PackEntry{Chunk: x.Chunk, GuestOffset: p.Offset + int64(x.Offset), Stored: x.Stored, Raw: x.Size()}, owner
+		if x.Raw != 0 { // whoever laid it down where its first part is would cover what lies behind
+			e.GuestOffset, from = 0, vault.PackDisk{}
+		}
+		at, err := l.pack.Add(e, from, b[x.At:x.At+x.Stored])
 		if err != nil {
 			return flow.VaultFault("write a pack", w.Vault, err)
 		}
