@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
@@ -41,6 +42,10 @@ func (k *Keeper) Keep(p *flow.Parcel) {
 	}
 	u := k.update(p.Disk)
 	if u == nil {
+		return
+	}
+	if len(records) == 0 && slices.ContainsFunc(p.Pieces, func(x flow.Piece) bool { return x.Verdict != flow.Unchanged }) {
+		k.spoil(p.Disk) // somebody on the way has dropped them: the parent's do not stand
 		return
 	}
 	cell := k.work.CellSize

@@ -95,6 +95,10 @@ const (
 	known = 1 // there is a record
 	same  = 2 // what the parent's sidecar has still holds
 	zeros = 3 // the cell is zero: no record
+
+	// stands is same as an update's file has it. It makes an older record count,
+	// so it is more than one flipped bit away from all that makes none count.
+	stands = 0x56
 )
 
 // Append adds to b, the records of a parcel, that of its next cell: r, or that the

@@ -336,3 +336,45 @@ func FuzzHeader(f *testing.F) {
 		s.Cell(0, testKey.NewRecord())
 	})
 }
+
+// A flipped bit among the states of an update makes no record of the parent's stand
+// for a cell that is another by now.
+func TestFlippedUpdates(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(6, 6))
+	for bit := range 8 {
+		for _, b := range [][]byte{nil, Zeros(nil), Append(nil, randomRecord(rnd, testKey.Shape))} { // not read, zero, changed
+			folder, path := t.TempDir(), filepath.Join(t.TempDir(), "update")
+			base, err := Gather(path, testKey)
+			if err == nil {
+				err = base.Keep(0, 1, Append(nil, randomRecord(rnd, testKey.Shape)))
+			}
+			if err == nil {
+				err = base.Apply(folder, At{}, at(1))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := Gather(path, testKey)
+			if err == nil && b != nil {
+				err = u.Keep(0, 1, b)
+			}
+			if err == nil {
+				err = u.mark(0, u.state(0)^1<<bit)
+			}
+			if err == nil {
+				err = u.Apply(folder, at(1), at(2))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := Open(folder, testKey, at(2))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Cell(0, testKey.NewRecord()) {
+				t.Errorf("bit %d of a state, %d bytes of records: the parent's record stands", bit, len(b))
+			}
+			f.Close()
+		}
+	}
+}

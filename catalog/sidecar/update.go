@@ -28,7 +28,7 @@ func Gather(path string, k Key) (*Update, error) {
 func (u *Update) Keep(first int64, cells int, b []byte) error {
 	if len(b) == 0 {
 		for n := range int64(cells) {
-			if err := u.mark(first+n, same); err != nil {
+			if err := u.mark(first+n, stands); err != nil {
 				return fmt.Errorf("keep the hashes of blocks: %w", err)
 			}
 		}
@@ -39,9 +39,13 @@ func (u *Update) Keep(first int64, cells int, b []byte) error {
 	}
 	for n := first; len(b) > 0; n++ {
 		what, body, rest, err := u.key.split(b)
-		if err == nil && what == known {
+		switch {
+		case err != nil:
+		case what == known:
 			err = u.put(n, body)
-		} else if err == nil {
+		case what == same:
+			err = u.mark(n, stands)
+		default:
 			err = u.mark(n, what)
 		}
 		if err != nil {
@@ -99,7 +103,7 @@ func (u *Update) merge(base *File, to At) error {
 		switch {
 		case ok:
 			return base.put(cell, body)
-		case what[0] != same && what[1] != none:
+		case what[0] != stands && what[1] != none:
 			return base.drop(cell)
 		}
 		return nil
@@ -119,7 +123,7 @@ func (u *Update) merge(base *File, to At) error {
 // sidecar that is gone is not known any more.
 func (u *Update) replace(path string, to At) error {
 	err := eachState(func(cell int64, what []byte) error {
-		if what[0] == same || what[0] == zeros {
+		if what[0] != known && what[0] != none {
 			return u.mark(cell, none)
 		}
 		return nil
