@@ -50,8 +50,7 @@ func PackPrefix(job id.Job) string { return "packs/" + job.String() + "/" }
 // PackName is the name of the object that holds a pack.
 func PackName(job id.Job, pack id.Object) string { return PackPrefix(job) + pack.String() }
 
-// PackDisk names one disk that chunks of a pack were read from. The zero one is that
-// of splices, whose blocks were read from several places: only a map says which.
+// PackDisk names a disk that chunks were read from; the zero one: several places, as splices.
 type PackDisk struct {
 	Guest id.Guest
 	Disk  id.Disk
