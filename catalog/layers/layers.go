@@ -43,6 +43,7 @@ type Written struct {
 // writer is a Write at work.
 type writer struct {
 	v       *vault.Vault
+	pages   *table.Pages // of all parents together
 	job     id.Job
 	domain  id.Domain
 	scratch *spill.Log
@@ -68,7 +69,7 @@ func (d *disk) needsTable() bool { return d.changed || d.base }
 // Write writes the tables that a point of these disks needs. scratch is used and
 // keeps what was written to it.
 func Write(ctx context.Context, v *vault.Vault, job id.Job, domain id.Domain, scratch *spill.Log, disks []Disk) (Written, error) {
-	w := &writer{v: v, job: job, domain: domain, scratch: scratch, uses: newUses(scratch), numbers: map[table.PackRef]uint32{}}
+	w := &writer{v: v, pages: table.NewPages(), job: job, domain: domain, scratch: scratch, uses: newUses(scratch), numbers: map[table.PackRef]uint32{}}
 	out := Written{Disks: make([]Layer, len(disks))}
 	tables := false
 	for _, in := range disks {
@@ -118,7 +119,7 @@ func (w *writer) begin(ctx context.Context, in Disk) (disk, error) {
 		return d, nil
 	}
 	var err error
-	if d.parent, err = table.OpenMap(ctx, w.v, *in.Parent); err != nil {
+	if d.parent, err = w.pages.OpenMap(ctx, w.v, *in.Parent); err != nil {
 		return d, err
 	}
 	d.base = len(in.Parent.Extents) == 0 || d.parent.Size() != in.Size

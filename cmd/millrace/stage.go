@@ -173,8 +173,9 @@ func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error 
 	if w.Config.Stage == flow.Indexer {
 		return indexer.Run(ctx, w, v, index, p)
 	}
+	pages := table.NewPages() // of all disks together: they come one after the other
 	return delta.Run(ctx, w, index, func(ctx context.Context, d flow.WorkDisk) (delta.Map, error) {
-		return table.OpenMap(ctx, v, *d.Parent)
+		return pages.OpenMap(ctx, v, *d.Parent)
 	})
 }
 

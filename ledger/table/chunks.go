@@ -239,7 +239,7 @@ func (t *ChunkTable) All(ctx context.Context) iter.Seq2[ChunkRow, error] {
 }
 
 func (t *ChunkTable) page(ctx context.Context, p int) ([]ChunkRow, error) {
-	rows, err := t.cache.get(t.ref.UID, p, func() ([]ChunkRow, error) {
+	rows, err := rowsOf(t.cache, slot{kindChunks, t.ref.UID, p}, func() ([]ChunkRow, error) {
 		b, err := t.read(ctx, p)
 		if err != nil {
 			return nil, err

@@ -211,15 +211,22 @@ func bounded(c *events.Cut) int64 {
 }
 
 // ExtentTable is an open extent table.
-type ExtentTable struct{ file }
+type ExtentTable struct {
+	file
+	cache *cache
+}
 
 // OpenExtents reads the index of an extent table. ref comes from a fact.
 func OpenExtents(ctx context.Context, v *vault.Vault, ref events.TableRef) (*ExtentTable, error) {
+	return openExtents(ctx, v, ref, newCache(defaultCache))
+}
+
+func openExtents(ctx context.Context, v *vault.Vault, ref events.TableRef, c *cache) (*ExtentTable, error) {
 	f, err := openFile(ctx, v, ref, kindExtents)
 	if err != nil {
 		return nil, fmt.Errorf("open extent table %s: %w", ObjectName(ref), err)
 	}
-	return &ExtentTable{*f}, nil
+	return &ExtentTable{*f, c}, nil
 }
 
 // Range yields the rows that overlap [from, to), whole, in order.
@@ -260,8 +267,11 @@ func newCursor(t *ExtentTable, from int64) *cursor {
 // have ascending positions.
 func (c *cursor) at(ctx context.Context, pos int64) (*extent, error) {
 	for {
-		for len(c.rows) > 0 && c.rows[0].end() <= pos {
+		for n := 0; len(c.rows) > 0 && c.rows[0].end() <= pos; n++ {
 			c.rows = c.rows[1:]
+			if n == 4 { // far away: the range begins in the middle of the page
+				c.rows = c.rows[sort.Search(len(c.rows), func(i int) bool { return c.rows[i].end() > pos }):]
+			}
 		}
 		if len(c.rows) > 0 {
 			return &c.rows[0], nil
@@ -269,17 +279,30 @@ func (c *cursor) at(ctx context.Context, pos int64) (*extent, error) {
 		if c.next == len(c.t.pages) {
 			return nil, nil
 		}
-		p := c.next
-		b, err := c.t.read(ctx, p)
-		if err == nil {
-			c.rows, err = decodeExtentPage(b, c.t.pages[p].rows, c.t.pages[p].first)
-		}
-		if err == nil && p+1 < len(c.t.pages) && uint64(c.rows[len(c.rows)-1].end()) > c.t.pages[p+1].first {
-			err = damaged("rows reach into the next page")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s page %d: %w", ObjectName(c.t.ref), p, err)
+		var err error
+		if c.rows, err = c.t.page(ctx, c.next); err != nil {
+			return nil, err
 		}
 		c.next++
 	}
+}
+
+// page returns the rows of page p. They are shared: a small range, and there are
+// as many of them as a disk has parcels, costs no decoding if it is near the last.
+func (t *ExtentTable) page(ctx context.Context, p int) ([]extent, error) {
+	rows, err := rowsOf(t.cache, slot{kindExtents, t.ref.UID, p}, func() ([]extent, error) {
+		b, err := t.read(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		rows, err := decodeExtentPage(b, t.pages[p].rows, t.pages[p].first)
+		if err == nil && p+1 < len(t.pages) && uint64(rows[len(rows)-1].end()) > t.pages[p+1].first {
+			err = damaged("rows reach into the next page")
+		}
+		return rows, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s page %d: %w", ObjectName(t.ref), p, err)
+	}
+	return rows, nil
 }

@@ -39,23 +39,27 @@ type layer struct {
 	chunks  *ChunkTable // nil: the layer has zeros only
 }
 
-// OpenMap reads the indexes of a disk's layers. Chunk pages that are read later
-// are kept in a bounded cache that the layers share.
+// OpenMap reads the indexes of a disk's layers. Pages that are read later are
+// kept in a bounded cache that the layers share.
 func OpenMap(ctx context.Context, v *vault.Vault, disk events.PointDisk) (*Map, error) {
+	return NewPages().OpenMap(ctx, v, disk)
+}
+
+// OpenMap opens a map that shares its bounded cache with the other maps of c.
+func (c *Pages) OpenMap(ctx context.Context, v *vault.Vault, disk events.PointDisk) (*Map, error) {
 	if len(disk.Extents) != len(disk.Chunks) || len(disk.Extents) > MaxLayers || disk.Size < 0 || disk.Size > MaxDisk {
 		return nil, fmt.Errorf("open map of disk %s: %w", disk.Disk,
 			damaged("%d extent and %d chunk tables, %d bytes", len(disk.Extents), len(disk.Chunks), disk.Size))
 	}
 	m := &Map{size: disk.Size}
-	pages := newCache(defaultCache)
 	for i, ref := range disk.Extents {
 		var l layer
 		var err error
-		if l.extents, err = OpenExtents(ctx, v, ref); err != nil {
+		if l.extents, err = openExtents(ctx, v, ref, c.cache); err != nil {
 			return nil, fmt.Errorf("open map of disk %s: %w", disk.Disk, err)
 		}
 		if !disk.Chunks[i].Name.IsZero() {
-			if l.chunks, err = openChunks(ctx, v, disk.Chunks[i], pages); err != nil {
+			if l.chunks, err = openChunks(ctx, v, disk.Chunks[i], c.cache); err != nil {
 				return nil, fmt.Errorf("open map of disk %s: %w", disk.Disk, err)
 			}
 		}

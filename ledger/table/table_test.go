@@ -685,3 +685,48 @@ func FuzzPages(f *testing.F) {
 		}
 	})
 }
+
+// What the maps of one set of pages keep of their tables has one bound, and what is
+// near what was read last is not read again.
+func TestMapsShareTheirPages(t *testing.T) {
+	v := newVault(t)
+	r := rand.New(rand.NewPCG(8, 8))
+	const blocks = 2000
+	pages := NewPages()
+	pages.cache.limit = 64 << 10
+	type shown struct {
+		disk reference
+		m    *Map
+	}
+	var all []shown
+	for range 5 {
+		disk := make(reference, blocks)
+		pd := events.PointDisk{Size: blocks * block}
+		for l := range 3 {
+			pd = pushLayer(t, v, r, disk, pd, byte(l+1), l == 0)
+		}
+		m, err := pages.OpenMap(ctx, v, pd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, shown{disk, m})
+	}
+	for range 200 {
+		s := all[r.IntN(len(all))]
+		from := int64(r.IntN(blocks)) * block
+		to := min(from+64*block, blocks*block)
+		s.disk.check(t, collect(t, s.m.Range(ctx, from, to)), from, to)
+		used := 0
+		for e := pages.cache.order.Front(); e != nil; e = e.Next() {
+			used += e.Value.(*entry).bytes
+		}
+		if used != pages.cache.used || used > pages.cache.limit && pages.cache.order.Len() > 1 {
+			t.Fatalf("%d pages of %d bytes are kept, %d are counted", pages.cache.order.Len(), used, pages.cache.used)
+		}
+	}
+	pages.cache.limit = defaultCache
+	for range collect(t, all[0].m.Range(ctx, 0, blocks*block)) {
+	}
+	all[0].m.layers[0].extents.v = nil // whoever reads again panics
+	all[0].disk.check(t, collect(t, all[0].m.Range(ctx, 0, blocks*block)), 0, blocks*block)
+}

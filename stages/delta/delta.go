@@ -26,15 +26,26 @@ type Map interface {
 	Size() int64
 }
 
-// OpenMap opens the map of a disk in the parent point; nil if there is none.
+// OpenMap opens the map of a disk that has a parent point. Maps are opened again and
+// again in a job of many disks; what they keep of their tables they share.
 type OpenMap func(ctx context.Context, d flow.WorkDisk) (Map, error)
+
+// maxMaps bounds the open maps: of each there is an index in memory, and the disks
+// of a job come one after the other but for some at the end.
+const maxMaps = 8
+
+// opened is the map of a disk.
+type opened struct {
+	disk uint32
+	m    Map // nil: the disk has no parent
+}
 
 type stage struct {
 	w      *flow.Worker
 	index  Index
 	recent *arena.Recent
 	open   OpenMap
-	maps   map[uint32]Map
+	maps   []opened // the most recently used first
 	old    []table.MapPiece
 	// distrusted packs may not be referred to: what only they have is new
 	distrusted map[flow.PackID]bool
@@ -43,7 +54,7 @@ type stage struct {
 
 // Run is the stage.
 func Run(ctx context.Context, w *flow.Worker, index Index, open OpenMap) error {
-	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, maps: map[uint32]Map{}, distrusted: w.Config.Work.DistrustedPacks(), parts: map[id.Chunk]flow.Verdict{}}
+	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, distrusted: w.Config.Work.DistrustedPacks(), parts: map[id.Chunk]flow.Verdict{}}
 	return w.Pump(ctx, arena.NoSlot, s.decide)
 }
 
@@ -52,6 +63,9 @@ func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ arena.Slot) (str
 	if p.Pass == flow.PassRecheck {
 		p.Claim = arena.Claim{}
 		return flow.Indexer, p, nil
+	}
+	if err := s.checkDisk(p); err != nil {
+		return "", nil, err
 	}
 	if err := s.index.TakeUp(false); err != nil {
 		return "", nil, err
@@ -92,21 +106,39 @@ func (s *stage) judge(p *flow.Parcel) (store bool) {
 	return store
 }
 
-// load reads what the parent has in the parcel's range.
-func (s *stage) load(ctx context.Context, p *flow.Parcel) error {
-	m, ok := s.maps[p.Disk]
-	if !ok {
-		if int(p.Disk) >= len(s.w.Config.Work.Disks) {
-			return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "compare", Object: p.String(), Cause: "the job has no such disk", Remedy: "report this"}
-		}
-		d := s.w.Config.Work.Disks[p.Disk]
-		if d.Parent != nil {
+func (s *stage) checkDisk(p *flow.Parcel) error {
+	if int(p.Disk) < len(s.w.Config.Work.Disks) {
+		return nil
+	}
+	return &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "compare", Object: p.String(), Cause: "the job has no such disk", Remedy: "report this"}
+}
+
+// mapOf returns the parent's map of the parcel's disk, nil if it has no parent.
+func (s *stage) mapOf(ctx context.Context, p *flow.Parcel) (Map, error) {
+	o := opened{disk: p.Disk}
+	if i := slices.IndexFunc(s.maps, func(x opened) bool { return x.disk == p.Disk }); i >= 0 {
+		o = s.maps[i]
+		s.maps = slices.Delete(s.maps, i, i+1)
+	} else {
+		if d := s.w.Config.Work.Disks[p.Disk]; d.Parent != nil {
 			var err error
-			if m, err = s.open(ctx, d); err != nil {
-				return flow.ParentFault("open the parent's map", d.Info.Path, d.Guest, err)
+			if o.m, err = s.open(ctx, d); err != nil {
+				return nil, flow.ParentFault("open the parent's map", d.Info.Path, d.Guest, err)
 			}
 		}
-		s.maps[p.Disk] = m
+	}
+	s.maps = slices.Insert(s.maps[:min(len(s.maps), maxMaps-1)], 0, o)
+	return o.m, nil
+}
+
+// load reads what the parent has in the parcel's range.
+func (s *stage) load(ctx context.Context, p *flow.Parcel) error {
+	if err := s.checkDisk(p); err != nil {
+		return err
+	}
+	m, err := s.mapOf(ctx, p)
+	if err != nil {
+		return err
 	}
 	s.old = s.old[:0]
 	if m == nil {
@@ -134,7 +166,7 @@ func (s *stage) verdict(x *flow.Piece, p *flow.Parcel, at *int) flow.Verdict {
 		o = &s.old[*at]
 	}
 	switch {
-	case x.Zero && s.maps[p.Disk] == nil:
+	case x.Zero && s.w.Config.Work.Disks[p.Disk].Parent == nil:
 		return flow.Unchanged // what no layer covers is zero
 	case x.Zero:
 		if o != nil && o.Zero && o.Offset <= from && o.Offset+o.Length >= to {

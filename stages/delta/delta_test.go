@@ -80,7 +80,7 @@ func newStage(t *testing.T, m *parent, k known) (*stage, *arena.Recent) {
 		d.Parent = &events.PointDisk{}
 	}
 	w := &flow.Worker{Config: flow.Config{Work: flow.Work{Domain: home, Disks: []flow.WorkDisk{d}}}}
-	s := &stage{w: w, index: k, recent: a.Recent(), maps: map[uint32]Map{}, distrusted: map[flow.PackID]bool{}, open: func(context.Context, flow.WorkDisk) (Map, error) { return m, nil }}
+	s := &stage{w: w, index: k, recent: a.Recent(), distrusted: map[flow.PackID]bool{}, open: func(context.Context, flow.WorkDisk) (Map, error) { return m, nil }}
 	return s, a.Recent()
 }
 
@@ -271,5 +271,36 @@ func TestWhere(t *testing.T) {
 		if err != nil || to != want || out.Claim.IsZero() != (want == flow.Indexer) {
 			t.Errorf("chunk %d: to %q, claim %+v, %v", c, to, out.Claim, err)
 		}
+	}
+}
+
+// A job of many disks has few maps open, and still compares each with its own.
+func TestFewMapsAreOpen(t *testing.T) {
+	s, _ := newStage(t, &parent{}, nil)
+	const disks = 3 * maxMaps
+	opens := 0
+	s.w.Config.Work.Disks = make([]flow.WorkDisk, disks)
+	for i := range disks {
+		s.w.Config.Work.Disks[i].Parent = &events.PointDisk{Size: int64(i)}
+	}
+	s.open = func(_ context.Context, d flow.WorkDisk) (Map, error) {
+		opens++
+		return &parent{pieces: []table.MapPiece{data(0, 4096, byte(d.Parent.Size))}}, nil
+	}
+	for round := range 2 * disks {
+		disk := uint32(round % disks)
+		for range 3 {
+			p := &flow.Parcel{Disk: disk, Length: 4096, Pieces: flow.Pieces{{Length: 4096, Chunk: id.Chunk{byte(disk)}}}}
+			to, _, err := s.decide(t.Context(), &flow.Delivery{Message: &flow.Message{Parcel: p}}, arena.Slot{})
+			if err != nil || to != flow.Indexer || p.Pieces[0].Verdict != flow.Unchanged {
+				t.Fatalf("disk %d: to %q, %v, verdict %d", disk, to, err, p.Pieces[0].Verdict)
+			}
+			if len(s.maps) > maxMaps {
+				t.Fatalf("%d maps are open", len(s.maps))
+			}
+		}
+	}
+	if opens != 2*disks {
+		t.Errorf("opened %d maps, not one for each turn of a disk", opens)
 	}
 }

@@ -115,12 +115,13 @@ func (x *indexer) checkPacks(ctx context.Context, n uint32, ends map[uint32]int6
 			return lostPack(err)
 		}
 	}
+	pages := table.NewPages()
 	for _, d := range x.work.DisksOf(n) {
 		parent := x.work.Disks[d].Parent
 		if parent == nil {
 			continue
 		}
-		m, err := table.OpenMap(ctx, x.vault, *parent)
+		m, err := pages.OpenMap(ctx, x.vault, *parent)
 		if err != nil {
 			return flow.ParentFault("open the tables of", x.work.Guests[n].Name, n, err)
 		}
