@@ -2,7 +2,6 @@ package restore
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/restore/part"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 )
@@ -28,21 +28,19 @@ type RawOptions struct {
 //
 // The file is written under a temp name beside path, synced, then renamed without
 // replacing anything, and the folder is synced. If Raw fails nothing is left; a
-// process that dies leaves at most the temp, called ".NAME.*.part". The file can
-// be read and written by its owner alone: it is the inside of a machine.
+// process that dies leaves at most the temp, called ".NAME.*.part", which the next
+// Raw to the same path removes. The file can be read and written by its owner
+// alone: it is the inside of a machine.
 func Raw(ctx context.Context, v *vault.Vault, d events.PointDisk, path string, o RawOptions) error {
 	fail := func(err error) error { return fmt.Errorf("restore disk %s to %s: %w", d.Key, path, err) }
 	if err := free(path, o.Force); err != nil {
 		return fail(err)
 	}
-	var word [8]byte
-	_, _ = rand.Read(word[:]) // never fails since Go 1.24
-	folder, name := filepath.Split(path)
-	temp := filepath.Join(folder, fmt.Sprintf(".%.200s.%x.part", name, word))
-	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := part.Create(path)
 	if err != nil {
 		return fail(err)
 	}
+	temp := f.Name()
 	if err := fill(ctx, v, d, f, o.Options); err != nil {
 		_ = f.Close()
 		_ = os.Remove(temp)

@@ -1,0 +1,24 @@
+//go:build !windows
+
+package part
+
+import (
+	"os"
+	"syscall"
+)
+
+// hold locks a new file. A file system without locks is one where nobody gets a
+// lock to remove it under.
+func hold(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }
+
+// removeUnheld removes a file unless somebody holds it.
+func removeUnheld(path string) {
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+		_ = os.Remove(path)
+	}
+}
