@@ -29,6 +29,11 @@ func New(to io.WriterAt) *Writer { return &Writer{to: to} }
 // cutter makes is twice as long.
 const least = 32 << 10
 
+// most is the length in bytes from which on a run is written. Writes of 8 MiB cost
+// the kernel twice the time of these: it looks for large pages, and the other
+// workers wait for the file.
+const most = 1 << 20
+
 // Begin prepares for so many pieces, the first of them at offset first, of the
 // window bytes around it. Windows lie at multiples of their length. Where pieces
 // are few each is written when it comes.
@@ -59,7 +64,7 @@ func (w *Writer) End() error {
 	slices.SortFunc(w.held, func(a, b held) int { return cmp.Compare(a.from, b.from) })
 	for n := 0; n < len(w.held); {
 		from, to := w.held[n].from, w.held[n].from
-		for ; n < len(w.held) && w.held[n].from == to; n++ {
+		for ; n < len(w.held) && w.held[n].from == to && to-from < most; n++ {
 			to = w.held[n].to
 		}
 		if err := w.write(w.room[from-w.from:to-w.from], from); err != nil {
