@@ -112,6 +112,11 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 		return fmt.Errorf("it ends before %s, checkpoint %s covers %d: %w",
 			segmentName(count), checkpointName(l.signed.Size), l.signed.Seq, vault.ErrDamaged)
 	}
+	if count == 0 && l.signed.Note == nil {
+		if err := l.neverUsed(ctx); err != nil {
+			return err
+		}
+	}
 	l.seq, l.head = l.signed.Seq, l.signed.tree()
 	l.low, l.lowTree = l.seq, mark{l.head.size, l.head.root()}
 	if err := l.refresh(ctx); err != nil {
@@ -126,6 +131,23 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 	}
 	if remembered != nil {
 		return l.compare(ctx, *remembered)
+	}
+	return nil
+}
+
+// neverUsed makes sure that a vault without any ledger is one that init has not
+// finished with. The first segment is durable before anything that a job stores, so
+// where there is any of that the ledger was lost, and a second one beginning at
+// position 0 would hide every point that the first one has.
+func (l *Ledger) neverUsed(ctx context.Context) error {
+	for _, folder := range []string{"packs/", tableFolder, "points/", "catalogs/"} {
+		for _, err := range l.st.List(ctx, folder) {
+			if err != nil {
+				return err
+			}
+			// What is there is not what is damaged, so its name is left out.
+			return fmt.Errorf("the vault has no ledger, though jobs have stored %s: %w", folder[:len(folder)-1], vault.ErrDamaged)
+		}
 	}
 	return nil
 }

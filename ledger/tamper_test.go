@@ -289,3 +289,26 @@ func TestStoresNeedNoMoreThanTheContract(t *testing.T) {
 	fillUp(t, l, 0, 4)
 	wantNumbers(t, mustOpen(t, v, Options{}), 0, 4)
 }
+
+// A vault whose ledger and checkpoints have all gone is told from one that was
+// never used: a second ledger would hide all points of the first.
+func TestLedgerGone(t *testing.T) {
+	v, root := newVault(t)
+	mustOpen(t, v, Options{})
+	for _, name := range []string{"packs/j/1", "tables/j/1", "points/1", "catalogs/1-1"} {
+		file := filepath.Join(root, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(t.Context(), v, Options{Now: noon}); !errors.Is(err, vault.ErrDamaged) {
+			t.Errorf("with %s and no ledger: %v, want damage", name, err)
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustOpen(t, v, Options{})
+}
