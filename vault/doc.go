@@ -33,7 +33,8 @@
 // Secrets: [Keys] and the types that hold it print as "***" in every form. Keys
 // lie in ordinary memory: a core dump or swap of the process holds them.
 //
-// Compression is package vault/frame, secrets and sealing package vault/seal; what
+// Compression is package vault/frame, secrets and sealing package vault/seal, keys
+// from passwords package vault/kdf; what
 // the rest of the program needs of them has its names here too.
 //
 // Hostile bytes: everything read from a store is checked and bounded before

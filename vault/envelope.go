@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/seal"
 )
 
@@ -62,10 +63,10 @@ const keySigned = "millrace vault key\n"
 // and does not open has met the wrong password.
 func encodeKey(k *Keys, key Key, secret []byte) ([]byte, error) {
 	object := KeyName(key.ID)
-	if err := key.KDF.check(); err != nil {
+	if err := key.KDF.Check(); err != nil {
 		return nil, fmt.Errorf("wrap %s: %w", object, err)
 	}
-	kek, err := key.KDF.derive(secret)
+	kek, err := key.KDF.Derive(secret)
 	if err != nil {
 		return nil, fmt.Errorf("wrap %s: %w", object, err)
 	}
@@ -151,7 +152,7 @@ func (e *envelope) check(name string) error {
 	if KeyName(e.ID) != name {
 		return fmt.Errorf("holds key %s", e.ID)
 	}
-	want := map[string]string{KindPassword: kdfPassword, KindRecovery: kdfRecovery}[e.Kind]
+	want := map[string]string{KindPassword: kdf.Password, KindRecovery: kdf.Recovery}[e.Kind]
 	if want == "" || e.KDF.Name != want {
 		return fmt.Errorf("a key of kind %q by %q", e.Kind, e.KDF.Name)
 	}
@@ -161,7 +162,7 @@ func (e *envelope) check(name string) error {
 	if len(e.Wrapped) < seal.WrapOverhead {
 		return fmt.Errorf("%d wrapped bytes", len(e.Wrapped))
 	}
-	return e.KDF.check()
+	return e.KDF.Check()
 }
 
 // checkLabel keeps labels printable: they are shown before anything is authenticated.
@@ -178,7 +179,7 @@ func (e *envelope) key() Key {
 
 // unwrap opens the envelope with secret: ErrWrongKey when it is not the one.
 func (e *envelope) unwrap(secret []byte) (*Keys, error) {
-	kek, err := e.KDF.derive(secret)
+	kek, err := e.KDF.Derive(secret)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyName(e.ID), err)
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"testing"
+
+	"github.com/millrace-backup/millrace/vault/kdf"
 )
 
 // signedAnew gives text, with its last member replaced, a right signature, so
@@ -75,7 +77,7 @@ func FuzzKeyEnvelope(f *testing.F) {
 				if e == nil {
 					continue // of another vault
 				}
-				if k := e.KDF; k.check() != nil || k.MemoryKiB > maxMemoryKiB || k.Time > maxTime || k.Threads > maxThreads {
+				if k := e.KDF; k.Check() != nil || k.MemoryKiB > kdf.MaxMemoryKiB || k.Time > kdf.MaxTime || k.Threads > kdf.MaxThreads {
 					t.Fatalf("this much work is accepted: %+v", k)
 				}
 				if KeyName(e.ID) != name || checkLabel(e.Label) != nil {

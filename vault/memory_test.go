@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/store"
 )
 
@@ -103,7 +104,7 @@ func (m *memory) clone() *memory {
 }
 
 // quick is the cheapest hardening a reader accepts; tests make many vaults.
-func quick() KDF { return KDF{Name: kdfPassword, Time: 1, MemoryKiB: minMemoryKiB, Threads: 1} }
+func quick() KDF { return KDF{Name: kdf.Password, Time: 1, MemoryKiB: kdf.MinMemoryKiB, Threads: 1} }
 
 func noon() time.Time { return time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC) }
 

@@ -2,10 +2,11 @@ package vault
 
 import (
 	"github.com/millrace-backup/millrace/vault/frame"
+	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/seal"
 )
 
-// What the rest of the program knows of packages seal and frame, so that it
+// What the rest of the program knows of packages seal, frame and kdf, so that it
 // needs only this one. These are the same types and values, not wrappers.
 type (
 	// Keys is what a process holds of a vault's secrets; see [seal.Keys].
@@ -16,6 +17,8 @@ type (
 	ObjectType = seal.ObjectType
 	// Codec compresses; see [frame.Codec].
 	Codec = frame.Codec
+	// KDF says how a password becomes a key; see [kdf.Params].
+	KDF = kdf.Params
 	// Decoder undoes any Codec; see [frame.Decoder].
 	Decoder = frame.Decoder
 )
@@ -45,6 +48,9 @@ const (
 	FrameOverhead = frame.Overhead   // the most that a frame adds
 	MaxChunk      = frame.MaxContent // the largest cell, so the longest chunk
 )
+
+// DefaultKDF is how new passwords are hardened; see [kdf.Default].
+func DefaultKDF() KDF { return kdf.Default() }
 
 // LoadGrant makes keys of what [Keys.Grant] returned; see [seal.LoadGrant].
 func LoadGrant(grant []byte) (*Keys, error) { return seal.LoadGrant(grant) }

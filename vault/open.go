@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/store"
 )
 
@@ -34,7 +35,7 @@ func Open(ctx context.Context, st store.Store, password []byte) (*Vault, error) 
 func (v *Vault) unlock(ctx context.Context, password []byte) (*Keys, error) {
 	var bad []error
 	var passwords []*envelope
-	recovery, looksLike, isRecovery := parseRecovery(password)
+	recovery, looksLike, isRecovery := kdf.ParseRecovery(password)
 	for e, err := range v.envelopes(ctx) {
 		if err != nil {
 			if ctx.Err() != nil || !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNewer) {

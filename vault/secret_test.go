@@ -15,6 +15,7 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/kdf"
 )
 
 // canaries are the secrets of v in every spelling that a print could have.
@@ -69,7 +70,7 @@ func canaries(t *testing.T, v *Vault) []string {
 func TestNothingPrintsSecrets(t *testing.T) {
 	st := newMemory()
 	v, recovery := newVault(t, st)
-	secret, _, _ := parseRecovery([]byte(recovery))
+	secret, _, _ := kdf.ParseRecovery([]byte(recovery))
 	forbidden := append(canaries(t, v), recovery, hex.EncodeToString(secret))
 	info, _ := filled(t, v, st, 2)
 	w, err := NewPackWriter(t.Context(), st, v.Keys, testJob, v.Config.DefaultDomain)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/seal"
 	"github.com/millrace-backup/millrace/vault/store"
 )
@@ -86,8 +87,8 @@ func Create(ctx context.Context, st store.Store, password []byte, o CreateOption
 	if err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)
 	}
-	secret, recovery := newRecovery()
-	second, err := v.addKey(ctx, Key{Kind: KindRecovery, Label: "recovery key", Created: now, KDF: KDF{Name: kdfRecovery}}, secret)
+	secret, recovery := kdf.NewRecovery()
+	second, err := v.addKey(ctx, Key{Kind: KindRecovery, Label: "recovery key", Created: now, KDF: KDF{Name: kdf.Recovery}}, secret)
 	if err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)
 	}
@@ -135,21 +136,21 @@ func (v *Vault) AddPassword(ctx context.Context, password []byte, label string, 
 	return v.addPassword(ctx, password, label, DefaultKDF(), now.UTC().Truncate(time.Second))
 }
 
-func (v *Vault) addPassword(ctx context.Context, password []byte, label string, kdf KDF, now time.Time) (Key, error) {
+func (v *Vault) addPassword(ctx context.Context, password []byte, label string, how KDF, now time.Time) (Key, error) {
 	if len(password) == 0 {
 		return Key{}, errors.New("add password: it is empty")
 	}
-	if _, looksLike, _ := parseRecovery(password); looksLike {
+	if _, looksLike, _ := kdf.ParseRecovery(password); looksLike {
 		return Key{}, errors.New("add password: it looks like a recovery key")
 	}
-	return v.addKey(ctx, Key{Kind: KindPassword, Label: label, Created: now, KDF: kdf}, password)
+	return v.addKey(ctx, Key{Kind: KindPassword, Label: label, Created: now, KDF: how}, password)
 }
 
 func (v *Vault) addKey(ctx context.Context, key Key, secret []byte) (Key, error) {
 	if err := checkLabel(key.Label); err != nil {
 		return Key{}, fmt.Errorf("add key: %w", err)
 	}
-	key.ID, key.KDF = id.NewKey(), key.KDF.withSalt()
+	key.ID, key.KDF = id.NewKey(), key.KDF.WithSalt()
 	text, err := encodeKey(v.Keys, key, secret)
 	if err != nil {
 		return Key{}, err

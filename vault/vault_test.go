@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/seal"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vault/store/dir"
@@ -72,7 +73,7 @@ func TestWhatDoesNotOpen(t *testing.T) {
 	for what, secret := range map[string]string{
 		"another password": "wrong", "no password": "", "password and more": password + " ",
 		"recovery key with a mistake": string(mistyped), "half a recovery key": recovery[:40],
-		"another recovery key": formatRecovery(make([]byte, 32)), "long": strings.Repeat("x", 1<<20),
+		"another recovery key": kdf.FormatRecovery(make([]byte, 32)), "long": strings.Repeat("x", 1<<20),
 	} {
 		v, err := Open(t.Context(), st, []byte(secret))
 		if v != nil || !errors.Is(err, ErrWrongKey) || errors.Is(err, ErrDamaged) {
@@ -352,7 +353,7 @@ func TestCreateOnce(t *testing.T) {
 		t.Errorf("%d keys", n)
 	}
 	for what, o := range map[string]CreateOptions{
-		"cheap KDF": {KDF: KDF{Name: kdfPassword, Time: 1, MemoryKiB: 1024, Threads: 1}}, "label": {Label: "a\nb", KDF: quick()},
+		"cheap KDF": {KDF: KDF{Name: kdf.Password, Time: 1, MemoryKiB: 1024, Threads: 1}}, "label": {Label: "a\nb", KDF: quick()},
 		"cells": {CellSize: 3, KDF: quick()}, "cutter": {Cutter: chunk.Params{Name: "x"}, KDF: quick()},
 	} {
 		fresh := newMemory()
@@ -360,7 +361,7 @@ func TestCreateOnce(t *testing.T) {
 			t.Errorf("%s: %v, %d objects", what, err, len(fresh.objects))
 		}
 	}
-	for _, bad := range []string{"", formatRecovery(make([]byte, 32))} {
+	for _, bad := range []string{"", kdf.FormatRecovery(make([]byte, 32))} {
 		if _, _, err := Create(t.Context(), newMemory(), []byte(bad), CreateOptions{KDF: quick()}); err == nil {
 			t.Errorf("password %q was taken", bad)
 		}
@@ -490,7 +491,7 @@ func TestTooManyKeys(t *testing.T) {
 	st := newMemory()
 	v, _ := newVault(t, st)
 	for range maxKeys - 2 {
-		k := Key{ID: id.NewKey(), Kind: KindRecovery, KDF: KDF{Name: kdfRecovery}.withSalt()}
+		k := Key{ID: id.NewKey(), Kind: KindRecovery, KDF: KDF{Name: kdf.Recovery}.WithSalt()}
 		text, err := signedEnvelope(v, k) // wraps nothing, but is intact
 		if err != nil {
 			t.Fatal(err)

@@ -1,4 +1,4 @@
-package vault
+package kdf
 
 import (
 	"crypto/hkdf"
@@ -9,11 +9,11 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// KDF says how a password or a recovery key becomes the key that wraps the
+// Params says how a password or a recovery key becomes the key that wraps the
 // vault's secrets. It is stored in clear beside them, so whoever can write to
 // the store can change it: the bounds below stop a reader from being made to
 // work for hours, or to reveal a password through a cheap hash.
-type KDF struct {
+type Params struct {
 	Name      string `json:"name"` // "argon2id" (RFC 9106) or "hkdf-sha256" (RFC 5869)
 	Salt      []byte `json:"salt"`
 	Time      uint32 `json:"time,omitzero"`       // Argon2id passes
@@ -21,40 +21,46 @@ type KDF struct {
 	Threads   uint8  `json:"threads,omitzero"`    // Argon2id lanes
 }
 
+// The derivations, by what they are for.
 const (
-	kdfPassword = "argon2id"
-	kdfRecovery = "hkdf-sha256"
+	Password = "argon2id"
+	Recovery = "hkdf-sha256"
+)
 
+// The least and the most that is accepted of Argon2id.
+const (
+	MinMemoryKiB, MaxMemoryKiB = 8 << 10, 1 << 20
+	MaxTime, MaxThreads        = 16, 16
+)
+
+const (
 	saltSize = 32
 	// What HKDF is told the key is for.
 	recoveryInfo = "millrace recovery key wraps vault secrets"
-
-	minMemoryKiB, maxMemoryKiB = 8 << 10, 1 << 20
-	maxTime, maxThreads        = 16, 16
 )
 
-// DefaultKDF is how new passwords are hardened: Argon2id over 64 MiB, three
+// Default is how new passwords are hardened: Argon2id over 64 MiB, three
 // passes, four lanes, about 0.1 s of one core. The salt is left out.
-func DefaultKDF() KDF { return KDF{Name: kdfPassword, Time: 3, MemoryKiB: 64 << 10, Threads: 4} }
+func Default() Params { return Params{Name: Password, Time: 3, MemoryKiB: 64 << 10, Threads: 4} }
 
-// check refuses parameters that are too cheap or too costly.
-func (p KDF) check() error {
+// Check refuses parameters that are too cheap or too costly.
+func (p Params) Check() error {
 	if len(p.Salt) < 16 || len(p.Salt) > 64 {
 		return fmt.Errorf("salt of %d bytes", len(p.Salt))
 	}
 	switch p.Name {
-	case kdfPassword:
-		if p.MemoryKiB < minMemoryKiB || p.MemoryKiB > maxMemoryKiB {
-			return fmt.Errorf("argon2id over %d KiB, not %d to %d", p.MemoryKiB, minMemoryKiB, maxMemoryKiB)
+	case Password:
+		if p.MemoryKiB < MinMemoryKiB || p.MemoryKiB > MaxMemoryKiB {
+			return fmt.Errorf("argon2id over %d KiB, not %d to %d", p.MemoryKiB, MinMemoryKiB, MaxMemoryKiB)
 		}
-		if p.Time < 1 || p.Time > maxTime {
-			return fmt.Errorf("argon2id of %d passes, not 1 to %d", p.Time, maxTime)
+		if p.Time < 1 || p.Time > MaxTime {
+			return fmt.Errorf("argon2id of %d passes, not 1 to %d", p.Time, MaxTime)
 		}
-		if p.Threads < 1 || p.Threads > maxThreads {
-			return fmt.Errorf("argon2id of %d lanes, not 1 to %d", p.Threads, maxThreads)
+		if p.Threads < 1 || p.Threads > MaxThreads {
+			return fmt.Errorf("argon2id of %d lanes, not 1 to %d", p.Threads, MaxThreads)
 		}
 		return nil
-	case kdfRecovery:
+	case Recovery:
 		if p.Time != 0 || p.MemoryKiB != 0 || p.Threads != 0 {
 			return fmt.Errorf("hkdf-sha256 with argon2id's parameters")
 		}
@@ -63,20 +69,20 @@ func (p KDF) check() error {
 	return fmt.Errorf("unknown key derivation %q", p.Name)
 }
 
-// withSalt returns p with a fresh salt.
-func (p KDF) withSalt() KDF {
+// WithSalt returns p with a fresh salt.
+func (p Params) WithSalt() Params {
 	p.Salt = make([]byte, saltSize)
 	_, _ = rand.Read(p.Salt) // never fails since Go 1.24
 	return p
 }
 
-// derive turns secret into the key that wraps the vault's secrets. p was checked.
-func (p KDF) derive(secret []byte) (kek [32]byte, err error) {
+// Derive turns secret into the key that wraps the vault's secrets. p was checked.
+func (p Params) Derive(secret []byte) (kek [32]byte, err error) {
 	var key []byte
 	switch p.Name {
-	case kdfPassword:
+	case Password:
 		key = argon2.IDKey(secret, p.Salt, p.Time, p.MemoryKiB, p.Threads, 32)
-	case kdfRecovery:
+	case Recovery:
 		if key, err = hkdf.Key(sha256.New, secret, p.Salt, recoveryInfo, 32); err != nil {
 			return kek, fmt.Errorf("derive a key: %w", err)
 		}

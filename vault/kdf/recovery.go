@@ -1,17 +1,11 @@
-package vault
+package kdf
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base32"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"strings"
-
-	"github.com/millrace-backup/millrace/vault/store"
 )
 
 // The recovery key as people keep it: "MRK1-" and 14 groups of four letters and
@@ -27,13 +21,15 @@ const (
 
 func recoveryBase32() *base32.Encoding { return base32.StdEncoding.WithPadding(base32.NoPadding) }
 
-func newRecovery() (secret []byte, text string) {
+// NewRecovery makes a recovery key: the secret itself and the text that people keep.
+func NewRecovery() (secret []byte, text string) {
 	secret = make([]byte, recoverySize)
 	_, _ = rand.Read(secret) // never fails since Go 1.24
-	return secret, formatRecovery(secret)
+	return secret, FormatRecovery(secret)
 }
 
-func formatRecovery(secret []byte) string {
+// FormatRecovery returns the text of a recovery key of 32 bytes.
+func FormatRecovery(secret []byte) string {
 	digits := recoveryBase32().EncodeToString(append(bytes.Clone(secret), recoveryChecksum(secret)...))
 	groups := []string{recoveryPrefix}
 	for ; digits != ""; digits = digits[recoveryGroup:] {
@@ -47,10 +43,10 @@ func recoveryChecksum(secret []byte) []byte {
 	return sum[:recoverySum]
 }
 
-// parseRecovery reads a recovery key in any case and grouping; 0, 1 and 8, which
+// ParseRecovery reads a recovery key in any case and grouping; 0, 1 and 8, which
 // base32 does not have, are taken for the letters they look like. looksLike says
 // that the text was meant to be one, ok that it is one.
-func parseRecovery(text []byte) (secret []byte, looksLike, ok bool) {
+func ParseRecovery(text []byte) (secret []byte, looksLike, ok bool) {
 	if len(text) > 1024 {
 		return nil, false, false
 	}
@@ -71,34 +67,4 @@ func parseRecovery(text []byte) (secret []byte, looksLike, ok bool) {
 	}
 	secret = all[:recoverySize]
 	return secret, true, bytes.Equal(all[recoverySize:], recoveryChecksum(secret))
-}
-
-// Rescue opens a vault whose "vault" object is lost by its keys; ErrNoVault without one.
-func Rescue(ctx context.Context, st store.Store, password []byte) (*Vault, error) {
-	found := ErrNoVault
-	for entry, err := range st.List(ctx, keyPrefix) {
-		if err != nil {
-			return nil, fmt.Errorf("rescue vault: %w", err)
-		}
-		k, err := rescue(ctx, st, entry.Name, password)
-		if err == nil {
-			return &Vault{k.Vault(), Config{Format: Format, ID: k.Vault(), SigningKey: k.Public(), CellSize: 4 << 20, BlockSize: 4 << 10}, st, k}, nil
-		}
-		found = errors.Join(found, err)
-	}
-	return nil, fmt.Errorf("rescue vault: %w", found)
-}
-
-func rescue(ctx context.Context, st store.Store, name string, password []byte) (*Keys, error) {
-	text, err := store.ReadAll(ctx, st, name, maxEnvelope)
-	unsigned, err2 := allButLast(text)
-	bound, err3 := allButLast(unsigned)
-	e := envelope{bound: bound}
-	if err := errors.Join(err, err2, err3, json.Unmarshal(text, &e), e.check(name)); err != nil {
-		return nil, damaged(name, "%v", err)
-	}
-	if secret, _, isRecovery := parseRecovery(password); isRecovery {
-		password = secret
-	}
-	return e.unwrap(password)
 }
