@@ -34,8 +34,8 @@
 // lie in ordinary memory: a core dump or swap of the process holds them.
 //
 // Compression is package vault/frame, secrets and sealing package vault/seal, keys
-// from passwords package vault/kdf; what
-// the rest of the program needs of them has its names here too.
+// from passwords package vault/kdf; what the rest of the program needs of them has
+// its names here too.
 //
 // Hostile bytes: everything read from a store is checked and bounded before
 // memory is taken for it. Nothing read makes the package panic.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vault/frame"
 	"github.com/millrace-backup/millrace/vault/store/dir"
@@ -172,6 +173,86 @@ func TestGoldenVaultOpens(t *testing.T) {
 	}
 	if _, err := Open(t.Context(), st, []byte("wrong")); !errors.Is(err, ErrWrongKey) {
 		t.Errorf("%v", err)
+	}
+}
+
+// goldenParts is a pack of format 2 in the golden vault, kept beside it: of a chunk
+// in three parts, one in one place, and one in two.
+const goldenParts = "testdata/parts.pack"
+
+func goldenPartsEntries(x *chunk.IDs) ([]PackEntry, []string) {
+	contents := []string{strings.Repeat("a", 10) + strings.Repeat("b", 20) + strings.Repeat("c", 30), "whole", "12"}
+	entries := []PackEntry{
+		{GuestOffset: 4096, Raw: 60, Parts: []PackRange{{Offset: 4096, Length: 10}, {Offset: 8192, Length: 20}, {Offset: 1 << 40, Length: 30}}},
+		{GuestOffset: 0, Raw: 5},
+		{GuestOffset: 7, Raw: 2, Parts: []PackRange{{Offset: 7, Length: 1}, {Offset: 9, Length: 1}}},
+	}
+	for i, c := range contents {
+		entries[i].Chunk = x.ID([]byte(c))
+	}
+	return entries, contents
+}
+
+func TestGoldenPackInParts(t *testing.T) {
+	g, st := readGolden(t), goldenStore(t)
+	v, err := Open(t.Context(), st, []byte(g.Password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := newIDs(t, v)
+	entries, contents := goldenPartsEntries(x)
+	if *update {
+		w, err := NewPartsWriter(t.Context(), st, v.Keys, testJob, v.Config.DefaultDomain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		none, err := NewCodec("none")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range entries {
+			sealed, err := v.Keys.SealChunk(nil, v.Config.DefaultDomain, e.Chunk, none.Encode(nil, []byte(contents[i])))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Add(e, diskA, sealed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		info, err := w.Close(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(goldenParts, st.objects[PackName(testJob, info.Name)], 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pack, err := os.ReadFile(goldenParts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.objects[PackName(testJob, id.Sum(pack))] = pack
+	info, err := ReadPackFooter(t.Context(), st, v.Keys, testJob, id.Sum(pack))
+	if err != nil || len(info.Entries) != len(entries) || !info.InParts {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	for i, e := range info.Entries {
+		if want := entries[i]; !slices.Equal(e.Parts, want.Parts) || e.GuestOffset != want.GuestOffset {
+			t.Errorf("chunk %d: %+v, want %+v", i, e, want)
+		}
+		got, err := v.Keys.Decode(info.Domain, e.Chunk, pack[e.Offset:e.Offset+e.Stored], nil, x)
+		if err != nil || string(got) != contents[i] {
+			t.Errorf("chunk %d: %q, %v", i, got, err)
+		}
+	}
+	// What a later program writes is refused as such, before anything else is looked at.
+	pack[7] = 3
+	if _, err := ReadPackFooter(t.Context(), st, v.Keys, testJob, info.Name); !errors.Is(err, ErrNewer) || errors.Is(err, ErrDamaged) {
+		t.Errorf("format 3: %v", err)
+	}
+	pack[7] = 1 // the footer is bound to the header
+	if _, err := ReadPackFooter(t.Context(), st, v.Keys, testJob, info.Name); !errors.Is(err, ErrDamaged) {
+		t.Errorf("format 2 as 1: %v", err)
 	}
 }
 

@@ -3,10 +3,11 @@ package vault
 import (
 	"github.com/millrace-backup/millrace/vault/frame"
 	"github.com/millrace-backup/millrace/vault/kdf"
+	"github.com/millrace-backup/millrace/vault/parts"
 	"github.com/millrace-backup/millrace/vault/seal"
 )
 
-// What the rest of the program knows of packages seal, frame and kdf, so that it
+// What the rest of the program knows of packages seal, frame, kdf and parts, so that it
 // needs only this one. These are the same types and values, not wrappers.
 type (
 	// Keys is what a process holds of a vault's secrets; see [seal.Keys].
@@ -17,6 +18,8 @@ type (
 	ObjectType = seal.ObjectType
 	// Codec compresses; see [frame.Codec].
 	Codec = frame.Codec
+	// PackRange is a place on a disk, in bytes.
+	PackRange = parts.Range
 	// KDF says how a password becomes a key; see [kdf.Params].
 	KDF = kdf.Params
 	// Decoder undoes any Codec; see [frame.Decoder].

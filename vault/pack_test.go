@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -308,7 +309,7 @@ func TestFootersThatLie(t *testing.T) {
 	}
 	read := func(p PackInfo, plain []byte) error {
 		st := newMemory()
-		pack := appendPackHeader(nil, v.ID, p.Job, p.Domain, 1, [16]byte{9})
+		pack := appendPackHeader(nil, v.ID, &p, [16]byte{9})
 		header := bytes.Clone(pack)
 		pack = append(pack, make([]byte, 150)...)
 		footer, err := v.Keys.SealMeta(nil, TypePackFooter, footerBinding(header, int64(len(pack))), plain)
@@ -354,6 +355,98 @@ func TestFootersThatLie(t *testing.T) {
 	}
 	if err := read(p, append(whole, 0)); !errors.Is(err, ErrDamaged) {
 		t.Errorf("a byte more: %v", err)
+	}
+}
+
+// TestPartsThatLie: neither written nor read.
+func TestPartsThatLie(t *testing.T) {
+	st := newMemory()
+	v, _ := newVault(t, st)
+	sound := func() PackEntry {
+		return PackEntry{GuestOffset: 100, Offset: uint32(packHeader), Stored: 100, Raw: 30, Parts: []PackRange{{Offset: 100, Length: 10}, {Offset: 120, Length: 15}, {Offset: 1000, Length: 5}}}
+	}
+	w, err := NewPartsWriter(t.Context(), st, v.Keys, testJob, v.Config.DefaultDomain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(*PackEntry){
+		"another beginning":  func(e *PackEntry) { e.GuestOffset = 101 },
+		"too short in all":   func(e *PackEntry) { e.Parts[2].Length-- },
+		"too long in all":    func(e *PackEntry) { e.Raw-- },
+		"one":                func(e *PackEntry) { e.Parts = []PackRange{{Offset: 100, Length: 30}} },
+		"none":               func(e *PackEntry) { e.Parts = []PackRange{} },
+		"out of order":       func(e *PackEntry) { e.Parts[2].Offset = 110 },
+		"over one another":   func(e *PackEntry) { e.Parts[1].Offset = 109 },
+		"next to each other": func(e *PackEntry) { e.Parts[1].Offset = 110 },
+		"empty":              func(e *PackEntry) { e.Parts[1].Length, e.Raw = 0, 15 },
+		"before the disk":    func(e *PackEntry) { e.GuestOffset, e.Parts[0].Offset = -100, -100 },
+		"beyond all disks":   func(e *PackEntry) { e.Parts[2].Offset = 1<<63 - 5 },
+		"wrapping":           func(e *PackEntry) { e.Parts[2].Offset = 1<<63 - 3 },
+	} {
+		e := sound()
+		change(&e)
+		if _, err := w.Add(e, diskA, make([]byte, 100)); err == nil {
+			t.Errorf("%s is written: %v", what, err)
+		}
+		p := PackInfo{InParts: true, Disks: []PackDisk{diskA}, Entries: []PackEntry{e}}
+		var got PackInfo
+		got.InParts = true
+		if err := parseFooter(&got, appendFooter(nil, &p), int64(packHeader)+100); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s is read: %v", what, err)
+		}
+	}
+	p := PackInfo{InParts: true, Disks: []PackDisk{diskA}, Entries: []PackEntry{sound()}}
+	whole := appendFooter(nil, &p)
+	for n := range len(whole) {
+		if err := parseFooter(&PackInfo{InParts: true}, whole[:n], int64(packHeader)+100); !errors.Is(err, ErrDamaged) {
+			t.Fatalf("%d bytes of %d: %v", n, len(whole), err)
+		}
+	}
+	if err := parseFooter(&PackInfo{InParts: true}, append(bytes.Clone(whole), 0), int64(packHeader)+100); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a byte more: %v", err)
+	}
+	twice := append(bytes.Clone(whole), whole[len(whole)-6-3*12:]...)
+	twice[len(whole)-6-3*12-1] = 2
+	if err := parseFooter(&PackInfo{InParts: true}, twice, int64(packHeader)+100); !errors.Is(err, ErrDamaged) {
+		t.Errorf("an entry twice: %v", err)
+	}
+	// A pack that was begun for whole chunks says so and stays what it is.
+	if w, err = NewPackWriter(t.Context(), st, v.Keys, testJob, v.Config.DefaultDomain); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Add(sound(), diskA, make([]byte, 100)); err == nil || w.Len() != 0 {
+		t.Errorf("a pack of format 1 took a chunk in parts: %v", err)
+	}
+}
+
+// TestMostRangesOfAPack: they are bounded, and a footer of all of them is read.
+func TestMostRangesOfAPack(t *testing.T) {
+	st := newMemory()
+	v, _ := newVault(t, st)
+	w, err := NewPartsWriter(t.Context(), st, v.Keys, testJob, v.Config.DefaultDomain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := make([]PackRange, 1<<15)
+	for i := range parts {
+		parts[i] = PackRange{Offset: int64(i) * 2, Length: 1}
+	}
+	e := PackEntry{Raw: 1 << 15, Parts: parts}
+	for range MaxPackRanges / len(parts) {
+		if _, err := w.Add(e, diskA, make([]byte, Overhead)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Add(e, diskA, make([]byte, Overhead)); !errors.Is(err, ErrPackFull) || !w.Full() || w.Ranges() != MaxPackRanges {
+		t.Errorf("one more: %v", err)
+	}
+	info, err := w.Close(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadPackFooter(t.Context(), st, v.Keys, testJob, info.Name)
+	if err != nil || !reflect.DeepEqual(got, info) {
+		t.Errorf("%d chunks: %v", len(got.Entries), err)
 	}
 }
 
@@ -440,7 +533,9 @@ func FuzzPackTrailer(f *testing.F) {
 
 func FuzzPackHeader(f *testing.F) {
 	v := id.Vault{1}
-	f.Add(appendPackHeader(nil, v, testJob, id.Domain{2}, 3, [16]byte{4}))
+	for _, parts := range []bool{false, true} {
+		f.Add(appendPackHeader(nil, v, &PackInfo{Job: testJob, Domain: id.Domain{2}, DataKey: 3, InParts: parts}, [16]byte{4}))
+	}
 	f.Fuzz(func(t *testing.T, header []byte) {
 		var info PackInfo
 		if err := parsePackHeader(&info, v, header); err != nil {
@@ -449,7 +544,7 @@ func FuzzPackHeader(f *testing.F) {
 			}
 			return
 		}
-		again := appendPackHeader(nil, v, info.Job, info.Domain, info.DataKey, [16]byte(header[packHeader-16:]))
+		again := appendPackHeader(nil, v, &info, [16]byte(header[packHeader-16:]))
 		if !bytes.Equal(again, header) {
 			t.Fatalf("%x is read and written as %x", header, again)
 		}
@@ -458,10 +553,15 @@ func FuzzPackHeader(f *testing.F) {
 
 func FuzzPackFooter(f *testing.F) {
 	p := PackInfo{Disks: []PackDisk{diskA, diskB}, Entries: []PackEntry{{Chunk: id.Chunk{1}, Offset: uint32(packHeader), Stored: 100, Raw: 9}}}
-	f.Add(appendFooter(nil, &p), int64(packHeader+100))
-	f.Add(binary.BigEndian.AppendUint32([]byte{0, 0}, 1<<31), int64(packHeader))
-	f.Fuzz(func(t *testing.T, plain []byte, end int64) {
-		var info PackInfo
+	f.Add(appendFooter(nil, &p), int64(packHeader+100), false)
+	f.Add(binary.BigEndian.AppendUint32([]byte{0, 0}, 1<<31), int64(packHeader), false)
+	q := p
+	q.InParts = true
+	f.Add(appendFooter(nil, &q), int64(packHeader+100), true)
+	q.Entries = []PackEntry{{Chunk: id.Chunk{1}, Offset: uint32(packHeader), Stored: 100, Raw: 9, Parts: []PackRange{{Offset: 0, Length: 4}, {Offset: 1 << 40, Length: 5}}}}
+	f.Add(appendFooter(nil, &q), int64(packHeader+100), true)
+	f.Fuzz(func(t *testing.T, plain []byte, end int64, parts bool) {
+		info := PackInfo{InParts: parts}
 		if err := parseFooter(&info, plain, end); err != nil {
 			if !errors.Is(err, ErrDamaged) {
 				t.Fatal(err)
@@ -475,6 +575,13 @@ func FuzzPackFooter(f *testing.F) {
 			if int64(e.Offset)+int64(e.Stored) > end || int(e.Disk) >= len(info.Disks) {
 				t.Fatalf("an entry outside the pack: %+v", e)
 			}
+			var n uint64
+			for _, r := range e.Places() {
+				n += uint64(r.Length)
+			}
+			if n != uint64(e.Raw) {
+				t.Fatalf("a chunk of %d bytes in %d", e.Raw, n)
+			}
 		}
 	})
 }
@@ -485,6 +592,9 @@ func FuzzReadPackFooter(f *testing.F) {
 	v, _ := newVault(f, m)
 	info, _ := filled(f, v, m, 2)
 	f.Add(m.objects[PackName(testJob, info.Name)])
+	if pack, err := os.ReadFile(goldenParts); err == nil {
+		f.Add(pack)
+	}
 	f.Fuzz(func(t *testing.T, pack []byte) {
 		if n := len(pack) - packTrailer; n >= 0 {
 			if length := int64(binary.BigEndian.Uint32(pack[n:])); length <= int64(n) {

@@ -10,6 +10,7 @@ import (
 	"math"
 
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/parts"
 	"github.com/millrace-backup/millrace/vault/store"
 )
 
@@ -104,11 +105,13 @@ func parsePackHeader(info *PackInfo, v id.Vault, h []byte) error {
 		return fmt.Errorf("no pack begins here: %w", ErrDamaged)
 	}
 	h = h[len(packMagic):]
-	if format := binary.BigEndian.Uint16(h); format > Format {
-		return newer("the pack", int(format))
-	} else if format < 1 {
+	format := binary.BigEndian.Uint16(h)
+	if format > packParts {
+		return fmt.Errorf("the pack has format %d, this program knows up to %d: %w", format, packParts, ErrNewer)
+	} else if format < packWhole {
 		return fmt.Errorf("format %d: %w", format, ErrDamaged)
 	}
+	info.InParts = format == packParts
 	if got := id.Vault(h[2:34]); got != v {
 		return fmt.Errorf("the pack is of vault %s: %w", got, ErrDamaged)
 	}
@@ -135,7 +138,7 @@ func parseFooter(info *PackInfo, b []byte, end int64) error {
 	}
 	entries := int64(binary.BigEndian.Uint32(b))
 	b = b[4:]
-	if entries < 1 || entries > MaxPackEntries || int64(len(b)) != entries*entrySize {
+	if entries < 1 || entries > MaxPackEntries || int64(len(b)) < entries*entrySize || !info.InParts && int64(len(b)) != entries*entrySize {
 		return fmt.Errorf("footer of %d chunks in %d bytes: %w", entries, len(b), ErrDamaged)
 	}
 	info.Entries = make([]PackEntry, entries)
@@ -151,6 +154,13 @@ func parseFooter(info *PackInfo, b []byte, end int64) error {
 	}
 	if at != end {
 		return fmt.Errorf("footer: chunks end at %d, not at %d: %w", at, end, ErrDamaged)
+	}
+	if info.InParts {
+		return parts.Parse(b, len(info.Entries), func(n int, p []PackRange) error {
+			e := &info.Entries[n]
+			e.Parts = p
+			return parts.Check(p, e.GuestOffset, e.Raw)
+		})
 	}
 	return nil
 }

@@ -322,6 +322,39 @@ func openPack(t *testing.T, p page, c configFile, s secretsFile, g goldenFile) {
 	}
 }
 
+// openParts reads the golden pack of format 2 by the page and adds its example.
+func openParts(t *testing.T, p page, c configFile, s secretsFile) {
+	t.Helper()
+	b := read(t, "parts.pack")
+	n := int(binary.BigEndian.Uint32(b[len(b)-16:]))
+	end := len(b) - 16 - n
+	name := binary.BigEndian.AppendUint32(bytes.Clone(b[:92]), uint32(end))
+	footer := s.Meta.open(t, b[end:len(b)-16], func(k uint32) []byte { return associatedData(2, unhex(t, c.ID), make([]byte, 16), k, name) })
+	disks := int(binary.BigEndian.Uint16(footer))
+	entries := footer[2+32*disks:]
+	parts := 4 + 54*int(binary.BigEndian.Uint32(entries))
+	rest := entries[parts+4:]
+	for range binary.BigEndian.Uint32(entries[parts:]) {
+		e := entries[4+54*binary.BigEndian.Uint32(rest):]
+		count, sum := int(binary.BigEndian.Uint16(rest[4:])), uint32(0)
+		if !bytes.Equal(rest[6:14], e[34:42]) {
+			t.Errorf("the first part is at %x, the entry says %x", rest[6:14], e[34:42])
+		}
+		for i := range count {
+			sum += binary.BigEndian.Uint32(rest[6+12*i+8:])
+		}
+		if raw := binary.BigEndian.Uint32(e[50:]); sum != raw {
+			t.Errorf("parts of %d bytes, of a chunk of %d", sum, raw)
+		}
+		rest = rest[6+12*count:]
+	}
+	if b[7] != 2 || len(rest) != 0 {
+		t.Errorf("format %d, %d bytes left", b[7], len(rest))
+	}
+	p.add("pack", "\nof vault/testdata/parts.pack, format 2: the places of chunks in parts, behind the entries\n%s",
+		strings.TrimRight(hex.Dump(entries[parts:]), "\n"))
+}
+
 func TestPagesAgreeWithTheBytes(t *testing.T) {
 	p := page{}
 	g := fromJSON[goldenFile](t, read(t, "vault.json"))
@@ -336,6 +369,7 @@ func TestPagesAgreeWithTheBytes(t *testing.T) {
 	p.add("vault", "\nsigned are \"millrace vault config\\n\" and these %d bytes:\n\n%s", len(covered), covered)
 	s := openKeys(t, p, c, g)
 	openPack(t, p, c, s, g)
+	openParts(t, p, c, s)
 	for name, example := range p {
 		checkExample(t, name, "```\n"+example.String()+"```\n")
 	}

@@ -112,8 +112,8 @@ func (w *wreck) check(t *testing.T, what string, v *vault.Vault, r salvage.Resul
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := l.Write(t.Context(), v, f, func(int, int) {}); err != nil || n > l.Covered {
-			t.Errorf("%s: loose disk %s: %d of %d bytes, %v", what, l.Disk, n, l.Covered, err)
+		if n, err := l.Write(t.Context(), v, f, func(int, int) {}); err != nil || n.Covered > l.Covered {
+			t.Errorf("%s: loose disk %s: %d of %d bytes, %v", what, l.Disk, n.Covered, l.Covered, err)
 		}
 		f.Close()
 		// With every pack there, what later jobs stored lies on top: it is the newest

@@ -13,16 +13,15 @@
 // has the chunk in that place; *exact* when it was written and every byte of it was
 // proven. A *loose* disk is known from footers only: its chunks are authentic, and so
 // is where they were first read, but what lay elsewhere, what was found already
-// stored, and which of two jobs' bytes belong together is unknown. Splices, the
-// scattered changes of a cell in one chunk, are left out: where their blocks were,
-// footers do not say.
+// stored, and which of two jobs' bytes belong together is unknown.
 //
 // # Guarantees
 //
 // Nothing is written to the vault and nothing is believed that does not
 // authenticate: no byte of an image is another than one the vault sealed for that
-// disk. What could not be read is zeros, and listed. It needs PartMeta, and to write
-// images PartData and PartIDs; neither the ledger's chain nor its checkpoints.
+// disk. What could not be read is zeros (on a loose disk: what an earlier job stored,
+// or zeros), and listed. It needs PartMeta, and to write images PartData and PartIDs;
+// neither the ledger's chain nor its checkpoints.
 //
 // It does not repair, does not judge which history is genuine, and reads no table
 // that no point names.

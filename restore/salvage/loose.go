@@ -22,7 +22,7 @@ import (
 type Loose struct {
 	vault.PackDisk
 	Size    int64 // where the last chunk ends; the disk may be longer
-	Covered int64 // bytes that some chunk was read at
+	Covered int64 // bytes that some chunk was read at, whether or not it can be read now
 	Packs   int
 	places  []place
 }
@@ -58,7 +58,7 @@ func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vaul
 		seen := map[uint16]bool{}
 		for _, entry := range info.Entries {
 			d := info.Disks[entry.Disk]
-			if d == (vault.PackDisk{}) || explained[d] { // of a splice only a map knows where it belongs
+			if d == (vault.PackDisk{}) || explained[d] { // the zero disk is nobody's
 				continue
 			}
 			l := loose[d]
@@ -71,7 +71,9 @@ func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vaul
 				l.Packs++
 			}
 			l.places = append(l.places, place{job, pack, info.Domain, entry})
-			l.Size = max(l.Size, entry.GuestOffset+int64(entry.Raw))
+			for _, x := range entry.Places() {
+				l.Size = max(l.Size, x.Offset+int64(x.Length))
+			}
 		}
 	}
 	for _, l := range loose {
@@ -89,45 +91,86 @@ func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vaul
 }
 
 func (l *Loose) ranges() (out []restore.Range) {
-	for _, p := range l.places {
-		out = append(out, restore.Range{Disk: l.Disk, Offset: p.entry.GuestOffset, Length: int64(p.entry.Raw)})
+	for i := range l.places {
+		out = append(out, l.at(i)...)
 	}
 	return out
 }
 
+// at is where the bytes of place i belong, in their order.
+func (l *Loose) at(i int) (out []restore.Range) {
+	for _, x := range l.places[i].entry.Places() {
+		out = append(out, restore.Range{Disk: l.Disk, Offset: x.Offset, Length: int64(x.Length)})
+	}
+	return out
+}
+
+// Written is what became of a loose disk that was written.
+type Written struct {
+	// Covered is how many bytes have the newest content that was stored for them.
+	Covered int64
+	// Lost are the places, in order, whose newest content cannot be read. The image
+	// has there what an earlier job stored, or zeros.
+	Lost []restore.Range
+	// Damage is why, one error for each chunk lost.
+	Damage []error
+}
+
 // Write writes every chunk of the disk that opens where it was read, later jobs'
-// over earlier ones', and returns how many bytes are covered by chunks that could be
-// read. What cannot be read leaves what an earlier job had there, or zeros.
-func (l *Loose) Write(ctx context.Context, v *vault.Vault, w restore.Target, tell func(done, all int)) (int64, error) {
+// over earlier ones', and says what could not be read. It stops early only because
+// of ctx, of w, or of keys that are not held.
+func (l *Loose) Write(ctx context.Context, v *vault.Vault, w restore.Target, tell func(done, all int)) (Written, error) {
+	var out Written
 	ids := map[id.Domain]*chunk.IDs{}
-	var good []restore.Range
-	for n, p := range l.places {
+	var layers []layer
+	for n := range l.places {
 		if err := ctx.Err(); err != nil {
-			return 0, err
+			return Written{}, err
 		}
+		p := &l.places[n]
 		if ids[p.domain] == nil {
 			key, err := v.Keys.IDKey(p.domain)
 			if err != nil {
-				return 0, fmt.Errorf("read disk %s: %w", l.Disk, err)
+				return Written{}, fmt.Errorf("read disk %s: %w", l.Disk, err)
 			}
 			ids[p.domain] = chunk.NewIDs(key)
 		}
-		sealed := make([]byte, p.entry.Stored)
-		_, err := v.Store.Get(ctx, vault.PackName(p.job, p.pack), int64(p.entry.Offset), sealed)
-		if err != nil {
-			continue // the pack was there; whatever this is, the rest may still be had
+		plain, damage := p.read(ctx, v, ids[p.domain])
+		if damage != nil {
+			// The footer was there; whatever this is, the rest may still be had.
+			out.Damage = append(out.Damage, damage)
 		}
-		plain, err := v.Keys.Decode(p.domain, p.entry.Chunk, sealed, nil, ids[p.domain])
-		if err != nil {
-			continue
+		for _, x := range l.at(n) {
+			layers = append(layers, layer{x, damage != nil})
+			if damage != nil {
+				continue
+			}
+			if _, err := w.WriteAt(plain[:x.Length], x.Offset); err != nil {
+				return Written{}, fmt.Errorf("write disk %s: %w", l.Disk, err)
+			}
+			plain = plain[x.Length:]
 		}
-		if _, err := w.WriteAt(plain, p.entry.GuestOffset); err != nil {
-			return 0, fmt.Errorf("write disk %s: %w", l.Disk, err)
-		}
-		good = append(good, restore.Range{Disk: l.Disk, Offset: p.entry.GuestOffset, Length: int64(len(plain))})
 		tell(n+1, len(l.places))
 	}
-	return covered(good), nil
+	out.Covered, out.Lost = onTop(layers)
+	return out, nil
+}
+
+// read returns the chunk's bytes, as many as its footer says.
+func (p *place) read(ctx context.Context, v *vault.Vault, ids *chunk.IDs) ([]byte, error) {
+	name := vault.PackName(p.job, p.pack)
+	sealed := make([]byte, p.entry.Stored)
+	if _, err := v.Store.Get(ctx, name, int64(p.entry.Offset), sealed); err != nil {
+		return nil, fmt.Errorf("chunk %s of %s: %w", id.Short(p.entry.Chunk), name, err)
+	}
+	plain, err := v.Keys.Decode(p.domain, p.entry.Chunk, sealed, nil, ids)
+	if err != nil {
+		return nil, fmt.Errorf("chunk %s of %s: %w", id.Short(p.entry.Chunk), name, err)
+	}
+	if len(plain) != int(p.entry.Raw) {
+		return nil, fmt.Errorf("chunk %s of %s has %d bytes, its footer says %d: %w", id.Short(p.entry.Chunk), name, len(plain), p.entry.Raw, vault.ErrDamaged)
+	}
+	return plain, nil
 }
 
 // Write restores disk n of the point to a raw file at path and returns the ranges

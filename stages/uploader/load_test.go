@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -118,6 +119,50 @@ func TestPiecesAreWhereTheParcelSays(t *testing.T) {
 			if err != nil || !bytes.Equal(plain, raws[n][i]) {
 				t.Errorf("parcel %d, piece %d: %v", n, i, err)
 			}
+		}
+	}
+}
+
+// TestSplicesSayWhereTheyWereRead: the footer has the first place of each part, also
+// when a twin follows or lies between, and a half splice is no splice.
+func TestSplicesSayWhereTheyWereRead(t *testing.T) {
+	y := newYard(t)
+	p, slot := y.sealed(0, y.noise(30), y.noise(100))
+	whole, splice := p.Pieces[0], p.Pieces[1]
+	part := func(at, from, n uint32) flow.Piece {
+		x := splice
+		x.Offset, x.From, x.Length, x.Raw = at, from, n, 100
+		return x
+	}
+	whole.Offset = 10
+	p.Pieces = flow.Pieces{part(0, 0, 10), whole, part(40, 10, 20), part(60, 30, 30), {Offset: 90, Length: 10, Verdict: flow.Unchanged}, part(100, 60, 40), part(140, 0, 50), part(190, 50, 50)}
+	l := y.open()
+	if l.fits(p) || !spliced(p) {
+		t.Error("a pack of whole chunks has room for a splice")
+	}
+	begun, err := vault.NewPartsWriter(t.Context(), y.v.Store, y.v.Keys, y.job, y.v.Config.DefaultDomain)
+	must(t, err)
+	l = newLoad(begun, time.Now())
+	if !l.fits(p) {
+		t.Error("no room")
+	}
+	half := *p
+	half.Pieces = flow.Pieces{part(0, 0, 10), part(40, 10, 20)}
+	if err := l.add(y.work, &half, slot); err == nil {
+		t.Error("half a splice was taken")
+	}
+	must(t, l.add(y.work, p, slot))
+	ref, err := l.close(t.Context())
+	must(t, err)
+	info, err := vault.ReadPackFooter(t.Context(), y.v.Store, y.v.Keys, y.job, ref.Name)
+	must(t, err)
+	want := []vault.PackRange{{Offset: 1 << 20, Length: 10}, {Offset: 1<<20 + 40, Length: 50}, {Offset: 1<<20 + 100, Length: 40}}
+	if len(info.Entries) != 2 || !slices.Equal(info.Entries[0].Parts, want) || info.Entries[1].Parts != nil || info.Entries[1].GuestOffset != 1<<20+10 {
+		t.Errorf("footer %+v", info.Entries)
+	}
+	for i, x := range p.Pieces {
+		if x.Verdict == flow.New && x.Chunk == splice.Chunk && x.At != info.Entries[0].Offset {
+			t.Errorf("piece %d is at %d, its chunk at %d", i, x.At, info.Entries[0].Offset)
 		}
 	}
 }

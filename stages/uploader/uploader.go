@@ -24,8 +24,9 @@ type stage struct {
 	keys  *vault.Keys
 	spell *patient.Spell // since a pack was last stored
 
-	load *load // the open pack; nil: none
-	held []*flow.Delivery
+	load    *load // the open pack; nil: none
+	spliced bool  // chunks in parts have come: packs take them from now on
+	held    []*flow.Delivery
 }
 
 // Run is the stage. keys need the data and metadata keys; p says how long a pack
@@ -72,7 +73,13 @@ func (s *stage) take(ctx context.Context, d *flow.Delivery) error {
 		}
 	}
 	if s.load == nil {
-		p, err := vault.NewPackWriter(ctx, s.store, s.keys, s.w.Config.Job, s.w.Config.Work.Domain)
+		// One pack of whole chunks at most is closed early for a splice.
+		s.spliced = s.spliced || spliced(d.Parcel)
+		begin := vault.NewPackWriter
+		if s.spliced {
+			begin = vault.NewPartsWriter
+		}
+		p, err := begin(ctx, s.store, s.keys, s.w.Config.Job, s.w.Config.Work.Domain)
 		if err != nil {
 			return s.w.Settle(ctx, d, flow.VaultFault("open a pack", s.w.Config.Work.Vault, err))
 		}

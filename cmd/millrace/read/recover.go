@@ -92,6 +92,15 @@ type looseJSON struct {
 	Covered int64    `json:"covered_bytes"`
 	Packs   int      `json:"packs"`
 	Path    string   `json:"path,omitempty"`
+	// After writing: what could not be read.
+	Lost   []looseLost `json:"lost,omitempty"`
+	Damage []string    `json:"damage,omitempty"`
+}
+
+// looseLost is a place whose newest content cannot be read.
+type looseLost struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
 }
 
 func (a verb) recover(ctx context.Context, location, to string, points []string) error {
@@ -146,7 +155,8 @@ func (a verb) recover(ctx context.Context, location, to string, points []string)
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	if err := a.recoverLoose(ctx, v, r.Loose, to); err != nil {
+	lost, err := a.recoverLoose(ctx, v, r.Loose, to)
+	if err != nil {
 		return err
 	}
 	if a.Settings.JSON {
@@ -161,7 +171,7 @@ func (a verb) recover(ctx context.Context, location, to string, points []string)
 	} else {
 		a.Note("%d points found, %d disks of them partial, %d loose disks, %d things of the vault damaged", len(r.Points), inexact, len(r.Loose), len(r.Damage))
 	}
-	if inexact == 0 && len(r.Damage) == 0 {
+	if inexact += lost; inexact == 0 && len(r.Damage) == 0 {
 		return nil
 	}
 	cause := r.Err()
@@ -268,16 +278,25 @@ func (a verb) recoverDisk(ctx context.Context, v *vault.Vault, f salvage.Found, 
 }
 
 // recoverLoose describes disks known from packs alone, and writes them.
-func (a verb) recoverLoose(ctx context.Context, v *vault.Vault, all []salvage.Loose, to string) error {
+func (a verb) recoverLoose(ctx context.Context, v *vault.Vault, all []salvage.Loose, to string) (inexact int, err error) {
 	for _, l := range all {
 		j := looseJSON{Type: "loose", Guest: l.Guest, Disk: l.Disk, Size: l.Size, Covered: l.Covered, Packs: l.Packs}
 		if to != "" {
 			j.Path = filepath.Join(to, fmt.Sprintf("loose-%s-%s.partial.raw", l.Guest, l.Disk))
-			covered, err := a.writeLoose(ctx, v, l, j.Path)
+			got, err := a.writeLoose(ctx, v, l, j.Path)
 			if err != nil {
-				return fault.At("recover disk to", j.Path, err)
+				return inexact, fault.At("recover disk to", j.Path, err)
 			}
-			j.Covered = covered
+			j.Covered = got.Covered
+			for _, r := range got.Lost {
+				j.Lost = append(j.Lost, looseLost{r.Offset, r.Length})
+			}
+			for _, err := range got.Damage {
+				j.Damage = append(j.Damage, err.Error())
+			}
+			if len(got.Lost) > 0 {
+				inexact++
+			}
 		}
 		if a.Settings.JSON {
 			a.PrintJSON(j)
@@ -285,26 +304,32 @@ func (a verb) recoverLoose(ctx context.Context, v *vault.Vault, all []salvage.Lo
 		}
 		fmt.Fprintf(a.Stdout, "loose: disk %s of guest %s: %s of at least %s, from %d packs; best effort: which bytes belong together is not known\n",
 			l.Disk, l.Guest, session.Size(j.Covered), session.Size(l.Size), l.Packs)
+		for _, r := range j.Lost {
+			fmt.Fprintf(a.Stdout, "lost: disk %s, %d bytes at %d: the newest content cannot be read; older bytes or zeros are there\n", l.Disk, r.Length, r.Offset)
+		}
+		for _, cause := range j.Damage {
+			fmt.Fprintf(a.Stdout, "damaged: %s\n", session.Plain(cause))
+		}
 	}
-	return nil
+	return inexact, nil
 }
 
-func (a verb) writeLoose(ctx context.Context, v *vault.Vault, l salvage.Loose, path string) (covered int64, err error) {
+func (a verb) writeLoose(ctx context.Context, v *vault.Vault, l salvage.Loose, path string) (got salvage.Written, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return 0, err
+		return got, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := f.Truncate(l.Size); err != nil {
-		return 0, err
+		return got, err
 	}
 	bar := a.Progress("recover loose disk")
 	defer bar.Done()
-	covered, err = l.Write(ctx, v, f, func(done, all int) { bar.At(int64(done), int64(all)) })
+	got, err = l.Write(ctx, v, f, func(done, all int) { bar.At(int64(done), int64(all)) })
 	if err != nil {
-		return 0, err
+		return got, err
 	}
-	return covered, f.Sync()
+	return got, f.Sync()
 }
 
 // fileStem makes the beginning of a file name of a guest's name.
