@@ -70,10 +70,11 @@ func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ arena.Slot) (str
 	if err := s.index.TakeUp(false); err != nil {
 		return "", nil, err
 	}
-	if slices.ContainsFunc(p.Pieces, func(x flow.Piece) bool { return x.Verdict == flow.Undecided }) {
-		if err := s.load(ctx, p); err != nil {
-			return "", nil, err
-		}
+	// Also where the chunker has found all to be unchanged by the hashes of its
+	// blocks: a point that builds on a table which cannot be read would be listed as
+	// done and not restore.
+	if err := s.load(ctx, p); err != nil {
+		return "", nil, err
 	}
 	if s.judge(p) {
 		return flow.Seal, p, nil
@@ -83,8 +84,7 @@ func (s *stage) decide(ctx context.Context, d *flow.Delivery, _ arena.Slot) (str
 }
 
 // judge gives every piece its verdict and reports whether any is to be stored.
-// What the parent has there has been loaded, unless the chunker has found it all
-// to be unchanged by the hashes of its blocks. The parts of a chunk get one verdict,
+// What the parent has there has been loaded. The parts of a chunk get one verdict,
 // though the chunk may become known while we look.
 func (s *stage) judge(p *flow.Parcel) (store bool) {
 	at := 0
