@@ -29,9 +29,8 @@ func New(to io.WriterAt) *Writer { return &Writer{to: to} }
 // cutter makes is twice as long.
 const least = 32 << 10
 
-// most is the length in bytes from which on a run is written. Writes of 8 MiB cost
-// the kernel twice the time of these: it looks for large pages, and the other
-// workers wait for the file.
+// most is the length in bytes from which on a run is written. Restores with
+// writes of up to 8 MiB took nearly twice the system time; see docs/performance.md.
 const most = 1 << 20
 
 // Begin prepares for so many pieces, the first of them at offset first, of the
