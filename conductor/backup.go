@@ -292,7 +292,7 @@ func (j *job) followFacts(ctx context.Context) {
 	tell := func(facts iter.Seq2[events.Record, error], at uint64) uint64 {
 		for r, err := range facts {
 			if err == nil {
-				j.o.Fact(r)
+				j.passOn(r)
 				at = r.Position + 1
 			}
 		}
@@ -310,6 +310,13 @@ func (j *job) followFacts(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(pause):
 		}
+	}
+}
+
+// passOn tells of a fact, if it is the job's own: others work on the vault too.
+func (j *job) passOn(r events.Record) {
+	if r.Job == j.id {
+		j.o.Fact(r)
 	}
 }
 

@@ -112,8 +112,8 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 		return fmt.Errorf("it ends before %s, checkpoint %s covers %d: %w",
 			segmentName(count), checkpointName(l.signed.Size), l.signed.Seq, vault.ErrDamaged)
 	}
-	if count == 0 && l.signed.Note == nil {
-		if err := l.neverUsed(ctx); err != nil {
+	if l.signed.Note == nil {
+		if err := l.neverSigned(ctx, count); err != nil {
 			return err
 		}
 	}
@@ -135,18 +135,23 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 	return nil
 }
 
-// neverUsed makes sure that a vault without any ledger is one that init has not
-// finished with. The first segment is durable before anything that a job stores, so
-// where there is any of that the ledger was lost, and a second one beginning at
-// position 0 would hide every point that the first one has.
-func (l *Ledger) neverUsed(ctx context.Context) error {
-	for _, folder := range []string{"packs/", tableFolder, "points/", "catalogs/"} {
+// neverSigned makes sure that a vault without a checkpoint is one that nobody has
+// signed yet. Snapshots and copies of points are written after a checkpoint, so
+// where there are any the checkpoints were lost, and whoever signed what is left of
+// the ledger would hide what is not. Of a vault without a single segment the same is
+// said by packs and tables: the first segment is durable before any of them.
+func (l *Ledger) neverSigned(ctx context.Context, segments uint64) error {
+	folders := []string{"points/", "catalogs/"}
+	if segments == 0 {
+		folders = append(folders, "packs/", tableFolder)
+	}
+	for _, folder := range folders {
 		for _, err := range l.st.List(ctx, folder) {
 			if err != nil {
 				return err
 			}
 			// What is there is not what is damaged, so its name is left out.
-			return fmt.Errorf("the vault has no ledger, though jobs have stored %s: %w", folder[:len(folder)-1], vault.ErrDamaged)
+			return fmt.Errorf("%d segments and no checkpoint, though jobs have stored %s: %w", segments, folder[:len(folder)-1], vault.ErrDamaged)
 		}
 	}
 	return nil
