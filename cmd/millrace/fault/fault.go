@@ -134,7 +134,6 @@ func Kinds() []Kind {
 		{"consistency", hypervisor.ErrConsistency, ExitPart, "see which writer held the disk; --freeze prefer takes what can be had"},
 		{"no-disks", hypervisor.ErrNoDisks, ExitFailed, "check the source: a disk image, or a folder with at least one"},
 		{"image-unreadable", nil, ExitFailed, "check that the image is whole and its disk healthy, then run the job again"},
-		{"too-large", nil, ExitFailed, "give larger parcels with --parcel 32MiB, or choose fewer disks with --disk"},
 		{"freeze-failed", nil, ExitFailed, "check that the guest's disks are there and readable by this account, then run the job again"},
 		{"fenced", ledger.ErrFenced, ExitFailed, "another job has the guest now and what it commits counts; find out why this host was stopped or cut off from the vault for so long"},
 		{"pack-retired", nil, ExitFailed, "run the job again, which stores what the pack had once more"},
