@@ -141,9 +141,9 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 // the ledger would hide what is not. Of a vault without a single segment the same is
 // said by packs and tables: the first segment is durable before any of them.
 func (l *Ledger) neverSigned(ctx context.Context, segments uint64) error {
-	folders := []string{"points/", "catalogs/"}
+	folders, lost := []string{"points/", "catalogs/"}, "the ledger has no checkpoint"
 	if segments == 0 {
-		folders = append(folders, "packs/", tableFolder)
+		folders, lost = append(folders, "packs/", tableFolder), "the vault has no ledger"
 	}
 	for _, folder := range folders {
 		for _, err := range l.st.List(ctx, folder) {
@@ -151,7 +151,7 @@ func (l *Ledger) neverSigned(ctx context.Context, segments uint64) error {
 				return err
 			}
 			// What is there is not what is damaged, so its name is left out.
-			return fmt.Errorf("%d segments and no checkpoint, though jobs have stored %s: %w", segments, folder[:len(folder)-1], vault.ErrDamaged)
+			return fmt.Errorf("%s, though jobs have stored %s: %w", lost, folder[:len(folder)-1], vault.ErrDamaged)
 		}
 	}
 	return nil
