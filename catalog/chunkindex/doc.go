@@ -13,8 +13,9 @@
 //
 // # Memory
 //
-// An open file costs a few hundred bytes, whatever is in it: fanout and pack
-// names are read when they are asked for, from the page cache like the entries.
+// An open file costs its fanout, 4 bytes for 32 to 64 chunks and at most 2 MiB: a
+// larger one is read when it is asked for, as entries and pack names are, from the
+// page cache. The fanout in memory halves what a look-up reads.
 // Refresh holds 4 MiB of rows, what merging needs, 8 bytes for 64 chunks and some
 // 100 bytes for each pack; a Growing index holds its newest 65,536 chunks.
 //

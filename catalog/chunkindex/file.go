@@ -43,6 +43,7 @@ const (
 	maxBucket  = 1 << 14 // entries: ids are keyed hashes, so that a larger one is no accident
 	maxPacks   = 1 << 24
 	maxCovered = 1 << 20
+	heldBits   = 19 // a fanout of up to so many bits is held in memory: 2 MiB
 )
 
 // MakeTable returns the one table the standard library keeps for this polynomial.
@@ -58,6 +59,7 @@ type file struct {
 	fanout  int64 // offsets of the parts behind the entries
 	covered int64
 	packs   int64
+	held    []uint32 // the fanout, if it is small enough: a look-up reads once less
 }
 
 func openFile(path string) (*file, error) {
@@ -105,7 +107,28 @@ func (x *file) load() error {
 	if sum.Sum32() != want {
 		return fmt.Errorf("%w: checksum", ErrDamaged)
 	}
-	return nil
+	return x.hold()
+}
+
+func (x *file) hold() error {
+	if x.bits > heldBits {
+		return nil
+	}
+	x.held = make([]uint32, 1<<x.bits+1)
+	return binary.Read(bufio.NewReaderSize(io.NewSectionReader(x.f, x.fanout, x.covered-x.fanout), 64<<10), binary.LittleEndian, x.held)
+}
+
+// bounds are the numbers of the first entry of the chunk's bucket and of the first
+// behind it.
+func (x *file) bounds(c id.Chunk, buf []byte) (from, to uint32, err error) {
+	n := bucket(x.bits, c)
+	if x.held != nil {
+		return x.held[n], x.held[n+1], nil
+	}
+	if _, err = x.f.ReadAt(buf[:8], x.fanout+4*int64(n)); err != nil {
+		return 0, 0, err
+	}
+	return binary.LittleEndian.Uint32(buf), binary.LittleEndian.Uint32(buf[4:]), nil
 }
 
 // names lists what the file was made from.
@@ -132,11 +155,10 @@ func bucket(bits uint, c id.Chunk) uint32 {
 // find looks the chunk up; buf is scratch space that grows as needed. What cannot
 // be read is unknown: stored again, nothing lost.
 func (x *file) find(c id.Chunk, buf *[]byte) (Place, bool) {
-	b := (*buf)[:8]
-	if _, err := x.f.ReadAt(b, x.fanout+4*int64(bucket(x.bits, c))); err != nil {
+	from, to, err := x.bounds(c, *buf)
+	if err != nil {
 		return Place{}, false
 	}
-	from, to := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
 	if from >= to || uint64(to) > x.count || to-from > maxBucket {
 		return Place{}, false
 	}
@@ -144,7 +166,7 @@ func (x *file) find(c id.Chunk, buf *[]byte) (Place, bool) {
 	if cap(*buf) < size {
 		*buf = make([]byte, size)
 	}
-	b = (*buf)[:size]
+	b := (*buf)[:size]
 	if _, err := x.f.ReadAt(b, headBytes+int64(from)*entryBytes); err != nil {
 		return Place{}, false
 	}
