@@ -79,6 +79,7 @@ var owners = []owner{
 	{"github.com/knadh/koanf", []string{"cmd"}, false, "settings are read in cmd and passed down as values"},
 	{"github.com/goccy/go-yaml", []string{"cmd"}, false, "settings are read in cmd and passed down as values"},
 	{"github.com/vbauerster/mpb", []string{"cmd"}, false, "only the command line draws"},
+	{"github.com/prometheus", []string{"conductor/metrics"}, true, "what is measured is known to everyone as plain numbers; one package gives them their names for Prometheus"},
 	{"go.uber.org/zap", []string{"cmd", "conductor", "flow", "stages"}, true, "libraries return errors and facts; processes log"},
 }
 
