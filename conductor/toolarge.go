@@ -12,9 +12,9 @@ import (
 )
 
 // maxParcels is how many parcels the disks of a guest may have together. Their
-// plan has a bit for each, and goes in one message, of which it may take half: 128
-// TiB in parcels of 4 MiB. It also keeps parcel numbers far from their 32 bits.
-const maxParcels = flow.MaxMessage / 2 * 8
+// plan has two bits for each, whether it is read and whether it is read twice, and
+// goes in one message, of which they may take half: 64 TiB in parcels of 4 MiB. It also keeps parcel numbers far from their 32 bits.
+const maxParcels = flow.MaxMessage / 2 * 4
 
 // leaveOut gives up guests whose disks are too large for their plan.
 func (j *job) leaveOut() {

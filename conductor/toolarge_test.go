@@ -20,7 +20,7 @@ func TestAGuestTooLargeForItsPlan(t *testing.T) {
 	}
 	const tib = 1 << 40
 	guests := []hypervisor.Guest{
-		guest("full", 64*tib, 64*tib), guest("one byte more", 64*tib, 64*tib, 1), guest("16 PiB", 1<<54), guest("largest number", 1<<63-1), guest("small", 1),
+		guest("full", 32*tib, 32*tib), guest("one byte more", 32*tib, 32*tib, 1), guest("16 PiB", 1<<54), guest("largest number", 1<<63-1), guest("small", 1),
 	}
 	for parcel, want := range map[int64]string{4 << 20: "full small", 32 << 20: "full one byte more small"} {
 		j := &job{o: &Options{Guests: guests, ParcelSize: parcel}}

@@ -3,6 +3,8 @@ package flow
 import (
 	"errors"
 	"fmt"
+	"iter"
+	"math/bits"
 
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/id"
@@ -60,10 +62,52 @@ func (p *Parcel) String() string {
 // Plan is what snapshot tells the indexer before the parcels of a guest: the
 // facts, and in them how many parcels each disk has.
 type Plan struct {
-	Guest   uint32         `json:"guest"`   // ordinal in the job
-	Facts   []byte         `json:"facts"`   // events.EncodeRecords
-	Recheck []RecheckEntry `json:"recheck"` // parcels that will come a second time
+	Guest   uint32         `json:"guest"`           // ordinal in the job
+	Facts   []byte         `json:"facts"`           // events.EncodeRecords
+	Recheck []RecheckEntry `json:"recheck"`         // parcels that will come a second time; older workers say it so
+	Marks   []Marks        `json:"marks,omitempty"` // more of them: a bit for each, however many they are
 }
+
+// Twice yields the parcels that will come a second time, however the plan names
+// them; nothing says that the job has them.
+func (p *Plan) Twice() iter.Seq[RecheckEntry] {
+	return func(yield func(RecheckEntry) bool) {
+		for _, e := range p.Recheck {
+			if !yield(e) {
+				return
+			}
+		}
+		for _, m := range p.Marks {
+			for e := range m.All() {
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Marks names parcels of one disk.
+type Marks struct {
+	Disk uint32 `json:"d"`
+	Bits []byte `json:"m"` // bit n%8 of byte n/8, the lowest first: parcel n
+}
+
+// All yields the marked parcels in order.
+func (m Marks) All() iter.Seq[RecheckEntry] {
+	return func(yield func(RecheckEntry) bool) {
+		for i, b := range m.Bits {
+			for ; b != 0; b &= b - 1 {
+				if !yield(RecheckEntry{m.Disk, uint32(8*i + bits.TrailingZeros8(b))}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Has reports whether parcel n is marked.
+func (m Marks) Has(n uint32) bool { return int(n/8) < len(m.Bits) && m.Bits[n/8]&(1<<(n%8)) != 0 }
 
 // RecheckEntry names a parcel that is read twice.
 type RecheckEntry struct {

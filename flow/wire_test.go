@@ -57,6 +57,7 @@ var wires = []wire{
 	{"parcel-with-bytes", Message{Parcel: &Parcel{Disk: 2, Number: 3, Offset: 12 << 20, Length: 4 << 20, Claim: arena.Claim{Length: 11}}, Payload: []byte("these bytes")}},
 	{"parcel-of-uploader", Message{Parcel: &Parcel{Disk: 1, Length: 208940, Pieces: pieces, Packs: []Pack{{Name: id.Object{0xaa, 31: 0xbb}, Size: 33 << 20, Chunks: 412, Raw: 60 << 20, Key: 0xdeadbeef}}}}},
 	{"plan", Message{Plan: &Plan{Guest: 1, Facts: []byte("facts"), Recheck: []RecheckEntry{{1, 2}, {3, 4}}}}},
+	{"plan-with-marks", Message{Plan: &Plan{Guest: 1, Facts: []byte("facts"), Recheck: []RecheckEntry{}, Marks: []Marks{{2, []byte{0x81, 0, 0x10}}}}}},
 	{"ask", Message{Ask: &Ask{Guest: 1, Confirm: true, Release: true, Reread: []RecheckEntry{{5, 6}}, Pass: 1, Fresh: true, Plan: true}}},
 	{"answer", Message{Answer: &Answer{Guest: 1, Confirmed: true, Released: true, Facts: []byte("more facts")}}},
 	{"fault", Message{Fault: &Fault{Class: Park, Code: "image-unreadable", Stage: Reader, Op: "read", Object: "disk.img", Cause: "bad sector", Remedy: "check the disk", Disk: 3, Guest: 4, ByDisk: true}}},
@@ -353,6 +354,13 @@ func FuzzDecodeMessage(f *testing.F) {
 		if err != nil || !bytes.Equal(again, third) {
 			t.Fatalf("%x, then %x, %v", again, third, err)
 		}
+		if m.Plan != nil {
+			for e := range m.Plan.Twice() {
+				if e.Number > 8*MaxMessage && len(m.Plan.Marks) > len(m.Plan.Recheck) && len(m.Plan.Recheck) == 0 {
+					t.Fatalf("%+v is marked", e)
+				}
+			}
+		}
 		if p := m.Parcel; p != nil {
 			_ = p.String()
 			for _, x := range p.Pieces {
@@ -469,7 +477,7 @@ func TestPageIsRight(t *testing.T) {
 	}
 	for _, typ := range []reflect.Type{
 		reflect.TypeFor[Message](), reflect.TypeFor[Parcel](), reflect.TypeFor[Run](), reflect.TypeFor[arena.Claim](), reflect.TypeFor[Pack](), reflect.TypeFor[Plan](),
-		reflect.TypeFor[RecheckEntry](), reflect.TypeFor[Ask](), reflect.TypeFor[Answer](), reflect.TypeFor[Fault](), reflect.TypeFor[Status](),
+		reflect.TypeFor[RecheckEntry](), reflect.TypeFor[Marks](), reflect.TypeFor[Ask](), reflect.TypeFor[Answer](), reflect.TypeFor[Fault](), reflect.TypeFor[Status](),
 	} {
 		for i := range typ.NumField() {
 			key, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
@@ -483,5 +491,30 @@ func TestPageIsRight(t *testing.T) {
 				t.Errorf("%s does not name the key %q of %s", path, key, typ.Name())
 			}
 		}
+	}
+}
+
+// A plan whose every parcel comes twice fits its message up to the largest guest.
+func TestALargePlanFits(t *testing.T) {
+	const parcels = 16 << 20 / 4 // of 4 MiB, on 16 TiB
+	marks := Marks{Disk: 3, Bits: bytes.Repeat([]byte{0xff}, parcels/8)}
+	m := Message{Plan: &Plan{Facts: make([]byte, parcels/8), Marks: []Marks{marks}}}
+	b, err := m.Encode()
+	if err != nil || len(b) > 2<<20 {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	back, err := DecodeMessage(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := uint32(0)
+	for e := range back.Plan.Twice() {
+		if e != (RecheckEntry{3, next}) || !back.Plan.Marks[0].Has(next) {
+			t.Fatalf("%+v, not parcel %d", e, next)
+		}
+		next++
+	}
+	if next != parcels || back.Plan.Marks[0].Has(next) {
+		t.Errorf("%d parcels are marked", next)
 	}
 }

@@ -184,7 +184,17 @@ func (j *job) plan(recheck ...flow.RecheckEntry) *flow.Message {
 	}
 	b, err := events.EncodeRecords(records)
 	must(j, err)
-	return &flow.Message{Plan: &flow.Plan{Facts: b, Recheck: recheck}}
+	p := &flow.Plan{Facts: b} // the even ones as a list, as older workers say it, the others as marks
+	for _, e := range recheck {
+		if e.Number%2 == 0 {
+			p.Recheck = append(p.Recheck, e)
+			continue
+		}
+		m := flow.Marks{Disk: e.Disk, Bits: make([]byte, e.Number/8+1)}
+		m.Bits[e.Number/8] = 1 << (e.Number % 8)
+		p.Marks = append(p.Marks, m)
+	}
+	return &flow.Message{Plan: p}
 }
 
 // parcel is a parcel as chunker sends it.

@@ -28,10 +28,12 @@ func (s *state) takePlan(p *flow.Plan) error {
 	for n, c := range plans {
 		s.planDisk(n, c)
 	}
-	for _, e := range p.Recheck {
+	g.recheck = 0
+	for e := range p.Twice() {
 		s.disks[e.Disk].expect(e.Number)
+		g.recheck++
 	}
-	g.planned, g.facts, g.recheck = true, records, len(p.Recheck)
+	g.planned, g.facts = true, records
 	for n := range plans {
 		if err := s.compareAll(n); err != nil {
 			return err
@@ -44,18 +46,24 @@ func (s *state) takePlan(p *flow.Plan) error {
 // restarted. It says the same as the first, except that more may have to be read
 // twice: a lease that was interrupted proves nothing about the time in between.
 func (s *state) widenRecheck(p *flow.Plan) error {
-	var wanted []flow.RecheckEntry
-	for _, e := range p.Recheck {
-		if int(e.Disk) < len(s.disks) && s.work.Disks[e.Disk].Guest == p.Guest && e.Number < s.work.Parcels(int(e.Disk)) && bit(s.disks[e.Disk].plan.Cells, e.Number) {
-			wanted = append(wanted, e)
+	planned := func(e flow.RecheckEntry) bool {
+		return int(e.Disk) < len(s.disks) && s.work.Disks[e.Disk].Guest == p.Guest && e.Number < s.work.Parcels(int(e.Disk)) && bit(s.disks[e.Disk].plan.Cells, e.Number)
+	}
+	wanted := 0
+	for e := range p.Twice() {
+		if planned(e) {
+			wanted++
 		}
 	}
-	if len(wanted) <= s.guests[p.Guest].recheck {
+	if wanted <= s.guests[p.Guest].recheck {
 		return nil // a duplicate of the first
 	}
 	g := &s.guests[p.Guest]
-	g.recheck, g.asked, g.confirmed = len(wanted), false, false
-	for _, e := range wanted {
+	g.recheck, g.asked, g.confirmed = wanted, false, false
+	for e := range p.Twice() {
+		if !planned(e) {
+			continue
+		}
 		s.disks[e.Disk].expect(e.Number)
 		if err := s.compare(e.Disk, e.Number); err != nil {
 			return err
@@ -95,7 +103,7 @@ func (s *state) checkPlan(p *flow.Plan, records []events.Record) (map[uint32]eve
 			return nil, problem("plan", fmt.Sprintf("disk %d is left out", n))
 		}
 	}
-	for _, e := range p.Recheck {
+	for e := range p.Twice() {
 		c, ok := plans[e.Disk]
 		if !ok || e.Number >= s.work.Parcels(int(e.Disk)) || !bit(c.Cells, e.Number) {
 			return nil, problem("plan", fmt.Sprintf("parcel %d of disk %d is to be read twice and not once", e.Number, e.Disk))

@@ -91,6 +91,14 @@ func TestPlansThatAreRefused(t *testing.T) {
 			p.Recheck = []flow.RecheckEntry{{Number: 900}}
 			return f
 		},
+		"a mark of what is not there": func(p *flow.Plan, f []events.Fact) []events.Fact {
+			p.Marks = []flow.Marks{{Bits: make([]byte, 1<<20)}, {Bits: append(make([]byte, 1<<20), 1)}}
+			return f
+		},
+		"marks of no disk": func(p *flow.Plan, f []events.Fact) []events.Fact {
+			p.Marks = []flow.Marks{{Disk: 1<<32 - 1, Bits: []byte{1}}}
+			return f
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := []events.Fact{

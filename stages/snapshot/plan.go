@@ -50,9 +50,10 @@ func (s *stage) plan(ctx context.Context, h *hold, d uint32, disk hypervisor.Dis
 }
 
 // sample picks the parcels that are read twice.
-func (p *plan) sample(seed uint64, percent int) (out []flow.RecheckEntry) {
+func (p *plan) sample(seed uint64, percent int) flow.Marks {
+	out := flow.Marks{Disk: p.fact.Number, Bits: make([]byte, len(p.cells))}
 	if p.fact.Parcels == 0 {
-		return nil
+		return out
 	}
 	perParcel := max(p.fact.ReadBytes/int64(p.fact.Parcels), 1)
 	want := max(int64(p.fact.Parcels)*int64(percent)/100, minRecheck/perParcel, 1)
@@ -63,7 +64,7 @@ func (p *plan) sample(seed uint64, percent int) (out []flow.RecheckEntry) {
 			continue
 		}
 		if rng.Int64N(left) < want { // selection sampling: exactly want of left
-			out = append(out, flow.RecheckEntry{Disk: p.fact.Number, Number: n})
+			out.Bits[n/8] |= 1 << (n % 8)
 			want--
 		}
 		left--

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/millrace-backup/millrace/events"
@@ -179,7 +180,7 @@ func TestSample(t *testing.T) {
 		for n := range c.parcels { // every other parcel of the disk
 			p.cells[2*n/8] |= 1 << (2 * n % 8)
 		}
-		got := p.sample(7, c.percent)
+		got := slices.Collect(p.sample(7, c.percent).All())
 		if len(got) != c.want {
 			t.Errorf("%+v: %d picked", c, len(got))
 		}
@@ -190,10 +191,10 @@ func TestSample(t *testing.T) {
 			}
 			seen[e.Number] = true
 		}
-		if again := p.sample(7, c.percent); !reflect.DeepEqual(again, got) {
+		if again := slices.Collect(p.sample(7, c.percent).All()); !reflect.DeepEqual(again, got) {
 			t.Errorf("%+v: another sample for the same seed", c)
 		}
-		if other := p.sample(8, c.percent); c.want > 2 && c.want < int(c.parcels) && reflect.DeepEqual(other, got) {
+		if other := slices.Collect(p.sample(8, c.percent).All()); c.want > 2 && c.want < int(c.parcels) && reflect.DeepEqual(other, got) {
 			t.Errorf("%+v: the same sample for another seed", c)
 		}
 	}
@@ -208,7 +209,7 @@ func TestSampleIsFair(t *testing.T) {
 	count := map[uint32]int{}
 	const rounds = 4000
 	for seed := range uint64(rounds) {
-		for _, e := range p.sample(seed, 5) {
+		for e := range p.sample(seed, 5).All() {
 			count[e.Number]++
 		}
 	}

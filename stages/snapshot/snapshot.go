@@ -124,7 +124,7 @@ func (s *stage) backUp(ctx context.Context, n uint32) error {
 	s.mu.Lock()
 	s.holds[n] = h
 	s.mu.Unlock()
-	var recheck []flow.RecheckEntry
+	var recheck []flow.Marks
 	facts, plans := s.opening(n, h), map[uint32]*plan{}
 	for i, d := range s.w.Config.Work.DisksOf(n) {
 		p, err := s.plan(ctx, h, d, h.guest.Disks[i])
@@ -133,13 +133,13 @@ func (s *stage) backUp(ctx context.Context, n uint32) error {
 		}
 		plans[d] = p
 		facts = append(facts, p.fact)
-		recheck = append(recheck, p.sample(seed, h.frozen.RecheckPercent)...)
+		recheck = append(recheck, p.sample(seed, h.frozen.RecheckPercent))
 	}
 	b, err := encode(s.w.Config.Job, facts...)
 	if err != nil {
 		return err
 	}
-	if err := s.tell(ctx, n, &flow.Message{Plan: &flow.Plan{Guest: n, Facts: b, Recheck: recheck}}); err != nil {
+	if err := s.tell(ctx, n, &flow.Message{Plan: &flow.Plan{Guest: n, Facts: b, Marks: recheck}}); err != nil {
 		return err
 	}
 	// Questions are answered only now: a successor of a killed process may ask
@@ -153,7 +153,12 @@ func (s *stage) backUp(ctx context.Context, n uint32) error {
 			return err
 		}
 	}
-	return s.sendListed(ctx, h, plans, recheck, flow.PassRecheck, false)
+	for _, m := range recheck {
+		if err := s.send(ctx, h, plans[m.Disk], m.Has, flow.PassRecheck, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *stage) opening(n uint32, h *hold) []events.Fact {
