@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/flow/arena"
 )
 
@@ -220,7 +221,7 @@ func (j *job) crowd(stage string) {
 		j.put(stage, parcel(1000+i))
 	}
 	b, _ := parcel(1).Encode()
-	if _, err := j.js.Publish(j.t.Context(), flow.Subject(j.id, stage), b); err == nil {
+	if _, err := j.js.Publish(j.t.Context(), address.Subject(j.id, stage), b); err == nil {
 		j.t.Fatalf("the queue of %s took number %d", stage, flow.MaxQueued+1)
 	}
 }
@@ -228,9 +229,9 @@ func (j *job) crowd(stage string) {
 // makeRoom settles one message of a stage.
 func (j *job) makeRoom(stage string, n int) {
 	j.t.Helper()
-	stream := flow.Stream(j.id)
+	stream := address.Stream(j.id)
 	if j.work.Inline(stage) {
-		stream = flow.ByteStream(j.id)
+		stream = address.ByteStream(j.id)
 	}
 	c, err := j.js.Consumer(j.t.Context(), stream, stage)
 	if err != nil {
@@ -382,7 +383,7 @@ func TestStatusesAddUp(t *testing.T) {
 // A message that is not one of ours raises an alarm and does not come again.
 func TestBadMessageAlarms(t *testing.T) {
 	j := newJob(t)
-	if _, err := j.js.Publish(t.Context(), flow.Subject(j.id, flow.Delta), []byte("\xc1 nonsense")); err != nil {
+	if _, err := j.js.Publish(t.Context(), address.Subject(j.id, flow.Delta), []byte("\xc1 nonsense")); err != nil {
 		t.Fatal(err)
 	}
 	w := j.start(flow.Delta)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/id"
@@ -58,17 +59,6 @@ func (w *Work) TransportOf(stage string) string {
 	return Claim
 }
 
-// ByteStream is the name of the queue of the job's parcels that have their bytes
-// with them. It is apart from the other one, so that questions, answers and plans
-// never wait behind bytes.
-func ByteStream(job id.Job) string { return "B_" + job.String() }
-
-// ByteSubject is where parcels with their bytes are published for a stage.
-func ByteSubject(job id.Job, stage string) string { return "b." + job.String() + "." + stage }
-
-// ByteSubjects matches the subjects of all stages of a job.
-func ByteSubjects(job id.Job) string { return "b." + job.String() + ".*" }
-
 // BytesQueued bounds the parcels that wait for a stage or are held by it with their
 // bytes in them: what a pack gathers, and some more. It bounds the memory of the
 // server, too: four stages, 4 MiB each.
@@ -77,9 +67,9 @@ const BytesQueued = 16
 // box is where messages for a stage are posted.
 func (w *Worker) box(stage string) courier.Box {
 	if w.Config.Work.Inline(stage) {
-		return courier.Box{Stream: ByteStream(w.Config.Job), Subject: ByteSubject(w.Config.Job, stage), Limit: BytesQueued}
+		return courier.Box{Stream: address.ByteStream(w.Config.Job), Subject: address.ByteSubject(w.Config.Job, stage), Limit: BytesQueued}
 	}
-	return courier.Box{Stream: Stream(w.Config.Job), Subject: Subject(w.Config.Job, stage)}
+	return courier.Box{Stream: address.Stream(w.Config.Job), Subject: address.Subject(w.Config.Job, stage)}
 }
 
 // stow gives a parcel its bytes to take along, if this hop wants them: m is then a
@@ -130,19 +120,19 @@ func (w *Worker) Queued(ctx context.Context) (map[string]uint64, error) {
 
 // Depths counts the messages of a job that wait or are held, per stage.
 func Depths(ctx context.Context, js jetstream.JetStream, job id.Job, work *Work) (map[string]uint64, error) {
-	n, err := courier.Counts(ctx, js, Stream(job), Subjects(job))
+	n, err := courier.Counts(ctx, js, address.Stream(job), address.Subjects(job))
 	if err != nil {
 		return nil, err
 	}
 	var bytes map[string]uint64
 	if len(work.Inlines()) > 0 {
-		if bytes, err = courier.Counts(ctx, js, ByteStream(job), ByteSubjects(job)); err != nil {
+		if bytes, err = courier.Counts(ctx, js, address.ByteStream(job), address.ByteSubjects(job)); err != nil {
 			return nil, err
 		}
 	}
 	out := map[string]uint64{}
 	for _, stage := range Stages() {
-		out[stage] = n[Subject(job, stage)] + bytes[ByteSubject(job, stage)]
+		out[stage] = n[address.Subject(job, stage)] + bytes[address.ByteSubject(job, stage)]
 	}
 	return out, nil
 }
@@ -160,7 +150,7 @@ func (w *Worker) inFlight() int {
 // queueOf is the stream, and how much of its own queue a worker keeps at hand.
 func queueOf(cfg *Config) (stream string, places int) {
 	if cfg.Work.Inline(cfg.Stage) {
-		return ByteStream(cfg.Job), 2
+		return address.ByteStream(cfg.Job), 2
 	}
-	return Stream(cfg.Job), Prefetch
+	return address.Stream(cfg.Job), Prefetch
 }

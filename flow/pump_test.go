@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -313,7 +314,7 @@ func TestCloseInFullWork(t *testing.T) {
 	g.Go(func() {
 		for ctx.Err() == nil {
 			b, _ := m.Encode()
-			_, _ = j.js.Publish(ctx, flow.Subject(j.id, flow.Chunker), b) // full at times
+			_, _ = j.js.Publish(ctx, address.Subject(j.id, flow.Chunker), b) // full at times
 		}
 	})
 	for range 10 {
@@ -410,7 +411,7 @@ func TestQueued(t *testing.T) {
 	if n := j.hub.Depths(t.Context()); n[flow.Seal] != 1 || len(n) != len(flow.Stages()) {
 		t.Errorf("the hub sees %v", n)
 	}
-	if x, err := j.js.Stream(t.Context(), flow.FactStream(j.id)); err != nil || x.CachedInfo().Config.Storage != jetstream.MemoryStorage {
+	if x, err := j.js.Stream(t.Context(), address.FactStream(j.id)); err != nil || x.CachedInfo().Config.Storage != jetstream.MemoryStorage {
 		t.Errorf("the facts' stream: %v", err)
 	}
 }
@@ -419,7 +420,7 @@ func TestQueued(t *testing.T) {
 func TestProgress(t *testing.T) {
 	j := newJob(t)
 	w := j.start(flow.Indexer)
-	if err := w.Publish(flow.ProgressSubject(j.id), []byte("half")); err != nil {
+	if err := w.Publish(address.ProgressSubject(j.id), []byte("half")); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "progress arrives", func() bool {

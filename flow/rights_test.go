@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -24,7 +25,7 @@ type intruder struct {
 
 func (j *job) intrude(cfg flow.Config) *intruder {
 	x := &intruder{}
-	x.Conn = j.dial(cfg.Dial.User, string(cfg.Dial.Password), nats.CustomInboxPrefix(flow.Inbox(cfg.Worker)),
+	x.Conn = j.dial(cfg.Dial.User, string(cfg.Dial.Password), nats.CustomInboxPrefix(address.Inbox(cfg.Worker)),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if strings.Contains(strings.ToLower(err.Error()), "permissions violation") {
 				x.refused.Add(1)
@@ -57,25 +58,25 @@ func TestWorkersMayOnlyDoTheirOwn(t *testing.T) {
 	cfg := j.config(flow.Chunker)
 	x := j.intrude(cfg)
 	j.put(flow.Seal, parcel(1))
-	s := flow.Stream(j.id)
+	s := address.Stream(j.id)
 	b, err := parcel(2).Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, subject := range []string{
-		flow.Subject(j.id, flow.Uploader), flow.Subject(j.id, flow.Seal), flow.Subject(j.id, flow.Chunker), flow.Subject(j.id, flow.Snapshot),
-		flow.FactSubject(j.id), flow.ProgressSubject(j.id), flow.StatusSubject(j.id, other.Worker),
+		address.Subject(j.id, flow.Uploader), address.Subject(j.id, flow.Seal), address.Subject(j.id, flow.Chunker), address.Subject(j.id, flow.Snapshot),
+		address.FactSubject(j.id), address.ProgressSubject(j.id), address.StatusSubject(j.id, other.Worker),
 		"$JS.API.STREAM.CREATE.X", "$JS.API.STREAM.UPDATE." + s, "$JS.API.STREAM.DELETE." + s, "$JS.API.STREAM.PURGE." + s,
 		"$JS.API.STREAM.MSG.DELETE." + s, "$JS.API.STREAM.MSG.GET." + s, "$JS.API.DIRECT.GET." + s, "$JS.API.STREAM.INFO." + s, "$JS.API.STREAM.NAMES",
 		"$JS.API.CONSUMER.CREATE." + s + ".chunker", "$JS.API.CONSUMER.CREATE." + s, "$JS.API.CONSUMER.DURABLE.CREATE." + s + ".chunker",
 		"$JS.API.CONSUMER.DELETE." + s + ".chunker", "$JS.API.CONSUMER.PAUSE." + s + ".chunker",
 		"$JS.API.CONSUMER.MSG.NEXT." + s + ".seal", "$JS.API.CONSUMER.INFO." + s + ".seal",
-		"$JS.ACK." + s + ".seal.1.1.1.1.1", "$SYS.REQ.SERVER.PING", flow.Inbox(other.Worker) + ".x", "anything",
+		"$JS.ACK." + s + ".seal.1.1.1.1.1", "$SYS.REQ.SERVER.PING", address.Inbox(other.Worker) + ".x", "anything",
 	} {
-		x.wantRefused(t, "publish to "+subject, func() error { return x.PublishRequest(subject, flow.Inbox(cfg.Worker)+".r", b) })
+		x.wantRefused(t, "publish to "+subject, func() error { return x.PublishRequest(subject, address.Inbox(cfg.Worker)+".r", b) })
 	}
 	for _, subject := range []string{
-		flow.Inbox(other.Worker) + ".>", "_INBOX.>", "_INBOX_*.>", "_INBOX_>", ">", "*.>", "$JS.>", flow.Subjects(j.id), flow.StatusSubjects(j.id), flow.FactSubject(j.id),
+		address.Inbox(other.Worker) + ".>", "_INBOX.>", "_INBOX_*.>", "_INBOX_>", ">", "*.>", "$JS.>", address.Subjects(j.id), address.StatusSubjects(j.id), address.FactSubject(j.id),
 	} {
 		x.wantRefused(t, "subscribe to "+subject, func() error {
 			_, err := x.Subscribe(subject, func(m *nats.Msg) { t.Errorf("%s: got %q", subject, m.Data) })
@@ -133,17 +134,17 @@ func TestFactsAreTheIndexers(t *testing.T) {
 	w := j.start(flow.Indexer)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if _, err := w.JetStream().Publish(ctx, flow.FactSubject(j.id), []byte("fact")); err != nil {
+	if _, err := w.JetStream().Publish(ctx, address.FactSubject(j.id), []byte("fact")); err != nil {
 		t.Fatal(err)
 	}
-	s, err := w.JetStream().Stream(ctx, flow.FactStream(j.id))
+	s, err := w.JetStream().Stream(ctx, address.FactStream(j.id))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, err := s.GetLastMsgForSubject(ctx, flow.FactSubject(j.id)); err != nil || string(m.Data) != "fact" {
+	if m, err := s.GetLastMsgForSubject(ctx, address.FactSubject(j.id)); err != nil || string(m.Data) != "fact" {
 		t.Errorf("%v, %v", m, err)
 	}
-	if live := j.hub.Live(); live.Stream != flow.FactStream(j.id) || live.Subject != flow.FactSubject(j.id) {
+	if live := j.hub.Live(); live.Stream != address.FactStream(j.id) || live.Subject != address.FactSubject(j.id) {
 		t.Errorf("%+v", live)
 	}
 	if _, err := j.js.CreateStream(ctx, jetstream.StreamConfig{Name: "X", Subjects: []string{"x"}, Storage: jetstream.MemoryStorage}); err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/flow/hub"
@@ -234,9 +235,9 @@ func (j *job) put(stage string, m *flow.Message) {
 	if err != nil {
 		j.t.Fatal(err)
 	}
-	subject := flow.Subject(j.id, stage)
+	subject := address.Subject(j.id, stage)
 	if j.work.Inline(stage) {
-		subject = flow.ByteSubject(j.id, stage)
+		subject = address.ByteSubject(j.id, stage)
 	}
 	if _, err := j.js.Publish(j.t.Context(), subject, b); err != nil {
 		j.t.Fatal(err)

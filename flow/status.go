@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/flow/meter"
 )
 
@@ -64,6 +65,6 @@ func (w *Worker) report(final bool) {
 
 func (w *Worker) publishStatus(s Status) {
 	if b, err := events.Marshal(s); err == nil {
-		_ = w.courier.Say(StatusSubject(w.Config.Job, w.Config.Worker), b)
+		_ = w.courier.Say(address.StatusSubject(w.Config.Job, w.Config.Worker), b)
 	}
 }

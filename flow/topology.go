@@ -1,11 +1,8 @@
 package flow
 
 import (
-	"fmt"
 	"slices"
 	"time"
-
-	"github.com/millrace-backup/millrace/id"
 )
 
 // The stages, as they are named on the command line, in subjects and in facts.
@@ -67,32 +64,3 @@ const (
 	// MaxMessage bounds a message's size in bytes.
 	MaxMessage = 8 << 20
 )
-
-// Stream is the name of a job's work queue.
-func Stream(job id.Job) string { return "J_" + job.String() }
-
-// FactStream is the name of a job's live copy of ledger facts.
-func FactStream(job id.Job) string { return "F_" + job.String() }
-
-// FactSubject is where the job's facts are published once they are in the vault.
-func FactSubject(job id.Job) string { return "f." + job.String() }
-
-// Subject is where messages for a stage are published.
-func Subject(job id.Job, stage string) string { return "j." + job.String() + "." + stage }
-
-// Subjects matches the subjects of all stages of a job.
-func Subjects(job id.Job) string { return "j." + job.String() + ".*" }
-
-// StatusSubject is where a worker says how it is doing.
-func StatusSubject(job id.Job, worker uint32) string {
-	return fmt.Sprintf("w.%s.%d", job, worker)
-}
-
-// StatusSubjects matches the reports of all workers of a job.
-func StatusSubjects(job id.Job) string { return "w." + job.String() + ".*" }
-
-// ProgressSubject is where the indexer says how far the job is.
-func ProgressSubject(job id.Job) string { return "p." + job.String() }
-
-// Inbox is the prefix of the subjects on which a worker gets replies.
-func Inbox(worker uint32) string { return fmt.Sprintf("_INBOX_%d", worker) }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/flow/meter"
@@ -63,7 +64,7 @@ func Connect(ctx context.Context, cfg Config, control *bufio.Reader) (*Worker, e
 func join(ctx context.Context, cfg Config, mem *arena.Arena) (*Worker, error) {
 	stream, places := queueOf(&cfg)
 	dial := cfg.Dial
-	dial.Name, dial.Inbox = fmt.Sprintf("%s-%d", cfg.Stage, cfg.Worker), Inbox(cfg.Worker)
+	dial.Name, dial.Inbox = fmt.Sprintf("%s-%d", cfg.Stage, cfg.Worker), address.Inbox(cfg.Worker)
 	post, err := courier.Join(ctx, dial, stream, cfg.Stage, places)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger/live"
@@ -81,11 +82,11 @@ func (h *Hub) MakeQueues(ctx context.Context, work *flow.Work, replicas int) err
 	defer h.mu.Unlock()
 	h.work, h.replicas = work, replicas
 	h.made++
-	if err := h.makeQueue(ctx, flow.Stream(h.job), flow.Subjects(h.job), flow.MaxQueued, flow.Stages(), flow.Subject); err != nil {
+	if err := h.makeQueue(ctx, address.Stream(h.job), address.Subjects(h.job), flow.MaxQueued, flow.Stages(), address.Subject); err != nil {
 		return err
 	}
 	if apart := work.Inlines(); len(apart) > 0 {
-		if err := h.makeQueue(ctx, flow.ByteStream(h.job), flow.ByteSubjects(h.job), flow.BytesQueued, apart, flow.ByteSubject); err != nil {
+		if err := h.makeQueue(ctx, address.ByteStream(h.job), address.ByteSubjects(h.job), flow.BytesQueued, apart, address.ByteSubject); err != nil {
 			return err
 		}
 	}
@@ -93,7 +94,7 @@ func (h *Hub) MakeQueues(ctx context.Context, work *flow.Work, replicas int) err
 		return nil // facts are sealed in the vault: no open copy of them where others look
 	}
 	_, err := h.js.CreateStream(ctx, jetstream.StreamConfig{
-		Name: flow.FactStream(h.job), Subjects: []string{flow.FactSubject(h.job)}, Storage: jetstream.MemoryStorage, Metadata: h.label,
+		Name: address.FactStream(h.job), Subjects: []string{address.FactSubject(h.job)}, Storage: jetstream.MemoryStorage, Metadata: h.label,
 		Retention: jetstream.LimitsPolicy, MaxBytes: 64 << 20, Discard: jetstream.DiscardOld, Replicas: replicas,
 	})
 	if err != nil {
@@ -137,9 +138,9 @@ func (h *Hub) makeQueue(ctx context.Context, name, subjects string, limit int64,
 func (h *Hub) Lost(ctx context.Context) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	names := []string{flow.Stream(h.job)}
+	names := []string{address.Stream(h.job)}
 	if len(h.work.Inlines()) > 0 {
-		names = append(names, flow.ByteStream(h.job))
+		names = append(names, address.ByteStream(h.job))
 	}
 	for _, name := range names {
 		if _, err := h.js.Stream(ctx, name); errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -152,7 +153,7 @@ func (h *Hub) Lost(ctx context.Context) bool {
 // RemoveQueues removes the job's streams from a server that outlives the job.
 func (h *Hub) RemoveQueues(ctx context.Context) error {
 	var errs []error
-	for _, name := range []string{flow.Stream(h.job), flow.ByteStream(h.job), flow.FactStream(h.job)} {
+	for _, name := range []string{address.Stream(h.job), address.ByteStream(h.job), address.FactStream(h.job)} {
 		if err := h.js.DeleteStream(ctx, name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			errs = append(errs, fmt.Errorf("remove %s from NATS: %w", name, err))
 		}
@@ -164,7 +165,7 @@ func (h *Hub) RemoveQueues(ctx context.Context) error {
 // the job in its own form. What does not decode is passed over: it is from a
 // worker that was killed in mid-sentence, and there will be another.
 func (h *Hub) Listen(status func(flow.Status), progress func([]byte)) error {
-	_, err := h.nc.Subscribe(flow.StatusSubjects(h.job), func(m *nats.Msg) {
+	_, err := h.nc.Subscribe(address.StatusSubjects(h.job), func(m *nats.Msg) {
 		var s flow.Status
 		if b, err := h.cover.Open(m.Subject, m.Data); err == nil && events.Unmarshal(b, &s) == nil {
 			status(s)
@@ -173,7 +174,7 @@ func (h *Hub) Listen(status func(flow.Status), progress func([]byte)) error {
 	if err != nil {
 		return fmt.Errorf("listen to workers: %w", err)
 	}
-	if _, err := h.nc.Subscribe(flow.ProgressSubject(h.job), func(m *nats.Msg) {
+	if _, err := h.nc.Subscribe(address.ProgressSubject(h.job), func(m *nats.Msg) {
 		if b, err := h.cover.Open(m.Subject, m.Data); err == nil {
 			progress(b)
 		}
@@ -188,7 +189,7 @@ func (h *Hub) Listen(status func(flow.Status), progress func([]byte)) error {
 
 // Live is the live copy of the job's facts.
 func (h *Hub) Live() live.Copy {
-	return live.Copy{JS: h.js, Stream: flow.FactStream(h.job), Subject: flow.FactSubject(h.job)}
+	return live.Copy{JS: h.js, Stream: address.FactStream(h.job), Subject: address.FactSubject(h.job)}
 }
 
 // Depths counts the messages that wait or are being worked on, per stage. Where
@@ -212,7 +213,7 @@ func (h *Hub) Held(ctx context.Context, stage string) (held, again int, err erro
 // stream is where the messages of a stage wait.
 func (h *Hub) stream(stage string) string {
 	if h.work.Inline(stage) {
-		return flow.ByteStream(h.job)
+		return address.ByteStream(h.job)
 	}
-	return flow.Stream(h.job)
+	return address.Stream(h.job)
 }

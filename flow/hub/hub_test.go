@@ -6,6 +6,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/flow/hub"
 	"github.com/millrace-backup/millrace/id"
@@ -59,7 +60,7 @@ func TestJobsAreApart(t *testing.T) {
 		}
 	}
 	js := a.Live().JS
-	if _, err := js.Publish(t.Context(), flow.Subject(one, flow.Seal), []byte("x")); err != nil {
+	if _, err := js.Publish(t.Context(), address.Subject(one, flow.Seal), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
 	if n, m := a.Depths(t.Context()), b.Depths(t.Context()); n[flow.Seal] != 1 || m[flow.Seal] != 0 {
@@ -82,7 +83,7 @@ func TestQueuesAreAsPromised(t *testing.T) {
 		t.Fatal(err)
 	}
 	js := h.Live().JS
-	s, err := js.Stream(t.Context(), flow.Stream(job))
+	s, err := js.Stream(t.Context(), address.Stream(job))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func TestQueuesAreAsPromised(t *testing.T) {
 			t.Fatal(stage, err)
 		}
 		c := q.CachedInfo().Config
-		if c.AckPolicy != jetstream.AckExplicitPolicy || c.AckWait != flow.AckWait || c.MaxDeliver != -1 || c.MaxAckPending != flow.MaxAckPending || c.FilterSubject != flow.Subject(job, stage) || c.InactiveThreshold != 0 {
+		if c.AckPolicy != jetstream.AckExplicitPolicy || c.AckWait != flow.AckWait || c.MaxDeliver != -1 || c.MaxAckPending != flow.MaxAckPending || c.FilterSubject != address.Subject(job, stage) || c.InactiveThreshold != 0 {
 			t.Errorf("%s: %+v", stage, c)
 		}
 	}
@@ -121,11 +122,11 @@ func TestListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, b := range [][]byte{good[:10], []byte("\xdf\xff\xff\xff\xff"), nil, good} {
-		if err := nc.Publish(flow.StatusSubject(job, 7), b); err != nil {
+		if err := nc.Publish(address.StatusSubject(job, 7), b); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := nc.Publish(flow.ProgressSubject(job), []byte("half")); err != nil {
+	if err := nc.Publish(address.ProgressSubject(job), []byte("half")); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/id"
 )
 
@@ -13,25 +14,25 @@ type Allowed struct{ Publish, Subscribe []string }
 // uploader and the indexer may also read the queue's counts, to know when nothing
 // more is coming; the indexer alone publishes facts.
 func Permissions(job id.Job, work *flow.Work, stage string, worker uint32) Allowed {
-	s, own := flow.Stream(job), flow.Stream(job)
+	s, own := address.Stream(job), address.Stream(job)
 	if work.Inline(stage) {
-		own = flow.ByteStream(job)
+		own = address.ByteStream(job)
 	}
 	a := Allowed{
 		Publish: []string{
 			"$JS.API.CONSUMER.INFO." + own + "." + stage,
 			"$JS.API.CONSUMER.MSG.NEXT." + own + "." + stage,
 			"$JS.ACK." + own + "." + stage + ".>",
-			flow.StatusSubject(job, worker),
+			address.StatusSubject(job, worker),
 		},
-		Subscribe: []string{flow.Inbox(worker) + ".>"},
+		Subscribe: []string{address.Inbox(worker) + ".>"},
 	}
-	bytes := "$JS.API.STREAM.INFO." + flow.ByteStream(job)
+	bytes := "$JS.API.STREAM.INFO." + address.ByteStream(job)
 	for _, to := range flow.Targets(stage) {
 		if work.Inline(to) {
-			a.Publish = append(a.Publish, flow.ByteSubject(job, to), bytes)
+			a.Publish = append(a.Publish, address.ByteSubject(job, to), bytes)
 		} else {
-			a.Publish = append(a.Publish, flow.Subject(job, to))
+			a.Publish = append(a.Publish, address.Subject(job, to))
 		}
 	}
 	if len(work.Inlines()) > 0 && (stage == flow.Uploader || stage == flow.Indexer) {
@@ -41,8 +42,8 @@ func Permissions(job id.Job, work *flow.Work, stage string, worker uint32) Allow
 	case flow.Uploader:
 		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s)
 	case flow.Indexer:
-		f := flow.FactStream(job)
-		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s, flow.FactSubject(job), flow.ProgressSubject(job),
+		f := address.FactStream(job)
+		a.Publish = append(a.Publish, "$JS.API.STREAM.INFO."+s, address.FactSubject(job), address.ProgressSubject(job),
 			"$JS.API.STREAM.INFO."+f, "$JS.API.STREAM.MSG.GET."+f, "$JS.API.DIRECT.GET."+f, "$JS.API.DIRECT.GET."+f+".>")
 	}
 	return a

@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/live"
@@ -65,7 +66,7 @@ func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index, p *pat
 	defer func() { _ = s.spool.close() }()
 	x := &indexer{
 		state: s, w: w, vault: v, patience: p, ledger: l, told: work.Position, dirty: true,
-		live:        live.Copy{JS: w.JetStream(), Stream: flow.FactStream(w.Config.Job), Subject: flow.FactSubject(w.Config.Job)},
+		live:        live.Copy{JS: w.JetStream(), Stream: address.FactStream(w.Config.Job), Subject: address.FactSubject(w.Config.Job)},
 		lastMessage: time.Now(), lastRecord: time.Now(), trust: trust.New(v.Store), blocks: sidecar.NewKeeper(work, w.Config.Folder),
 	}
 	x.guard = ledger.Guard{Job: w.Config.Job, Next: work.Position, Check: x.trust.Heed}

@@ -3,6 +3,7 @@ package indexer
 import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/address"
 	"github.com/millrace-backup/millrace/id"
 )
 
@@ -83,6 +84,6 @@ func (x *indexer) report(idle bool) {
 		return
 	}
 	if b, err := events.Marshal(x.progress()); err == nil {
-		x.dirty = x.w.Publish(flow.ProgressSubject(x.w.Config.Job), b) != nil
+		x.dirty = x.w.Publish(address.ProgressSubject(x.w.Config.Job), b) != nil
 	}
 }
