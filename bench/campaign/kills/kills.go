@@ -2,8 +2,11 @@
 // sees whether anything is lost.
 //
 // A trial backs a disk up with the real program, into a vault of its own, and
-// meanwhile does one of these, at a time drawn evenly over the whole life of such
-// a job, its start and its commit included:
+// meanwhile does one of these, at a moment drawn from the whole life of such a job,
+// its start and its commit included. The moment is drawn as something that the job
+// has come to (so many workers run, so much of the disk is read, so many bytes lie in
+// packs, so many objects of the commit are there) and a few milliseconds, and not as
+// a time, so that it comes whatever else the machine does:
 //
 //   - worker: kill -9 to one worker, drawn from those that live.
 //   - workers: the same to two to six of them, one after the other.
@@ -28,6 +31,7 @@
 // --read-data ends with 0, and so it does for the earlier point.
 //
 // A job that ended before the blow is counted as "too late", and held to the same.
+// Only blows drawn for the last moments of a job can be.
 // Linux only.
 package kills
 
@@ -38,8 +42,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
@@ -51,7 +53,7 @@ func Campaign() trial.Campaign {
 	return trial.Campaign{
 		Name: "kills", Count: 330,
 		About: "Each trial is a backup with the real program, of which one worker, several, all, or the conductor are killed (or stopped for a while) at a random\n" +
-			"time between its start and its end. It passes if the job, or the next one after it, ends well, the restored disk is equal, `verify --read-data` finds\n" +
+			"moment between its start and its end. It passes if the job, or the next one after it, ends well, the restored disk is equal, `verify --read-data` finds\n" +
 			"nothing, no process, slot or file is left over, and no fact is there twice.",
 		Open: func(ctx context.Context, e trial.Env) (trial.Bench, error) { return open(ctx, e, 48, 80, 128) },
 	}
@@ -61,31 +63,46 @@ func Campaign() trial.Campaign {
 type bench struct {
 	trial.Env
 	images []string
-	took   map[string]time.Duration // of jobs that came to their end, by what they did
+	// courses of undisturbed jobs, by image: of one that has no point yet, and of one
+	// that has.
+	first, again map[string]course
 }
 
 const mib = 1 << 20
 
 func open(ctx context.Context, e trial.Env, sizes ...int64) (*bench, error) {
-	b := &bench{Env: e, took: map[string]time.Duration{}}
+	b := &bench{Env: e, first: map[string]course{}, again: map[string]course{}}
 	for n, size := range sizes {
 		image := filepath.Join(e.Dir, fmt.Sprintf("image-%d.raw", n))
 		if err := rig.Mixed(image, size*mib, e.Seed+uint64(n)); err != nil {
 			return nil, err
 		}
 		b.images = append(b.images, image)
-		p, err := rig.New(ctx, e.Program, filepath.Join(e.Dir, "first"), e.Now)
-		if err != nil {
-			return nil, err
+		if err := b.undisturbed(ctx, image); err != nil {
+			return nil, fmt.Errorf("a job that is left alone: %w", err)
 		}
-		start := e.Now()
-		_, err = p.Must(ctx, "backup", image)
-		b.took[image] = e.Now().Sub(start)
-		if err = errors.Join(err, os.RemoveAll(p.Dir)); err != nil {
-			return nil, err
-		}
+		e.Log("%d MiB: a job of %+v; once more %+v", size, b.first[image], b.again[image])
 	}
 	return b, nil
+}
+
+// undisturbed sees what jobs do that are left alone: the first of a disk, and one
+// after a change.
+func (b *bench) undisturbed(ctx context.Context, image string) (err error) {
+	p, err := rig.New(ctx, b.Program, filepath.Join(b.Dir, "undisturbed"), b.Now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(p.Dir)) }()
+	if b.first[image], err = watched(ctx, p, image); err != nil {
+		return err
+	}
+	r := &run{place: p, rng: rand.New(rand.NewPCG(b.Seed, 0)), image: image}
+	if err := r.earlier(ctx); err != nil {
+		return err
+	}
+	b.again[image], err = watched(ctx, p, r.image)
+	return err
 }
 
 func (b *bench) Close() error { return nil }
@@ -100,34 +117,27 @@ func (b *bench) Trial(ctx context.Context, n int, rng *rand.Rand) (out trial.Out
 	}
 	blow := blows()[n%len(blows())]
 	out.Kinds = []string{blow}
-	r := &run{place: p, rng: rng, image: b.images[rng.IntN(len(b.images))], now: b.Now}
-	what := r.image
-	if n/len(blows())%3 == 2 {
+	r := &run{place: p, rng: rng, image: b.images[rng.IntN(len(b.images))], now: b.Now, blow: blow}
+	r.course = b.first[r.image]
+	increment := n/len(blows())%3 == 2
+	if increment {
 		out.Kinds = append(out.Kinds, "increment")
+		r.course = b.again[r.image]
 		if err := r.earlier(ctx); err != nil {
 			return out, fmt.Errorf("the point before: %w", err)
 		}
-		what += " again"
-		if b.took[what] == 0 {
-			b.took[what] = b.took[strings.TrimSuffix(what, " again")] / 2
-		}
 	}
-	r.blow, r.after = blow, time.Duration(rng.Float64()*0.95*float64(b.took[what]))
-	if err := r.job(ctx); err != nil {
-		out.Note = r.note
-		return out, err
-	}
+	r.mark = draw(rng, increment, blow != "conductor" && blow != "group" && blow != "orphan", r.course)
+	out.Kinds = append(out.Kinds, r.mark.kind)
+	err = r.job(ctx)
 	out.Note = r.note
 	if r.late {
 		out.Kinds[0] = "too late"
 	}
-	if r.lasted > 0 {
-		b.took[what] = (b.took[what] + r.lasted) / 2
-	}
-	return out, nil
+	return out, err
 }
 
-// earlier makes a point of the disk and changes the disk.
+// earlier makes a point of a copy of the disk and changes the copy.
 func (r *run) earlier(ctx context.Context) error {
 	image := r.place.Path("disk.raw")
 	text, err := os.ReadFile(r.image)

@@ -26,11 +26,11 @@ type run struct {
 	image  string
 	points int // that there were before
 	blow   string
-	after  time.Duration // since the start of the job
+	mark   mark
+	course course // of such a job, undisturbed
 
-	note   string
-	late   bool
-	lasted time.Duration // a job that came to its end
+	note string
+	late bool
 }
 
 func blows() []string {
@@ -42,17 +42,17 @@ func (r *run) fatal() bool { return r.blow == "conductor" || r.blow == "group" |
 
 // job backs up, strikes, and sees what came of it.
 func (r *run) job(ctx context.Context) error {
-	start := r.now()
+	before := look(r.place, 0)
 	job, err := r.place.Start(ctx, nil, "backup", r.image)
 	if err != nil {
 		return err
 	}
 	struck := make(chan strike, 1)
-	go func() { struck <- r.strike(ctx, job) }()
+	go func() { struck <- r.strike(ctx, job, before) }()
 	end, err := job.Wait()
 	s := <-struck
 	defer s.release()
-	r.note = fmt.Sprintf("after %s of %s: %s", r.after.Round(time.Millisecond), r.now().Sub(start).Round(time.Millisecond), s.what)
+	r.note = fmt.Sprintf("%s: %s", r.mark, s.what)
 	if err := errors.Join(err, s.err); err != nil {
 		return err
 	}
@@ -62,7 +62,6 @@ func (r *run) job(ctx context.Context) error {
 	if r.fatal() && s.hit {
 		return r.successor(ctx, job.PID(), s)
 	}
-	r.lasted = r.now().Sub(start)
 	if end.Exit != 0 || end.Summary().Outcome != "done" {
 		return end.Err("backup")
 	}

@@ -30,9 +30,9 @@ func (s strike) release() {
 	}
 }
 
-// strike waits for its time and strikes.
-func (r *run) strike(ctx context.Context, job *rig.Process) (s strike) {
-	if !pause(ctx, job, r.after) {
+// strike waits for its moment and strikes. before is what there was without the job.
+func (r *run) strike(ctx context.Context, job *rig.Process, before sight) (s strike) {
+	if !r.reached(ctx, job, before) || !pause(ctx, job, r.mark.more) {
 		return strike{what: "too late"}
 	}
 	kill := func(pid int, name string) {

@@ -18,7 +18,15 @@ type strike struct {
 
 func (strike) release() {}
 
-func (r *run) strike(context.Context, *rig.Process) strike {
+type sight struct{}
+
+func look(*rig.Place, int) sight { return sight{} }
+
+func watched(context.Context, *rig.Place, string) (course, error) {
+	return course{}, errors.New("processes are watched on Linux only")
+}
+
+func (r *run) strike(context.Context, *rig.Process, sight) strike {
 	return strike{err: errors.New("processes are killed on Linux only")}
 }
 
