@@ -186,7 +186,7 @@ func (r *run) once(ctx context.Context) error {
 // mark of a death in the folders of jobs that are over.
 func (r *run) tidy(group int) error {
 	var wrong []error
-	if left := members(group); len(left) > 0 {
+	if left := rig.Members(group); len(left) > 0 {
 		wrong = append(wrong, fmt.Errorf("processes %v outlive their job", left))
 	}
 	folders, err := filepath.Glob(filepath.Join(r.place.State, "jobs", "*"))

@@ -2,9 +2,7 @@ package kills
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -26,7 +24,7 @@ func look(p *rig.Place, group int) (s sight) {
 		for _, w := range workers(group) {
 			s.workers++
 			if w.stage == "reader" {
-				s.read += hasRead(w.pid)
+				s.read += rig.HasRead(w.pid)
 			}
 		}
 	}
@@ -43,13 +41,6 @@ func look(p *rig.Place, group int) (s sight) {
 		return nil
 	})
 	return s
-}
-
-// hasRead is how many bytes a process got from read calls.
-func hasRead(pid int) (n int64) {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
-	_, _ = fmt.Sscanf(string(text), "rchar: %d", &n) // 0 if it has gone
-	return n
 }
 
 // of is how much of what a mark's kind counts there is, since before.

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -126,7 +123,7 @@ type worker struct {
 
 // workers lists those of a job by what the kernel knows: its process group.
 func workers(group int) (all []worker) {
-	for _, pid := range members(group) {
+	for _, pid := range rig.Members(group) {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		args := bytes.Split(bytes.TrimRight(line, "\x00"), []byte{0})
 		if err == nil && pid != group && len(args) == 3 && string(args[1]) == "stage" {
@@ -136,32 +133,11 @@ func workers(group int) (all []worker) {
 	return all
 }
 
-// members lists the processes of a group that are not dead.
-func members(group int) (pids []int) {
-	files, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, f := range files {
-		text, err := os.ReadFile(f)
-		if err != nil {
-			continue
-		}
-		// pid (name) state ppid pgrp ...: the name may hold anything.
-		rest := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		if len(rest) < 3 || rest[0] == "Z" || rest[2] != strconv.Itoa(group) {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-		if err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
 // allGone waits until no process of a group is left but the one that is excused.
 func allGone(ctx context.Context, group, excused int) error {
 	end := time.Now().Add(10 * time.Second)
 	for {
-		left := members(group)
+		left := rig.Members(group)
 		if len(left) == 0 || len(left) == 1 && left[0] == excused {
 			return nil
 		}

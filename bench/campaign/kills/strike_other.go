@@ -30,6 +30,4 @@ func (r *run) strike(context.Context, *rig.Process, sight) strike {
 	return strike{err: errors.New("processes are killed on Linux only")}
 }
 
-func members(int) []int { return nil }
-
 func allGone(context.Context, int, int) error { return nil }
