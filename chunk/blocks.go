@@ -5,6 +5,7 @@ import (
 	"crypto/cipher"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 
 	"github.com/zeebo/blake3"
 
@@ -88,6 +89,14 @@ func (x *Blocks) Hash(offset int64, b []byte, dst []BlockHash) []BlockHash {
 		x.prp.Encrypt(x.tag[:], x.tag[:])
 		dst = append(dst, x.tag)
 	}
+	return dst
+}
+
+// Holes appends the hashes of so many blocks of zeros.
+func (x *Blocks) Holes(blocks int, dst []BlockHash) []BlockHash {
+	n := len(dst)
+	dst = slices.Grow(dst, blocks)[:n+blocks]
+	clear(dst[n:])
 	return dst
 }
 

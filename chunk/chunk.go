@@ -64,6 +64,10 @@ type Cutter interface {
 	// gap-free cover of the cell in order, none empty; an empty cell has none.
 	// The cell is only read and not kept.
 	Cut(cell []byte, dst []Piece) []Piece
+	// CutHashed is Cut of a cell whose blocks, of Params.Block bytes, have these
+	// hashes, one each (see Blocks). It cuts alike and does not look for zeros
+	// again, which in a cell that is mostly a hole is nearly all there is to do.
+	CutHashed(cell []byte, hashes []BlockHash, dst []Piece) []Piece
 }
 
 // Params choose a cutter; they are recorded in the vault for each dedup domain and
@@ -147,6 +151,13 @@ type splitter interface {
 type framed struct {
 	zeros zeros
 	data  splitter
+}
+
+func (f *framed) CutHashed(cell []byte, hashes []BlockHash, dst []Piece) []Piece {
+	f.zeros.known = hashes
+	dst = f.Cut(cell, dst)
+	f.zeros.known = nil
+	return dst
 }
 
 func (f *framed) Cut(cell []byte, dst []Piece) []Piece {

@@ -125,7 +125,13 @@ func TestPiecesCoverTheCell(t *testing.T) {
 		p := params(name)
 		c := cutter(t, p, testKey)
 		for what, cell := range cells() {
-			t.Run(name+"/"+what, func(t *testing.T) { checkCover(t, p, cell, c.Cut(cell, nil)) })
+			t.Run(name+"/"+what, func(t *testing.T) {
+				pieces := c.Cut(cell, nil)
+				checkCover(t, p, cell, pieces)
+				if !slices.Equal(pieces, c.CutHashed(cell, newBlocks(t, 1).Hash(0, cell, nil), nil)) {
+					t.Error("it is cut in another way if its hashes are known")
+				}
+			})
 		}
 		if got := c.Cut(nil, nil); len(got) != 0 {
 			t.Errorf("%s: an empty cell has pieces: %v", name, got)
@@ -408,6 +414,10 @@ func FuzzCut(f *testing.F) {
 		small[name] = p
 		cutters = append(cutters, cutter(f, p, testKey))
 	}
+	blocks, err := NewBlocks([32]byte{1}, 512)
+	if err != nil {
+		f.Fatal(err)
+	}
 	// A seed byte stands for half a block: zeros, or noise of that number.
 	f.Fuzz(func(t *testing.T, shape []byte, tail uint16) {
 		var cell []byte
@@ -424,6 +434,9 @@ func FuzzCut(f *testing.F) {
 			checkCover(t, small[name], cell, pieces)
 			if !slices.Equal(pieces, cutter(t, small[name], testKey).Cut(cell, nil)) {
 				t.Fatalf("%s: cuts depend on what was cut before", name)
+			}
+			if !slices.Equal(pieces, cutters[i].CutHashed(cell, blocks.Hash(0, cell, nil), nil)) {
+				t.Fatalf("%s: a cell is cut in another way if its hashes are known", name)
 			}
 		}
 	})

@@ -33,7 +33,7 @@ type Parcel struct {
 	Offset int64  `json:"o"`           // of its first byte in the disk
 	Length int64  `json:"l"`
 
-	Runs   []Run       `json:"r,omitempty"` // snapshot: where data may be; the rest is holes
+	Runs   []Run       `json:"r,omitempty"` // snapshot, reader: where data may be; the rest is holes
 	Claim  arena.Claim `json:"c"`           // reader: raw bytes; seal: sealed bytes
 	Pieces Pieces      `json:"x,omitempty"` // chunker, delta, seal, uploader: see Piece
 	Packs  []Pack      `json:"k,omitempty"` // uploader: where the new pieces went

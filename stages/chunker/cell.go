@@ -100,7 +100,7 @@ func (c *cell) zero() bool {
 
 // afresh cuts the whole cell.
 func (c *cell) afresh(rec *sidecar.Record) {
-	c.cuts = c.Cutter.Cut(c.bytes, c.cuts[:0])
+	c.cuts = c.Cutter.CutHashed(c.bytes, c.now, c.cuts[:0])
 	for _, cut := range c.cuts {
 		rec.Starts.Add(int(cut.Offset) / c.Blocks.Size())
 		c.cutPiece(cut, 0)

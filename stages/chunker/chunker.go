@@ -66,9 +66,9 @@ func (s *stage) parcel(p *flow.Parcel, b []byte) error {
 	}
 	disk := &s.work.Disks[p.Disk]
 	s.Blocks.Disk(s.work.Guests[disk.Guest].ID, disk.Info.Disk)
-	s.now = s.Blocks.Hash(p.Offset, b, s.now[:0])
+	s.hash(p, b)
 	sum := s.Blocks.Sum(s.now)
-	p.Sum, p.Blocks, p.Pieces = sum[:], nil, p.Pieces[:0]
+	p.Sum, p.Blocks, p.Pieces, p.Runs = sum[:], nil, p.Pieces[:0], nil
 	if p.Pass == flow.PassRecheck {
 		// Only whether it is what it was: the sum says it, the piece is a formality.
 		p.Pieces = append(p.Pieces, flow.Piece{Length: uint32(p.Length), Verdict: flow.Unchanged})
@@ -88,4 +88,28 @@ func (s *stage) parcel(p *flow.Parcel, b []byte) error {
 		p.Blocks = nil
 	}
 	return nil
+}
+
+// hash hashes the blocks of p, whose bytes are b. Those that no run touches are zeros:
+// the reader made them so, and looking at them costs more than all else where a disk
+// is mostly holes. A parcel without runs is looked at whole.
+func (s *stage) hash(p *flow.Parcel, b []byte) {
+	s.now = s.now[:0]
+	if len(p.Runs) == 0 {
+		s.now = s.Blocks.Hash(p.Offset, b, s.now)
+		return
+	}
+	size := int64(s.Blocks.Size())
+	blocks := int((p.Length + size - 1) / size)
+	for _, r := range p.Runs { // sorted, apart, and inside the parcel
+		first := max(int((r.Offset-p.Offset)/size), len(s.now)) // two runs may share a block
+		end := int((r.Offset - p.Offset + r.Length + size - 1) / size)
+		if end <= first {
+			continue
+		}
+		s.now = s.Blocks.Holes(first-len(s.now), s.now)
+		from := int64(first) * size
+		s.now = s.Blocks.Hash(p.Offset+from, b[from:min(int64(end)*size, p.Length)], s.now)
+	}
+	s.now = s.Blocks.Holes(blocks-len(s.now), s.now)
 }

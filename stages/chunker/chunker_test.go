@@ -12,7 +12,7 @@ import (
 
 const cellSize = 1 << 20
 
-func makeStage(t *testing.T, name string) *stage {
+func makeStage(t testing.TB, name string) *stage {
 	t.Helper()
 	params := chunk.Default()
 	params.Name = name
@@ -106,6 +106,35 @@ func check(t *testing.T, disk []byte, pieces []flow.Piece) {
 	}
 	if int(at) != len(disk) {
 		t.Fatalf("pieces end at %d of %d", at, len(disk))
+	}
+}
+
+// What the reader says of where data is changes how long it takes and nothing else.
+func TestRunsOnlySaveTime(t *testing.T) {
+	for seed := range uint64(100) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		b := make([]byte, 2*cellSize-rnd.IntN(3)*777)
+		p := flow.Parcel{Number: 3, Offset: 6 * cellSize, Length: int64(len(b))}
+		for at := rnd.IntN(9000); at < len(b); {
+			n := min(1+rnd.IntN([]int{10, 5000, 300_000}[rnd.IntN(3)]), len(b)-at)
+			p.Runs = append(p.Runs, flow.Run{Offset: p.Offset + int64(at), Length: int64(n)})
+			if rnd.IntN(4) > 0 { // data may turn out to be zeros
+				for i := at; i < at+n; i++ {
+					b[i] = byte(rnd.Uint32())
+				}
+			}
+			at += n + rnd.IntN([]int{3, 5000, 500_000}[rnd.IntN(3)])
+		}
+		whole := p
+		whole.Runs = nil
+		for _, x := range []*flow.Parcel{&p, &whole} {
+			if err := makeStage(t, chunk.Aligned).parcel(x, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !reflect.DeepEqual(p, whole) {
+			t.Fatalf("seed %d: with runs the parcel has sum %x and %d pieces, without %x and %d", seed, p.Sum, len(p.Pieces), whole.Sum, len(whole.Pieces))
+		}
 	}
 }
 

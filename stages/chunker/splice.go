@@ -129,7 +129,7 @@ func (c *cell) bounds(from, to int) (a, b int64) {
 // cutRun cuts a run by itself.
 func (c *cell) cutRun(from, to int, starts sidecar.Set) {
 	a, b := c.bounds(from, to)
-	c.cuts = c.Cutter.Cut(c.bytes[a:b], c.cuts[:0])
+	c.cuts = c.Cutter.CutHashed(c.bytes[a:b], c.now[from:to], c.cuts[:0])
 	for _, cut := range c.cuts {
 		starts.Add(int(a+cut.Offset) / c.Blocks.Size())
 		c.cutPiece(cut, a)

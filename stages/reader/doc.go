@@ -2,7 +2,8 @@
 //
 // Reads: parcels from snapshot, whose runs say where the frozen disk may hold
 // data. Writes: the bytes of the whole parcel into a raw slot, zeros where there
-// is no run, and hands its claim to chunker.
+// is no run, and hands its claim to chunker. The runs go along: what is outside them
+// need not be looked at again.
 //
 // A crash at any step: before the hand-over is stored the slot is still being
 // filled, the conductor frees it once the process has been reaped, and the parcel

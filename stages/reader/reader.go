@@ -75,7 +75,6 @@ func (s *stage) read(ctx context.Context, d *flow.Delivery, slot arena.Slot) (st
 	if err := fill(im, p, mem[:p.Length]); err != nil {
 		return "", nil, unreadable("read", s.w.Config.Work.Disks[p.Disk].Info.Path, err)
 	}
-	p.Runs = nil
 	p.Claim = slot.Claim(int(p.Length))
 	return flow.Chunker, p, nil
 }
