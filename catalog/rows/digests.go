@@ -1,12 +1,14 @@
 package rows
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"os"
 
 	"github.com/millrace-backup/millrace/catalog/spill"
+	"github.com/millrace-backup/millrace/flow"
 )
 
 // Digest stands for the bytes of a parcel.
@@ -54,3 +56,25 @@ func (x *Digests) Get(n uint64) (Digest, error) {
 
 // Close closes the file.
 func (x *Digests) Close() error { return x.f.Close() }
+
+// DigestOf is the parcel's own sum, which does not depend on how it was cut; of
+// one without, what its pieces are.
+func DigestOf(p *flow.Parcel) (d Digest) {
+	if len(p.Sum) == len(d) {
+		return Digest(p.Sum)
+	}
+	h := sha256.New()
+	var b [9]byte
+	for i := range p.Pieces {
+		x := &p.Pieces[i]
+		binary.LittleEndian.PutUint32(b[:], x.Offset)
+		binary.LittleEndian.PutUint32(b[4:], x.Length)
+		b[8] = 0
+		if x.Zero {
+			b[8] = 1
+		}
+		h.Write(b[:])
+		h.Write(x.Chunk[:])
+	}
+	return Digest(h.Sum(nil))
+}

@@ -15,6 +15,7 @@ import (
 type Row struct {
 	Offset, Length uint32 // in the parcel
 	Zero           bool
+	Known          bool // the chunk was there before
 	Chunk          id.Chunk
 	From           uint32 // in the chunk
 	Pack           uint32
@@ -26,15 +27,18 @@ type Row struct {
 const rowBytes = 4 + 4 + 1 + 32 + 5*4
 
 // Append encodes a row behind b, the rows before it in its parcel: offset, length
-// u32 ‖ zero u8 ‖ chunk 32 ‖ from, pack, at, stored, raw u32, little-endian.
+// u32 ‖ 1 zero, 2 known u8 ‖ chunk 32 ‖ from, pack, at, stored, raw u32, little-endian.
 func Append(b []byte, r Row) []byte {
 	b = binary.LittleEndian.AppendUint32(b, r.Offset)
 	b = binary.LittleEndian.AppendUint32(b, r.Length)
-	zero := byte(0)
+	kind := byte(0)
 	if r.Zero {
-		zero = 1
+		kind = 1
 	}
-	b = append(append(b, zero), r.Chunk[:]...)
+	if r.Known {
+		kind |= 2
+	}
+	b = append(append(b, kind), r.Chunk[:]...)
 	for _, n := range [...]uint32{r.From, r.Pack, r.At, r.Stored, r.Raw} {
 		b = binary.LittleEndian.AppendUint32(b, n)
 	}
@@ -43,7 +47,7 @@ func Append(b []byte, r Row) []byte {
 
 func decode(b []byte) (r Row) {
 	n := func(at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
-	r = Row{Offset: n(0), Length: n(4), Zero: b[8] != 0, From: n(41), Pack: n(45), At: n(49), Stored: n(53), Raw: n(57)}
+	r = Row{Offset: n(0), Length: n(4), Zero: b[8]&1 != 0, Known: b[8]&2 != 0, From: n(41), Pack: n(45), At: n(49), Stored: n(53), Raw: n(57)}
 	copy(r.Chunk[:], b[9:])
 	return r
 }
@@ -64,11 +68,18 @@ func NewDisk(log *spill.Log) Disk {
 	return Disk{log, spill.NewSorter(log, parcelBytes, parcelBudget)}
 }
 
-// Put keeps the rows of a parcel, as Append made them. Each parcel comes once.
+// Put keeps the rows of a parcel, as Append made them. Of a parcel without rows
+// nothing is kept.
 func (d *Disk) Put(parcel uint32, rows []byte) error {
 	if len(rows) == 0 {
 		return nil
 	}
+	return d.Replace(parcel, rows)
+}
+
+// Replace is Put for a parcel that may have come before: it has these rows now,
+// or none, and not those from before.
+func (d *Disk) Replace(parcel uint32, rows []byte) error {
 	at, err := d.log.Append(rows)
 	if err != nil {
 		return err
@@ -101,10 +112,10 @@ func (p Parcel) Rows() iter.Seq[Row] {
 func (d *Disk) All() iter.Seq2[Parcel, error] {
 	return func(yield func(Parcel, error) bool) {
 		var room []byte
-		for b, err := range d.parcels.Sorted() {
+		for b, err := range d.newest() {
 			var p Parcel
 			if err == nil {
-				p.Number = binary.BigEndian.Uint32(b)
+				p.Number = binary.BigEndian.Uint32(b[:])
 				room, err = d.log.Read(int64(binary.BigEndian.Uint64(b[4:])), room)
 				p.coded = room
 			}
@@ -118,6 +129,27 @@ func (d *Disk) All() iter.Seq2[Parcel, error] {
 			if !yield(p, nil) {
 				return
 			}
+		}
+	}
+}
+
+// newest yields the last that was put of each parcel: it lies furthest in the log.
+func (d *Disk) newest() iter.Seq2[[parcelBytes]byte, error] {
+	return func(yield func([parcelBytes]byte, error) bool) {
+		var last [parcelBytes]byte
+		held := false
+		for b, err := range d.parcels.Sorted() {
+			if err != nil {
+				yield(last, err)
+				return
+			}
+			if held && [4]byte(b) != [4]byte(last[:]) && !yield(last, nil) {
+				return
+			}
+			last, held = [parcelBytes]byte(b), true
+		}
+		if held {
+			yield(last, nil)
 		}
 	}
 }

@@ -15,10 +15,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"path"
 
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
@@ -100,6 +102,50 @@ func (p *Packs) Check(ctx context.Context, k catalog.PackKey, length int64) erro
 	}
 	p.need[k] = true
 	return nil
+}
+
+// Use is a pack that a point refers to.
+type Use struct {
+	Pack   flow.PackID
+	Length int64 // how far into it the point's chunks reach
+	Own    bool  // the job has just stored it
+}
+
+// Gone is Need, and then Check or Own for each of them: those that have gone, and why.
+func (p *Packs) Gone(ctx context.Context, uses iter.Seq2[Use, error]) (map[flow.PackID]error, error) {
+	p.Need()
+	gone := map[flow.PackID]error{}
+	for u, err := range uses {
+		k := catalog.PackKey{Job: u.Pack.Job, Pack: u.Pack.Name}
+		switch {
+		case err != nil:
+			return nil, err
+		case u.Own:
+			err = p.Own(k)
+		default:
+			err = p.Check(ctx, k, u.Length)
+		}
+		switch {
+		case errors.Is(err, ErrGone):
+			gone[u.Pack] = err
+		case err != nil: // it may well be there
+			return nil, flow.VaultFault("check packs of", "the point", err)
+		}
+	}
+	return gone, nil
+}
+
+// Fault is that of a guest which needs a pack that went while the job ran, and
+// could not be given again what was in it.
+func Fault(err error) *flow.Fault {
+	f := &flow.Fault{
+		Class: flow.Park, Code: "damaged", Op: "check packs of", Object: "the point", Cause: err.Error(), Err: err,
+		Remedy: "run the job again, which stores what the pack had once more; run millrace verify to see which points need it",
+	}
+	if errors.Is(err, ErrRetired) {
+		f.Code, f.Remedy = "pack-retired", "run the job again, which stores what the pack had once more"
+	}
+	return f
 }
 
 // Own needs a pack that the job itself has just stored.

@@ -3,18 +3,14 @@ package indexer
 import (
 	"context"
 	"errors"
-	"maps"
 	"path/filepath"
-	"slices"
 
-	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/layers"
 	"github.com/millrace-backup/millrace/catalog/spill"
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
-	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vault/store/patient"
 )
@@ -23,15 +19,19 @@ import (
 func (x *indexer) commit(ctx context.Context, n uint32) error {
 	defer x.trust.Done()
 	var written tables
+	var gone map[flow.PackID]error
 	// Tables begun anew leave the first ones as objects that nobody names.
 	err := x.patience.Do(ctx, func() (err error) {
 		if written, err = x.writeTables(ctx, n); err == nil {
-			err = x.checkPacks(ctx, n, written.ends)
+			gone, err = x.trust.Gone(ctx, x.uses(ctx, n, written.ends))
 		}
 		return err
 	})
 	if err != nil && patient.Passing(err) || errors.Is(err, store.ErrOther) {
 		err = flow.VaultFault("write tables to", x.work.Vault, err)
+	}
+	if err == nil && len(gone) > 0 {
+		return x.storeAgain(ctx, n, gone)
 	}
 	if err != nil {
 		return x.park(n, err)
@@ -43,8 +43,8 @@ func (x *indexer) commit(ctx context.Context, n uint32) error {
 	// successor of this process finds it in the ledger. It is signed before
 	// anyone is told of it and before snapshot may let go.
 	if err := x.store(ctx, append(append(packs, more...), point), append(in, written.Objects...)); err != nil {
-		if errors.Is(err, trust.ErrGone) { // by somebody who was faster
-			err = lostPack(err)
+		if errors.Is(err, trust.ErrGone) {
+			return nil // somebody was faster and took a pack away; the next try finds which
 		}
 		return x.park(n, err)
 	}
@@ -94,62 +94,6 @@ func (x *indexer) writeTables(ctx context.Context, n uint32) (tables, error) {
 		err = flow.ParentFault("write the tables of", x.work.Guests[n].Name, n, err)
 	}
 	return out, err
-}
-
-// checkPacks makes sure that the packs the point will refer to are there, long
-// enough for the last chunk that was taken for known in them, and neither retired
-// nor withdrawn since the job began; until the commit, the guard sees to it that
-// they stay so. One that has gone is no reason to commit a point that cannot be
-// restored. What only the parent's layers name counts as well, unless the job
-// was told to distrust it and has stored it again.
-func (x *indexer) checkPacks(ctx context.Context, n uint32, ends map[uint32]int64) error {
-	x.trust.Need()
-	for _, k := range slices.Sorted(maps.Keys(ends)) {
-		p := &x.packs[k]
-		key := catalog.PackKey{Job: p.job, Pack: p.Name}
-		if p.isNew {
-			if err := x.trust.Own(key); err != nil {
-				return lostPack(err)
-			}
-		} else if err := x.trust.Check(ctx, key, ends[k]); err != nil {
-			return lostPack(err)
-		}
-	}
-	pages := table.NewPages()
-	for _, d := range x.work.DisksOf(n) {
-		parent := x.work.Disks[d].Parent
-		if parent == nil {
-			continue
-		}
-		m, err := pages.OpenMap(ctx, x.vault, *parent)
-		if err != nil {
-			return flow.ParentFault("open the tables of", x.work.Guests[n].Name, n, err)
-		}
-		for p := range m.Packs() {
-			if x.distrusted[flow.PackID(p)] {
-				continue
-			}
-			if err := x.trust.Check(ctx, catalog.PackKey{Job: p.Job, Pack: p.Name}, 1); err != nil {
-				return lostPack(err)
-			}
-		}
-	}
-	return nil
-}
-
-// lostPack is the fault of a guest that needs a pack which went while the job ran.
-func lostPack(err error) error {
-	if !errors.Is(err, trust.ErrGone) {
-		return flow.VaultFault("check packs of", "the point", err) // they may well be there
-	}
-	f := &flow.Fault{
-		Class: flow.Park, Code: "damaged", Stage: flow.Indexer, Op: "check packs of", Object: "the point", Cause: err.Error(), Err: err,
-		Remedy: "run the job again, which stores what the pack had once more; run millrace verify to see which points need it",
-	}
-	if errors.Is(err, trust.ErrRetired) {
-		f.Code, f.Remedy = "pack-retired", "run the job again, which stores what the pack had once more"
-	}
-	return f
 }
 
 // pointFacts returns the point, and all that is said before it, in order.

@@ -12,6 +12,10 @@
 // the images held still → tables → one segment with PackStored, ChunksStored,
 // ExtentsMapped, DiskSealed and PointCommitted → checkpoint → live copy → release.
 //
+// A pack may go while the job runs: somebody retires it, withdraws a chunk in it,
+// or it is lost. What the point would have in it is then read and stored again, by
+// parcels, before the commit; so is what the parent has in it.
+//
 // What a crash leaves. After a pack, before its parcels are journaled: they come
 // again. After the journal, before the acknowledgement: they come again and are
 // dropped. After tables, before the segment: tables that nobody names. After the

@@ -18,6 +18,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/journal"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/table"
@@ -143,9 +144,9 @@ func (j *job) indexer(path string, cfg flow.Config) *indexer {
 	must(j, err)
 	x := &indexer{state: s, w: w, vault: j.v, ledger: j.l, trust: trust.New(j.v.Store), live: nobody{}, blocks: sidecar.NewKeeper(&w.Config.Work, w.Config.Folder)}
 	x.guard = ledger.Guard{Job: w.Config.Job, Check: x.trust.Heed}
-	x.journal, err = openJournal(path, x.replay)
+	x.journal, err = journal.Open(path, x.replay)
 	must(j, err)
-	j.Cleanup(func() { _ = x.journal.close(); _ = x.spool.close() })
+	j.Cleanup(func() { _ = x.journal.Close(); _ = x.spool.close() })
 	return x
 }
 

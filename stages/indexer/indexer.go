@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/address"
+	"github.com/millrace-backup/millrace/flow/journal"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/live"
@@ -32,7 +33,7 @@ type indexer struct {
 	vault    *vault.Vault
 	patience *patient.Patience
 	ledger   *ledger.Ledger
-	journal  *journal
+	journal  *journal.Journal
 	blocks   *sidecar.Keeper
 	live     follower
 	told     uint64 // position up to which the live copy has been fed
@@ -71,10 +72,10 @@ func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index, p *pat
 	}
 	x.guard = ledger.Guard{Job: w.Config.Job, Next: work.Position, Check: x.trust.Heed}
 	defer x.blocks.Close()
-	if x.journal, err = openJournal(filepath.Join(w.Config.Folder, "indexer.journal"), x.replay); err != nil {
+	if x.journal, err = journal.Open(filepath.Join(w.Config.Folder, "indexer.journal"), x.replay); err != nil {
 		return halt(w, err)
 	}
-	defer x.journal.close()
+	defer x.journal.Close()
 	if err := x.recall(ctx); err != nil {
 		return halt(w, err)
 	}
@@ -216,7 +217,7 @@ func (x *indexer) learn(ctx context.Context, m *flow.Message) (ask *flow.Ask, er
 			m = &flow.Message{Fault: f}
 		case err != nil:
 			return nil, err
-		case !how.unresolved.IsZero():
+		case how.again:
 			// Delta took for known what the index cannot place. The parcel is
 			// read again, and this time nothing is taken as known.
 			return &flow.Ask{Guest: x.work.Disks[p.Disk].Guest, Reread: []flow.RecheckEntry{{Disk: p.Disk, Number: p.Number}}, Fresh: true}, nil
@@ -237,7 +238,7 @@ func (x *indexer) learn(ctx context.Context, m *flow.Message) (ask *flow.Ask, er
 	if err != nil {
 		return nil, err
 	}
-	if err := x.journal.append(b); err != nil {
+	if err := x.journal.Append(b); err != nil {
 		return nil, err
 	}
 	if err := x.fold(m, how); err != nil {
@@ -303,7 +304,13 @@ func (x *indexer) advance(ctx context.Context, n uint32) error {
 	case settled && !g.released && !g.releasing:
 		g.releasing = true
 		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Release: true}})
-	case settled || !x.complete(n):
+	case settled:
+		return nil
+	case len(g.wanted) > 0:
+		list := g.wanted
+		g.wanted = nil
+		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Reread: list, Fresh: true}})
+	case !x.complete(n):
 		return nil
 	case g.confirmed:
 		return x.commit(ctx, n)

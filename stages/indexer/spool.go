@@ -2,8 +2,6 @@ package indexer
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -13,7 +11,6 @@ import (
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
 	"github.com/millrace-backup/millrace/catalog/rows"
 	"github.com/millrace-backup/millrace/catalog/spill"
-	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/ledger/table"
 )
 
@@ -99,26 +96,4 @@ func (s *state) piece(start int64, r rows.Row, ends map[uint32]int64) table.MapP
 	p.Chunk, p.ChunkOffset, p.Domain, p.Pack = r.Chunk, int64(r.From), s.work.Domain, table.PackRef{Job: k.job, Name: k.Name}
 	p.PackOffset, p.Stored, p.Raw = r.At, r.Stored, r.Raw
 	return p
-}
-
-// digestOf is the parcel's own sum, which does not depend on how it was cut; of
-// one without, what its pieces are.
-func digestOf(p *flow.Parcel) (d rows.Digest) {
-	if len(p.Sum) == len(d) {
-		return rows.Digest(p.Sum)
-	}
-	h := sha256.New()
-	var b [9]byte
-	for i := range p.Pieces {
-		x := &p.Pieces[i]
-		binary.LittleEndian.PutUint32(b[:], x.Offset)
-		binary.LittleEndian.PutUint32(b[4:], x.Length)
-		b[8] = 0
-		if x.Zero {
-			b[8] = 1
-		}
-		h.Write(b[:])
-		h.Write(x.Chunk[:])
-	}
-	return rows.Digest(h.Sum(nil))
 }

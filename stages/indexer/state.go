@@ -17,7 +17,8 @@ type state struct {
 	work       *flow.Work
 	base       Index
 	distrusted map[flow.PackID]bool
-	recent     *arena.Recent // of this job's chunks: none that is there is missing in it, while it has room
+	gone       map[flow.PackID]bool // went while the job ran
+	recent     *arena.Recent        // of this job's chunks: none that is there is missing in it, while it has room
 	guests     []guest
 	disks      []disk
 	spool      *spool
@@ -45,7 +46,9 @@ type guest struct {
 	fault     *flow.Fault
 	point     id.Point
 	released  bool
-	releasing bool // asked for by this process
+	releasing bool                 // asked for by this process
+	replaced  map[flow.PackID]bool // gone packs whose content this guest stores again
+	wanted    []flow.RecheckEntry  // ... the parcels that have some of it, to be asked for
 }
 
 type disk struct {
@@ -58,6 +61,7 @@ type disk struct {
 	twice   []byte                 // bit per parcel: still to be read a second time
 	again   uint32                 // how many these are
 	second  map[uint32]rows.Digest // read a second time before the first had come
+	stale   map[uint32]int64       // parcels to be stored again, and those that were; of each, what counted as known or new
 	rows    rows.Disk
 
 	zero, unchanged, known, fresh, stored, read int64
@@ -74,7 +78,7 @@ type pack struct {
 // newState begins a state whose files are in folder. The newest of the chunks it
 // stores, so many of them, are in memory; 0 means the default.
 func newState(work *flow.Work, base Index, recent *arena.Recent, folder string, chunks int) (*state, error) {
-	s := &state{work: work, base: base, recent: recent, distrusted: work.DistrustedPacks(), byName: map[id.Object]uint32{}}
+	s := &state{work: work, base: base, recent: recent, distrusted: work.DistrustedPacks(), gone: map[flow.PackID]bool{}, byName: map[id.Object]uint32{}}
 	s.guests = make([]guest, len(work.Guests))
 	s.disks = make([]disk, len(work.Disks))
 	first := uint64(0)
@@ -114,9 +118,9 @@ func problem(object, cause string) *flow.Fault {
 
 // decision is what is to be done with a parcel.
 type decision struct {
-	take       bool
-	unresolved id.Chunk                      // of a reference that leads nowhere: read it again
-	places     map[id.Chunk]chunkindex.Place // of its known chunks
+	take   bool
+	again  bool                          // it refers to what is not there: read it again, and take nothing as known
+	places map[id.Chunk]chunkindex.Place // of its known chunks
 }
 
 // accept says what to do with a parcel: take it, drop it as a duplicate, or have
@@ -137,6 +141,10 @@ func (s *state) accept(p *flow.Parcel) (how decision, err error) {
 	if d.has(p.Number) {
 		return how, nil
 	}
+	_, stale := d.stale[p.Number]
+	if stale && !p.Fresh { // a duplicate of the first, or somebody asked who did not know
+		return decision{again: true}, nil
+	}
 	for i := range p.Pieces {
 		x := &p.Pieces[i]
 		switch {
@@ -144,6 +152,8 @@ func (s *state) accept(p *flow.Parcel) (how decision, err error) {
 			return how, problem(p.String(), fmt.Sprintf("piece %d has not been through all stages", i))
 		case x.Verdict == flow.Unchanged && !x.Zero && s.work.Disks[p.Disk].Parent == nil:
 			return how, problem(p.String(), fmt.Sprintf("piece %d is unchanged, but there is no parent", i))
+		case x.Verdict == flow.Unchanged && !x.Zero && stale:
+			return how, problem(p.String(), fmt.Sprintf("piece %d is unchanged, but what the parent has there is gone", i))
 		case x.Verdict == flow.Known && !x.Zero:
 			at, ok := s.find(x.Chunk)
 			if !ok { // delta may have seen a file that is new to us
@@ -153,7 +163,7 @@ func (s *state) accept(p *flow.Parcel) (how decision, err error) {
 				at, ok = s.find(x.Chunk)
 			}
 			if !ok || at.Raw != wholeOf(x) {
-				return decision{unresolved: x.Chunk}, nil
+				return decision{again: true}, nil
 			}
 			if how.places == nil {
 				how.places = map[id.Chunk]chunkindex.Place{}
@@ -195,7 +205,8 @@ func (s *state) find(c id.Chunk) (chunkindex.Place, bool) {
 		return p, true
 	}
 	p, ok := s.base.Find(c)
-	return p, ok && !s.distrusted[flow.PackID{Job: p.Job, Name: p.Pack}]
+	pack := flow.PackID{Job: p.Job, Name: p.Pack}
+	return p, ok && !s.distrusted[pack] && !s.gone[pack]
 }
 
 // own says where this job has stored a chunk. Most it has not, which the table in
@@ -204,7 +215,8 @@ func (s *state) own(c id.Chunk) (chunkindex.Place, bool) {
 	if !s.recent.Full() && !s.recent.Has(c) {
 		return chunkindex.Place{}, false
 	}
-	return s.spool.stored.Find(c)
+	p, ok := s.spool.stored.Find(c)
+	return p, ok && !s.gone[flow.PackID{Job: p.Job, Name: p.Pack}]
 }
 
 func (s *state) packNumber(p flow.Pack, job id.Job, isNew bool) uint32 {
@@ -233,10 +245,16 @@ func (s *state) written(n uint32) {
 func (s *state) take(job id.Job, p *flow.Parcel, how decision) error {
 	d := &s.disks[p.Disk]
 	if p.Pass == flow.PassRecheck {
-		d.second[p.Number] = digestOf(p)
+		d.second[p.Number] = rows.DigestOf(p)
 		return s.compare(p.Disk, p.Number)
 	}
-	if err := s.spool.digests.Put(d.first+uint64(p.Number), digestOf(p)); err != nil {
+	put := d.rows.Put
+	if _, again := d.stale[p.Number]; again {
+		put = d.rows.Replace
+		if err := s.discount(p); err != nil {
+			return err
+		}
+	} else if err := s.spool.digests.Put(d.first+uint64(p.Number), rows.DigestOf(p)); err != nil {
 		return err
 	}
 	var packN uint32
@@ -250,7 +268,7 @@ func (s *state) take(job id.Job, p *flow.Parcel, how decision) error {
 			return err
 		}
 	}
-	if err := d.rows.Put(p.Number, differ); err != nil {
+	if err := put(p.Number, differ); err != nil {
 		return err
 	}
 	d.here[p.Number/8] |= 1 << (p.Number % 8)
@@ -283,6 +301,7 @@ func (s *state) takePiece(differ []byte, d *disk, x *flow.Piece, packN uint32, h
 		if x.From == 0 {
 			d.knownChunks++
 		}
+		r.Known = true
 		at := how.places[x.Chunk]
 		r.Pack, r.At, r.Stored, r.Raw = s.packNumber(flow.Pack{Name: at.Pack}, at.Job, false), at.Offset, at.Stored, at.Raw
 		return rows.Append(differ, r), nil

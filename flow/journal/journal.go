@@ -1,4 +1,12 @@
-package indexer
+// Package journal keeps the messages that a worker has acted on, in the order it
+// did, so that a successor of its process comes to the same state. [Open] replays
+// what is there; [Journal.Append] adds a message before it is acknowledged.
+//
+// It is not synced: it must outlive the process, not the machine (a power cut ends
+// the job, and the vault has what counts). An entry that a kill left half-written
+// was never acknowledged and is cut off; any other entry that cannot be read is
+// [ErrDamaged], and nothing behind it is believed.
+package journal
 
 import (
 	"encoding/binary"
@@ -9,12 +17,9 @@ import (
 	"os"
 )
 
-// journal keeps every message the indexer has acted on, in the order it did:
-// the message's length, its CRC-32C and the CRC-32C of these two (u32 each,
-// little-endian), then the message. It is written before the message is
-// acknowledged and not synced: it must outlive the process, not the machine (a
-// power cut ends the job, and the vault has what counts).
-type journal struct {
+// Journal is an open journal. An entry is the message's length, its CRC-32C and
+// the CRC-32C of these two (u32 each, little-endian), then the message.
+type Journal struct {
 	f   *os.File
 	buf []byte
 }
@@ -24,21 +29,21 @@ const (
 	maxEntry  = 64 << 20
 )
 
-// errJournal: an entry is there whole and is not what was written. What it said
+// ErrDamaged: an entry is there whole and is not what was written. What it said
 // was acknowledged, perhaps that a guest has failed, and is lost: the job ends.
-var errJournal = errors.New("damaged journal")
+var ErrDamaged = errors.New("damaged journal")
 
 func castagnoli(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
-// openJournal opens the journal and replays what is in it. An entry that a kill
+// Open opens the journal and replays what is in it. An entry that a kill
 // left half-written ends the replay and is cut off: its message was not
-// acknowledged. Any other entry that cannot be read is errJournal.
-func openJournal(path string, replay func(msg []byte) error) (*journal, error) {
+// acknowledged. Any other entry that cannot be read is ErrDamaged.
+func Open(path string, replay func(msg []byte) error) (*Journal, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	whole, err := replayJournal(f, replay)
+	whole, err := replayAll(f, replay)
 	if err == nil {
 		err = f.Truncate(whole)
 	}
@@ -49,10 +54,10 @@ func openJournal(path string, replay func(msg []byte) error) (*journal, error) {
 		f.Close()
 		return nil, fmt.Errorf("replay journal %s: %w", path, err)
 	}
-	return &journal{f: f}, nil
+	return &Journal{f: f}, nil
 }
 
-func replayJournal(r io.Reader, replay func([]byte) error) (whole int64, err error) {
+func replayAll(r io.Reader, replay func([]byte) error) (whole int64, err error) {
 	for {
 		msg, err := readEntry(r)
 		switch {
@@ -75,19 +80,20 @@ func readEntry(r io.Reader) ([]byte, error) {
 	}
 	n := binary.LittleEndian.Uint32(head[:])
 	if castagnoli(head[:8]) != binary.LittleEndian.Uint32(head[8:]) || n > maxEntry {
-		return nil, errJournal
+		return nil, ErrDamaged
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(r, b); err != nil {
 		return nil, err
 	}
 	if castagnoli(b) != binary.LittleEndian.Uint32(head[4:]) {
-		return nil, errJournal
+		return nil, ErrDamaged
 	}
 	return b, nil
 }
 
-func (j *journal) append(msg []byte) error {
+// Append adds a message.
+func (j *Journal) Append(msg []byte) error {
 	j.frame(msg)
 	if _, err := j.f.Write(j.buf); err != nil {
 		return fmt.Errorf("write journal %s: %w", j.f.Name(), err)
@@ -96,11 +102,15 @@ func (j *journal) append(msg []byte) error {
 }
 
 // frame puts the entry of msg into buf.
-func (j *journal) frame(msg []byte) {
+func (j *Journal) frame(msg []byte) {
 	j.buf = binary.LittleEndian.AppendUint32(j.buf[:0], uint32(len(msg)))
 	j.buf = binary.LittleEndian.AppendUint32(j.buf, castagnoli(msg))
 	j.buf = binary.LittleEndian.AppendUint32(j.buf, castagnoli(j.buf))
 	j.buf = append(j.buf, msg...)
 }
 
-func (j *journal) close() error { return j.f.Close() }
+// Path is the name of the journal's file.
+func (j *Journal) Path() string { return j.f.Name() }
+
+// Close closes the file.
+func (j *Journal) Close() error { return j.f.Close() }

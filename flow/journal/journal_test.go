@@ -1,4 +1,4 @@
-package indexer
+package journal
 
 import (
 	"bytes"
@@ -9,6 +9,13 @@ import (
 	"slices"
 	"testing"
 )
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // entries are messages of several lengths, an empty one among them.
 func entries() (out []string) {
@@ -22,23 +29,23 @@ func entries() (out []string) {
 func written(t testing.TB, msgs []string) (file []byte, ends []int) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "journal")
-	j, err := openJournal(path, func([]byte) error { t.Error("a new journal is not empty"); return nil })
+	j, err := Open(path, func([]byte) error { t.Error("a new journal is not empty"); return nil })
 	must(t, err)
 	for _, m := range msgs {
-		must(t, j.append([]byte(m)))
+		must(t, j.Append([]byte(m)))
 		s, err := j.f.Stat()
 		must(t, err)
 		ends = append(ends, int(s.Size()))
 	}
-	must(t, j.close())
+	must(t, j.Close())
 	file, err = os.ReadFile(path)
 	must(t, err)
 	return file, ends
 }
 
-func replayed(t testing.TB, path string) (j *journal, got []string, err error) {
+func replayed(t testing.TB, path string) (j *Journal, got []string, err error) {
 	t.Helper()
-	j, err = openJournal(path, func(m []byte) error { got = append(got, string(m)); return nil })
+	j, err = Open(path, func(m []byte) error { got = append(got, string(m)); return nil })
 	return j, got, err
 }
 
@@ -59,11 +66,11 @@ func TestJournalCutAnywhere(t *testing.T) {
 		if !slices.Equal(got, msgs[:whole]) {
 			t.Fatalf("cut at %d: %d entries, want %d", cut, len(got), whole)
 		}
-		must(t, j.append([]byte("more")))
-		must(t, j.close())
+		must(t, j.Append([]byte("more")))
+		must(t, j.Close())
 		j, got, err = replayed(t, path)
 		must(t, err)
-		must(t, j.close())
+		must(t, j.Close())
 		if !slices.Equal(got, append(slices.Clone(msgs[:whole]), "more")) {
 			t.Fatalf("cut at %d: after appending: %q", cut, got)
 		}
@@ -83,7 +90,7 @@ func TestJournalFlippedAnywhere(t *testing.T) {
 			must(t, os.WriteFile(path, bad, 0o600))
 			_, got, err := replayed(t, path)
 			whole, _ := slices.BinarySearch(ends, at+1)
-			if !errors.Is(err, errJournal) || !slices.Equal(got, msgs[:whole]) {
+			if !errors.Is(err, ErrDamaged) || !slices.Equal(got, msgs[:whole]) {
 				t.Fatalf("byte %d, bit %d: %v; %d entries, want %d", at, bit, err, len(got), whole)
 			}
 			if after, _ := os.ReadFile(path); !bytes.Equal(after, bad) {
@@ -98,7 +105,7 @@ func TestJournalReplayFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
 	must(t, os.WriteFile(path, file, 0o600))
 	cause := errors.New("the message makes no sense")
-	if _, err := openJournal(path, func([]byte) error { return cause }); !errors.Is(err, cause) {
+	if _, err := Open(path, func([]byte) error { return cause }); !errors.Is(err, cause) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -110,13 +117,13 @@ func FuzzReplayJournal(f *testing.F) {
 	f.Add([]byte{0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var again bytes.Buffer
-		whole, err := replayJournal(bytes.NewReader(b), func(m []byte) error {
-			j := journal{}
+		whole, err := replayAll(bytes.NewReader(b), func(m []byte) error {
+			j := Journal{}
 			j.frame(m)
 			again.Write(j.buf)
 			return nil
 		})
-		if err != nil && !errors.Is(err, errJournal) {
+		if err != nil && !errors.Is(err, ErrDamaged) {
 			t.Fatal(err)
 		}
 		// What was replayed is what is there, byte by byte.
