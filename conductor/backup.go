@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog/sidecar"
+	"github.com/millrace-backup/millrace/conductor/board"
+	"github.com/millrace-backup/millrace/conductor/control"
 	"github.com/millrace-backup/millrace/conductor/crew"
 	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/conductor/lease"
@@ -41,6 +43,14 @@ type job struct {
 	guard   ledger.Guard // of what the conductor itself appends
 	holder  *lease.Holder
 	unlock  func()
+	board   board.Board
+	desk    *control.Server        // nil: nobody can watch
+	before  map[id.Guest]time.Time // when the guests' newest points were taken that others made
+	taken   map[id.Point]time.Time // the same of this job's points
+
+	tuning   sync.Mutex // of these, and of o.Parallel once workers are there
+	phase    string
+	scalings int
 
 	mu       sync.Mutex
 	progress indexer.Progress
@@ -76,9 +86,17 @@ func Backup(ctx context.Context, o Options) (Summary, error) {
 		return Summary{}, err
 	}
 	defer j.release(ctx)
+	j.attend()
+	s, err := j.proceed(ctx)
+	j.close(&s, err)
+	return s, err
+}
+
+// proceed does the job, once it is in the ledger.
+func (j *job) proceed(ctx context.Context) (Summary, error) {
 	if err := j.prepare(ctx); err != nil {
 		j.stop(j.reason(ctx, err))
-	} else if len(o.Guests) > 0 {
+	} else if len(j.o.Guests) > 0 {
 		if err := j.run(ctx); err != nil {
 			j.stop(flow.AsFault(err, "conductor"))
 		}
@@ -163,11 +181,13 @@ func (j *job) run(ctx context.Context) error {
 			}
 		}
 	}
+	j.enter(board.Running)
 	select {
 	case <-j.over:
 	case <-ctx.Done():
 		j.stop(j.reason(ctx, ctx.Err()))
 	}
+	j.enter(board.Ending)
 	if j.stopped() != nil {
 		j.crew.Dismiss()
 	} else {
@@ -234,7 +254,7 @@ func (j *job) watch(ctx context.Context) {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	wrote := time.Now()
-	for {
+	for n := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -247,12 +267,12 @@ func (j *job) watch(ctx context.Context) {
 		}
 		queued := j.queue.Hub.Depths(ctx)
 		j.crew.Guard(time.Now(), queued)
+		u := j.look(true, queued)
 		if j.o.Observe != nil {
-			j.mu.Lock()
-			p := j.progress
-			j.mu.Unlock()
-			stages := j.crew.Stages(queued)
-			j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Stages: stages, Progress: p, Work: &j.work, Waits: waits(stages)})
+			j.o.Observe(u)
+		}
+		if n++; j.desk != nil && n%4 == 0 {
+			j.desk.Publish(u.Report)
 		}
 	}
 }
@@ -333,7 +353,7 @@ func (j *job) cleanUp() {
 	if j.arena != nil {
 		errs = append(errs, j.arena.Close())
 	}
-	for _, name := range []string{"nats", "ledger", "index", known.OthersFolder, "indexer.journal", "indexer", indexer.StoredFolder, sidecar.Folder} {
+	for _, name := range []string{"nats", "ledger", "index", control.SocketName, known.OthersFolder, "indexer.journal", "indexer", indexer.StoredFolder, sidecar.Folder} {
 		errs = append(errs, os.RemoveAll(filepath.Join(j.folder, name)))
 	}
 	freezes, _ := filepath.Glob(filepath.Join(j.folder, "freeze-*.json"))

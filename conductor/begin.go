@@ -94,6 +94,7 @@ func (j *job) prepare(ctx context.Context) error {
 	if j.index, err = known.Refresh(ctx, o.Vault, o.Catalog, o.Index); err != nil {
 		return flow.VaultFault("index the chunks of", o.Location, err)
 	}
+	j.before = j.successes()
 	j.plan(ctx)
 	var gone []string
 	if j.work.Index, gone, err = j.index.Link(filepath.Join(j.folder, "index")); err != nil {

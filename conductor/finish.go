@@ -23,6 +23,7 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 	s := Summary{Job: j.id, Duration: j.o.Now().Sub(j.started), SlotsLeft: j.leaked}
 	if j.crew != nil {
 		s.Stages = j.crew.Stages(nil)
+		j.board.Look(s.Duration, j.board.Report(), s.Stages)
 	}
 	j.log.Info("appends that another writer was faster with", zap.Uint64("lost", j.o.Ledger.Lost()))
 	var r result
@@ -38,6 +39,7 @@ func (j *job) finish(ctx context.Context) (Summary, error) {
 	}
 	s.Finished = j.account(r, fault)
 	s.Finished.DurationNS = int64(s.Duration)
+	s.Finished.Stages = j.board.Accounts(s.Stages)
 	s.Outcome, s.Guests = s.Finished.Outcome, s.Finished.Guests
 	j.mu.Lock()
 	facts := append(j.pending, s.Finished)
@@ -101,6 +103,7 @@ func (j *job) result(ctx context.Context) (result, error) {
 	ctx, cancel := lastTime(ctx)
 	defer cancel()
 	out := result{points: map[id.Guest]id.Point{}, sealed: map[id.Disk]events.DiskSealed{}}
+	j.taken = map[id.Point]time.Time{}
 	chunks := map[id.Object]bool{}
 	for r, err := range j.o.Ledger.Records(ctx, j.work.Position) {
 		if err != nil {
@@ -126,6 +129,7 @@ func (j *job) result(ctx context.Context) (result, error) {
 			out.sealed[f.Disk] = f
 		case events.PointCommitted:
 			out.points[f.Guest] = f.Point
+			j.taken[f.Point] = f.Time.Time()
 		}
 	}
 	return out, nil

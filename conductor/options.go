@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/conductor/board"
 	"github.com/millrace-backup/millrace/conductor/crew"
 	"github.com/millrace-backup/millrace/conductor/lease"
+	"github.com/millrace-backup/millrace/conductor/parallel"
 	"github.com/millrace-backup/millrace/conductor/queue"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
@@ -76,8 +78,7 @@ type Options struct {
 
 // Limits of what an operator may ask for.
 const (
-	maxWorkers = 64
-	minMemory  = 16 << 20
+	minMemory = 16 << 20
 )
 
 // Fill enters defaults and refuses what makes no sense.
@@ -85,21 +86,14 @@ func (o *Options) Fill() error {
 	if o.CPUs == 0 {
 		o.CPUs = runtime.NumCPU()
 	}
-	parallel := DefaultParallel(o.CPUs)
+	workers := parallel.Default(o.CPUs)
 	for stage, n := range o.Parallel {
-		if _, ok := parallel[stage]; !ok {
-			return fmt.Errorf("parallel: there is no stage %q", stage)
+		if err := parallel.Check(stage, n, o.Remote); err != nil {
+			return fmt.Errorf("parallel: %w", err)
 		}
-		if slices.Contains(o.Remote, stage) && n == 0 {
-			parallel[stage] = 0 // left to workers elsewhere
-			continue
-		}
-		if n < 1 || n > maxWorkers || (flow.Single(stage) && n != 1) {
-			return fmt.Errorf("parallel: %s=%d is not possible", stage, n)
-		}
-		parallel[stage] = n
+		workers[stage] = n
 	}
-	o.Parallel = parallel
+	o.Parallel = workers
 	defaults := []struct{ field, value *string }{
 		{&o.Codec, ptr("auto")}, {&o.Freeze, ptr("prefer")}, {&o.Scan, ptr("auto")},
 	}
@@ -140,20 +134,6 @@ func (o *Options) Fill() error {
 }
 
 func ptr(s string) *string { return &s }
-
-// DefaultParallel derives the workers per stage from the number of processors.
-// Seal is two thirds of all work; one chunker keeps about five seals busy.
-func DefaultParallel(cpus int) map[string]int {
-	p := map[string]int{}
-	for _, s := range flow.Stages() {
-		p[s] = 1
-	}
-	p[flow.Seal] = max(2, min(maxWorkers, cpus*2/3))
-	p[flow.Chunker] = max(1, p[flow.Seal]/5)
-	p[flow.Reader] = max(1, cpus/16)
-	p[flow.Uploader] = max(1, cpus/16)
-	return p
-}
 
 // shape sizes the arena: slots to read into, and enough sealed ones that a whole
 // pack can be held until it is durable.
@@ -207,6 +187,7 @@ type Update struct {
 	Progress indexer.Progress
 	Work     *flow.Work
 	Waits    string // what the job waits for, if the vault is away; else ""
+	Report   board.Report
 }
 
 // Summary is what came of a job.
@@ -220,6 +201,7 @@ type Summary struct {
 	Duration   time.Duration
 	CPU        time.Duration // of the workers
 	Stages     []crew.Stage
+	Report     board.Report
 	SlotsLeft  int // in use after the last worker had left: 0 unless the job was stopped
 }
 

@@ -24,7 +24,9 @@ func (j *job) patience() *patient.Patience {
 		Tell: func(what string) {
 			j.log.Warn("the conductor waits for the vault", zap.String("cause", what))
 			if j.o.Observe != nil && what != "" {
-				j.o.Observe(Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Work: &j.work, Waits: what})
+				u := j.look(false, nil)
+				u.Waits, u.Report.Waits = what, what
+				j.o.Observe(u)
 			}
 		},
 	}

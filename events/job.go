@@ -37,6 +37,30 @@ type JobFinished struct {
 	DurationNS     int64             `json:"duration_ns"`
 	Cause          string            `json:"cause"`    // why, unless done
 	Settings       map[string]string `json:"settings"` // as they were at the end, after tuning
+	Stages         []StageAccount    `json:"stages"`   // in flow order; none in older vaults
+}
+
+// StageAccount is how a stage spent a job: the sums over all workers it ever had,
+// and what no single worker can say.
+type StageAccount struct {
+	Stage       string `json:"stage"`
+	Workers     uint32 `json:"workers"`   // that were wanted at the end
+	Most        uint32 `json:"most"`      // that were there at one moment
+	Processes   uint32 `json:"processes"` // that there were in all
+	Restarts    uint32 `json:"restarts"`
+	BusyNS      int64  `json:"busy_ns"`
+	StarvedNS   int64  `json:"starved_ns"`
+	BlockedNS   int64  `json:"blocked_ns"`
+	CPUNS       int64  `json:"cpu_ns"` // user and system
+	InParcels   uint64 `json:"in_parcels"`
+	OutParcels  uint64 `json:"out_parcels"`
+	InBytes     uint64 `json:"in_bytes"`
+	OutBytes    uint64 `json:"out_bytes"`
+	Redelivered uint64 `json:"redelivered"`
+	Stale       uint64 `json:"stale"`
+	QueueMax    uint64 `json:"queue_max"` // parcels that waited for the stage or were with it, at most
+	QueueNS     int64  `json:"queue_ns"`  // their number, summed up over time: divided by WatchedNS it is the mean
+	WatchedNS   int64  `json:"watched_ns"`
 }
 
 // GuestOutcome is how a job went for one guest. Code and what follows it are
@@ -107,4 +131,5 @@ type StageScaled struct {
 	To    uint32 `json:"to"`
 	By    string `json:"by"` // auto, or the user who asked
 	Why   string `json:"why"`
+	At    Micros `json:"at"` // when; the record's own time may be ten seconds later; 0 in older vaults
 }

@@ -27,6 +27,7 @@ type Status struct {
 	OutBytes    uint64 `json:"out_bytes"`
 	Redelivered uint64 `json:"redelivered"`
 	Stale       uint64 `json:"stale"`
+	CPUNS       int64  `json:"cpu_ns"`          // of the process, user and system
 	Waits       string `json:"waits,omitempty"` // for what, while it cannot go on: the vault is away
 	Fault       *Fault `json:"fault,omitempty"`
 }
@@ -39,7 +40,7 @@ func (w *Worker) status() Status {
 		Stage: w.Config.Stage, Worker: w.Config.Worker, PID: os.Getpid(), Host: w.Config.Host, Held: int64(w.courier.Held()),
 		BusyNS: int64(spent[meter.Busy]), StarvedNS: int64(spent[meter.Starved]), BlockedNS: int64(spent[meter.Blocked]),
 		InParcels: n.InParcels, OutParcels: n.OutParcels, InBytes: n.InBytes, OutBytes: n.OutBytes,
-		Redelivered: n.Redelivered, Stale: n.Stale,
+		Redelivered: n.Redelivered, Stale: n.Stale, CPUNS: int64(meter.CPU()),
 	}
 }
 

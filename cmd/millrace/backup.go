@@ -20,6 +20,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/serve"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/conductor"
+	"github.com/millrace-backup/millrace/conductor/parallel"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
@@ -121,7 +122,7 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 		v.Save(ctx)
 	}
 	if s.Job.IsZero() || s.Outcome == "" {
-		return asFault(err)
+		return fault.FromFlow(err)
 	}
 	return a.printSummary(s, err)
 }
@@ -148,14 +149,11 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 	}
 	for stage, text := range o.parallel {
 		n, err := strconv.Atoi(text)
-		known := conductor.DefaultParallel(1)[stage] > 0
-		if err == nil && n == 0 && slices.Contains(o.remote, stage) {
-			c.Parallel[stage] = 0
-			continue
+		if err != nil {
+			return c, fault.Usage("--parallel %s=%s: it is STAGE=N, with N a number of workers", stage, text)
 		}
-		if err != nil || !known || n < 1 || n > 64 || (flow.Single(stage) && n > 1) {
-			return c, fault.Usage("--parallel %s=%s: stages are %s, with 1 to 64 workers; %s and %s have one", stage, text,
-				strings.Join(flow.Stages(), ", "), flow.Snapshot, flow.Indexer)
+		if err := parallel.Check(stage, n, o.remote); err != nil {
+			return c, fault.Usage("--parallel: %w", err)
 		}
 		c.Parallel[stage] = n
 	}
@@ -271,19 +269,6 @@ func (o *backupOptions) choose(g hypervisor.Guest) (hypervisor.Guest, error) {
 	return g, nil
 }
 
-// asFault gives an error of a stage the form and exit code of a command's.
-func asFault(err error) error {
-	var f *flow.Fault
-	if err == nil || !errors.As(err, &f) {
-		return err
-	}
-	cause := f.Err
-	if f.Cause != "" {
-		cause = errors.New(f.Cause) // in words; Err may be no more than "context canceled"
-	}
-	return &fault.Fault{Code: f.Code, Op: f.Op, Object: f.Object, Err: cause, Remedy: f.Remedy}
-}
-
 // jobSummary is the last line of backup --json.
 type jobSummary struct {
 	Type       string     `json:"type"`
@@ -306,7 +291,7 @@ type jobSummary struct {
 
 // printSummary says what came of the job and returns the error the command ends with.
 func (a *app) printSummary(s conductor.Summary, stopped error) error {
-	end := asFault(stopped)
+	end := fault.FromFlow(stopped)
 	damaged := slices.ContainsFunc(s.Guests, func(g events.GuestOutcome) bool { return g.Code == "damaged" })
 	if end == nil && s.Outcome == "part" {
 		f := &fault.Fault{Code: "part-failed", Op: "back up", Object: "job " + id.Short(s.Job), Err: fmt.Errorf("%d of %d guests have no new point", len(s.Guests)-len(s.Points()), len(s.Guests))}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/cmd/millrace/live"
 	"github.com/millrace-backup/millrace/cmd/millrace/read"
 	"github.com/millrace-backup/millrace/cmd/millrace/serve"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
@@ -33,6 +34,8 @@ func (a *app) verbs() []*cobra.Command {
 		read.Verify(a.App),
 		read.Recover(a.App),
 		a.auditCommand(),
+		live.Top(a.App),
+		live.Tune(a.App),
 		a.demoCommand(),
 		serve.Worker(a.App, version().Version),
 		a.stageCommand(),

@@ -2,7 +2,8 @@
 //
 // A [Crew] is made with what it needs to know as exported fields. [Crew.Start]
 // starts one worker of a stage; one that dies before it was asked to leave is
-// replaced, at most 25 times a stage. [Crew.Heard] takes in what workers say of
+// replaced, at most 25 times a stage. [Crew.Scale] changes how many there are while
+// they work. [Crew.Heard] takes in what workers say of
 // themselves, [Crew.Stages] sums it up. A job that is done ends with [Crew.Drain],
 // one that is not with [Crew.Dismiss]; both return when the last process has been
 // waited for.
@@ -78,6 +79,8 @@ type Crew struct {
 	mu      sync.Mutex
 	last    uint32
 	all     []*worker
+	wanted  map[string]int // workers of each stage here
+	most    map[string]int // that there were at one moment
 	guests  []*visitor
 	blocks  uint32    // of numbers given out
 	guarded time.Time // when Guard last looked
@@ -96,7 +99,11 @@ type Queue interface {
 type Stage struct {
 	Stage     string
 	Workers   int
+	Wanted    int // here, when those that were asked to leave have left
+	Most      int // that were here at one moment
+	Processes int // that there ever were, here and elsewhere
 	Elsewhere int // of the workers: on other machines
+	Leaving   int // of the workers: they finish what they hold
 	Restarts  int
 	Queue     uint64
 	flow.Status
@@ -119,12 +126,16 @@ func grants(stage string) vault.Part {
 	return 0
 }
 
-// Start starts one worker and watches it.
-func (c *Crew) Start(stage string) error { return c.start(stage, 0) }
-
-func (c *Crew) start(stage string, restart uint32) error {
+// Start starts one worker more and watches it.
+func (c *Crew) Start(stage string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.want(stage, c.wanted[stage]+1)
+	return c.start(stage, 0)
+}
+
+// start starts a worker; not one once the job is over. c.mu is held.
+func (c *Crew) start(stage string, restart uint32) error {
 	if c.ending {
 		return nil
 	}
@@ -134,6 +145,7 @@ func (c *Crew) start(stage string, restart uint32) error {
 		return fmt.Errorf("start a worker of %s: %w", stage, err)
 	}
 	c.all = append(c.all, w)
+	c.most[stage] = max(c.most[stage], len(c.present(stage)))
 	c.Log.Info("worker started", zap.String("stage", stage), zap.Uint32("worker", w.number), zap.Int("pid", w.cmd.Process.Pid), zap.Uint32("restart", restart))
 	c.Note(events.StageStarted{
 		Stage: stage, Worker: w.number, PID: w.cmd.Process.Pid, Host: c.Host, Restart: restart, Transport: c.Settings.Work.TransportOf(stage),
@@ -206,20 +218,7 @@ func (c *Crew) wait(w *worker) {
 	account := w.stopped(err)
 	c.Log.Info("worker gone", zap.Int("freed", freed), zap.Any("account", account), zap.Error(err))
 	c.Note(account)
-	c.mu.Lock()
-	replace := !expected && !c.ending
-	c.mu.Unlock()
-	if !replace {
-		return
-	}
-	if n := c.restarts(w.stage); n > maxRestarts {
-		c.Stop(&flow.Fault{
-			Class: flow.Halt, Code: "stage-dies", Stage: w.stage, Op: "run stage", Object: w.stage, Cause: fmt.Sprintf("its workers ended %d times, the last with %v", n, err),
-			Remedy: "look into the logs under " + filepath.Join(c.Folder, "log"),
-		})
-		return
-	}
-	if err := c.start(w.stage, w.restart+1); err != nil {
+	if err := c.replace(w, err, expected); err != nil {
 		c.Stop(flow.AsFault(err, w.stage))
 	}
 }
@@ -257,19 +256,9 @@ func (w *worker) stopped(err error) events.StageStopped {
 	}
 	if p := w.cmd.ProcessState; p != nil {
 		f.CPUNS = int64(p.UserTime() + p.SystemTime())
+		w.status.CPUNS = f.CPUNS // what it said last may be older
 	}
 	return f
-}
-
-func (c *Crew) restarts(stage string) (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, w := range c.all {
-		if w.stage == stage && w.restart > 0 {
-			n++
-		}
-	}
-	return n
 }
 
 // Heard enters a worker's report. It is also the moment to look at its memory,
@@ -390,7 +379,7 @@ func (c *Crew) Stages(queued map[string]uint64) (out []Stage) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, stage := range flow.Stages() {
-		u := Stage{Stage: stage, Queue: queued[stage]}
+		u := Stage{Stage: stage, Queue: queued[stage], Wanted: c.wanted[stage], Most: c.most[stage]}
 		u.Status.Stage = stage
 		for _, w := range c.all {
 			if w.stage == stage {
@@ -419,8 +408,14 @@ func (u *Stage) add(w *worker) {
 		u.Restarts++
 	}
 	w.mu.Lock()
-	s := w.status
+	s, leaving := w.status, w.draining
 	w.mu.Unlock()
+	switch {
+	case gone:
+		s.Held = 0 // what a killed one held is with others
+	case leaving:
+		u.Leaving++
+	}
 	u.PID = w.cmd.Process.Pid
 	if !gone && s.Waits != "" {
 		u.Waits = s.Waits
@@ -430,6 +425,7 @@ func (u *Stage) add(w *worker) {
 
 // sum adds what one worker has said to what its stage has done.
 func (u *Stage) sum(s flow.Status) {
+	u.Processes++
 	u.Held += s.Held
 	u.BusyNS += s.BusyNS
 	u.StarvedNS += s.StarvedNS
@@ -440,4 +436,5 @@ func (u *Stage) sum(s flow.Status) {
 	u.OutBytes += s.OutBytes
 	u.Redelivered += s.Redelivered
 	u.Stale += s.Stale
+	u.CPUNS += s.CPUNS
 }

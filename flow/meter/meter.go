@@ -7,7 +7,7 @@
 // worker's age at any moment. The zero Meter is ready for Begin. What the
 // account is for is told in package flow: a status goes out four times a second,
 // and a stage that is never starved and never blocked is the one to give more
-// workers.
+// workers: [Slowest] finds it among the loads of all stages.
 package meter
 
 import (

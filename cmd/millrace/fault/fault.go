@@ -21,6 +21,8 @@ import (
 	"syscall"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/conductor/control"
+	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/restore"
@@ -88,6 +90,20 @@ func Usage(format string, args ...any) error {
 	return &Fault{Code: "usage", Op: "read command line", Err: fmt.Errorf(format, args...)}
 }
 
+// FromFlow gives an error that came from a stage or a running job the form of a
+// command's; others stay as they are.
+func FromFlow(err error) error {
+	var f *flow.Fault
+	if err == nil || !errors.As(err, &f) {
+		return err
+	}
+	cause := f.Err
+	if f.Cause != "" {
+		cause = errors.New(f.Cause) // in words; Err may be no more than "context canceled"
+	}
+	return &Fault{Code: f.Code, Op: f.Op, Object: f.Object, Err: cause, Remedy: f.Remedy}
+}
+
 // Interrupted marks an error that came up because the user stopped the program.
 func Interrupted(err error) error { return &Fault{Code: "interrupted", Err: err} }
 
@@ -126,6 +142,8 @@ func Kinds() []Kind {
 		{"store-read-only", store.ErrReadOnly, ExitFailed, "check permissions and mount options where the vault lies"},
 		{"no-password", ErrNoPassword, ExitUsage, "give --password-file, --password-command or --password-fd, set MILLRACE_PASSWORD_FILE, or use a terminal"},
 		{"no-match", catalog.ErrNone, ExitFailed, "see millrace points, or millrace audit show, for what there is"},
+		{"not-running", control.ErrNotRunning, ExitFailed, "millrace audit show tells how jobs went; top and tune see those that run on this machine with this --state"},
+		{"vanished", control.ErrVanished, ExitFailed, "it was killed, or its machine is in trouble: run the backup again, which finds what was stored; its logs are under jobs/ in the state folder"},
 		{"ambiguous", catalog.ErrAmbiguous, ExitFailed, "give more of the name: the message lists what could be meant"},
 		{"image-truncated", vdisk.ErrTruncated, ExitFailed, "the disk image is shorter than it says: copy or export it again"},
 		{"image-damaged", vdisk.ErrFormat, ExitFailed, "the disk image is damaged: check it with qemu-img check, or export it again"},
