@@ -58,6 +58,8 @@ func (f *Fault) Error() string { return fmt.Sprintf("%s %s: %s", f.Op, f.Object,
 
 func (f *Fault) Unwrap() error { return f.Err }
 
+const makeRoom = "make room on the disk of the file that the message names (the state folder, unless it says otherwise), then run the job again; what was stored is found again"
+
 // AsFault returns err as a Fault. An error that says nothing of itself halts the
 // job: going on after the unknown is how backups come to lie.
 func AsFault(err error, stage string) *Fault {
@@ -77,7 +79,7 @@ func AsFault(err error, stage string) *Fault {
 	}
 	switch { // of this machine: what is wrong with the vault is a VaultFault
 	case errors.Is(err, syscall.ENOSPC):
-		f.Code, f.Remedy = "disk-full", "make room on the disk of the file that the message names (the state folder, unless it says otherwise), then run the job again; what was stored is found again"
+		f.Code, f.Remedy = "disk-full", makeRoom
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		f.Code, f.Remedy = "not-permitted", "give this account the right to write to the state folder, or choose another with --state"
 	}
@@ -95,6 +97,8 @@ func VaultFault(op, object string, err error) error {
 		f.Code, f.Remedy = "other-vault", "check the path and what is mounted there; nothing was written to the other vault"
 	case errors.Is(err, store.ErrFull):
 		f.Code, f.Remedy = "store-full", "make room on the vault's disk, then run the job again; what was stored is found again"
+	case errors.Is(err, syscall.ENOSPC): // a store says ErrFull: this is a file of ours, met on the way
+		f.Code, f.Remedy = "disk-full", makeRoom
 	case errors.Is(err, store.ErrReadOnly):
 		f.Code, f.Remedy = "store-read-only", "give this account the right to write to the vault, or mount it writable"
 	case errors.Is(err, store.ErrNoStore):

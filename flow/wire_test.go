@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/millrace-backup/millrace/events"
@@ -388,6 +389,8 @@ func TestFaults(t *testing.T) {
 		code  string
 	}{
 		{store.ErrFull, Halt, "store-full"},
+		{fmt.Errorf("%w: %w", store.ErrFull, syscall.ENOSPC), Halt, "store-full"},
+		{syscall.ENOSPC, Halt, "disk-full"}, // a scratch file's
 		{store.ErrReadOnly, Halt, "store-read-only"},
 		{store.ErrNoStore, Halt, "no-store"},
 		{vault.ErrDamaged, Corrupt, "damaged"},

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +33,7 @@ func TestBadNeighbours(t *testing.T) {
 		{"vault moved away", vaultMovedAway},
 		{"state folder on a full disk", stateOnAFullDisk},
 		{"state folder read-only", stateReadOnly},
+		{"state folder of another user", stateOfAnother},
 		{"tiny arena", tinyArena},
 		{"no room for the arena", noRoomForTheArena},
 	} {
@@ -152,6 +155,10 @@ func (p *place) text(args ...string) string {
 	p.Helper()
 	c := exec.CommandContext(p.Context(), p.exe, append(args, "--json")...)
 	c.Env = append(os.Environ(), "MILLRACE_VAULT="+p.vault, "MILLRACE_STATE="+p.state, "MILLRACE_PASSWORD_FILE="+p.path("password"))
+	own(c)
+	if p.as != nil {
+		p.as(c)
+	}
 	out, err := c.Output()
 	if err != nil {
 		p.Fatalf("%v: %v", args, err)
@@ -177,6 +184,62 @@ func stateReadOnly(t *testing.T, exe string) {
 	same(t, image, out)
 	remount(t, state, 0, "")
 	p.wellAgain(image, 1)
+}
+
+// The state folder may be read and not written to by this user; then not even read.
+// Modes do not bind root, who becomes somebody else for this.
+func stateOfAnother(t *testing.T, exe string) {
+	p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
+	older := filepath.Join(p.dir, "older")
+	p.run(0, "backup", p.image("disk.raw", 4))
+	must(t, os.CopyFS(older, os.DirFS(p.vault)))
+	p.run(0, "backup", p.image("disk.raw", 8))
+	const nobody = 65534
+	if os.Geteuid() == 0 {
+		p.as = func(c *exec.Cmd) {
+			c.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody, NoSetGroups: true}
+		}
+		for _, folder := range []string{filepath.Dir(exe), p.dir, p.vault, p.state} {
+			must(t, os.Chmod(filepath.Dir(folder), 0o755)) // the tests' own
+		}
+		for _, folder := range []string{p.dir, p.vault} {
+			must(t, filepath.WalkDir(folder, func(path string, _ os.DirEntry, err error) error {
+				return errors.Join(err, os.Lchown(path, nobody, nobody))
+			}))
+		}
+	}
+	modes := func(folder, file os.FileMode) {
+		must(t, filepath.WalkDir(p.state, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				return os.Chmod(path, folder)
+			}
+			return errors.Join(err, os.Chmod(path, file))
+		}))
+	}
+	t.Cleanup(func() { modes(0o700, 0o600) })
+	image, out := p.path("disk.raw"), p.path("restored.raw")
+	modes(0o555, 0o444)
+	f := p.run(1, "backup", image)
+	p.fault(f, "not-permitted", "make the job's folder", f.Object, "permission denied", "--state")
+	p.points(2)
+	p.text("verify", "--read-data")
+	p.run(0, "restore", "latest", "--to", out)
+	same(t, image, out)
+	// What is remembered counts as before.
+	must(t, os.Rename(p.vault, p.path("newer")))
+	must(t, os.Rename(older, p.vault))
+	if f := p.run(4, "points"); f.Code != "rollback" {
+		t.Errorf("an older vault: %+v", f)
+	}
+	must(t, os.Rename(p.vault, older))
+	must(t, os.Rename(p.path("newer"), p.vault))
+	// What cannot be read is not taken for what is not there.
+	must(t, os.Chmod(filepath.Join(p.state, "checkpoints"), 0))
+	f = p.run(1, "points")
+	p.fault(f, "not-permitted", "read remembered checkpoint", f.Object, "permission denied", "the right to read it")
+	modes(0o700, 0o600)
+	p.as = nil
+	p.wellAgain(image, 2)
 }
 
 // The smallest arena: a few slots, through which everything goes. No stage may

@@ -25,6 +25,7 @@ type place struct {
 	dir   string // images, and what is restored
 	vault string
 	state string
+	as    func(*exec.Cmd) // nil, or what makes the program another user's
 }
 
 // newPlace makes a vault in the folder, which may be a mount of its own.
@@ -94,6 +95,9 @@ func (p *place) start(args ...string) *process {
 	r.cmd.Stderr = &r.stderr
 	r.cmd.WaitDelay = 5 * time.Second
 	own(r.cmd)
+	if p.as != nil {
+		p.as(r.cmd)
+	}
 	out, err := r.cmd.StdoutPipe()
 	if err != nil {
 		p.Fatal(err)

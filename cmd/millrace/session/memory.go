@@ -38,19 +38,30 @@ func (m Memory) placeFile(location string) string {
 // says so.
 func (m Memory) at(location string) (id.Vault, string, error) {
 	file := m.placeFile(location)
-	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return id.Vault{}, file, nil
+	text, err := remembered("read what is remembered of vaults", file)
+	if text == nil || err != nil {
+		return id.Vault{}, file, err
 	}
 	var p place
-	if err == nil {
-		err = json.Unmarshal(text, &p)
-	}
-	if err != nil {
+	if err := json.Unmarshal(text, &p); err != nil {
 		return id.Vault{}, file, &fault.Fault{Op: "read what is remembered of vaults", Object: file, Err: err,
 			Remedy: "remove the file to trust the vault that is there now"}
 	}
 	return p.Vault, file, nil
+}
+
+// remembered is the text of a file of the memory, nil if there is none. One that is
+// there and cannot be read is an error: without it a rollback would go unnoticed.
+func remembered(op, file string) ([]byte, error) {
+	text, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, &fault.Fault{Op: op, Object: file, Err: err,
+			Remedy: "give this account the right to read it; another --state remembers nothing yet and trusts what is there now"}
+	}
+	return text, nil
 }
 
 // Meet remembers that a vault is at a location.
@@ -71,14 +82,11 @@ func (m Memory) checkpointFile(v id.Vault) string {
 // without it would be what an attacker wants.
 func (m Memory) checkpoint(cfg vault.Config) (*ledger.Checkpoint, error) {
 	file := m.checkpointFile(cfg.ID)
-	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	text, err := remembered("read remembered checkpoint", file)
+	if text == nil || err != nil {
+		return nil, err
 	}
-	var c ledger.Checkpoint
-	if err == nil {
-		c, err = ledger.ParseCheckpoint(cfg, text)
-	}
+	c, err := ledger.ParseCheckpoint(cfg, text)
 	if err != nil {
 		return nil, &fault.Fault{Op: "read remembered checkpoint", Object: file, Err: err,
 			Remedy: "find out what changed the file; removing it gives up the protection against rollback up to now"}
