@@ -40,7 +40,7 @@ bench-increments: build  ## thirty small changes: what they store and what they 
 	$(GO) run ./bench/increments -millrace ./millrace
 
 bench-peers: build  ## millrace beside restic and borg on an image of real files
-	$(GO) run ./bench/peers -millrace ./millrace -runs $(RUNS)
+	./millrace bench peers --runs $(RUNS)
 
 campaign: build   ## the long runs: kills, flips, crashes; stopped, it goes on with the same command; see docs/campaigns
 	$(GO) run ./bench/campaign -run $(CAMPAIGN) -millrace ./millrace

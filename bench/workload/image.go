@@ -42,6 +42,53 @@ func Random(path string, size int64, seed uint64) error {
 	return nil
 }
 
+// Database makes a file of size bytes at path as a database leaves its volume: pages
+// of 8 KiB with a header, rows that compress to about half, and free room that is
+// zero, written in no order into one third of the volume, the rest never written. The
+// bytes depend on seed and size alone. [Scatter] then is a day's work on it.
+func Database(path string, size int64, seed uint64) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("make image %s: %w", path, err)
+	}
+	err = database(f, size, source(seed))
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("make image %s of %d bytes: %w", path, size, err)
+	}
+	return nil
+}
+
+func database(f *os.File, size int64, from *rand.ChaCha8) error {
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	const page, extent = 8 << 10, 1 << 20 // a volume grows by extents
+	pick := rand.New(from)
+	buf := make([]byte, page)
+	for at := int64(0); at+extent <= size; at += extent {
+		if pick.IntN(3) != 0 {
+			continue
+		}
+		for n := int64(0); n < extent; n += page {
+			clear(buf)
+			binary.LittleEndian.PutUint64(buf, uint64(at+n)) // where it belongs
+			binary.LittleEndian.PutUint64(buf[8:], pick.Uint64())
+			for row, end := 64, page*(50+pick.IntN(50))/100; row+32 <= end; row += 32 {
+				binary.LittleEndian.PutUint64(buf[row:], pick.Uint64())
+				binary.LittleEndian.PutUint32(buf[row+8:], uint32(row))
+				copy(buf[row+12:], "row of a table......")
+			}
+			if _, err := f.WriteAt(buf, at+n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // Scatter overwrites blocks of 4 KiB, chosen evenly over the whole image, with
 // fresh random bytes and returns how many it changed: ratio of all whole blocks
 // (0.01 for one in a hundred), at least one. The choice and the bytes depend on

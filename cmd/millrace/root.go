@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace-backup/millrace/cmd/millrace/bench"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/live"
 	"github.com/millrace-backup/millrace/cmd/millrace/read"
@@ -37,6 +38,7 @@ func (a *app) verbs() []*cobra.Command {
 		live.Top(a.App),
 		live.Tune(a.App),
 		a.demoCommand(),
+		bench.Command(a.App),
 		serve.Worker(a.App, version().Version),
 		a.stageCommand(),
 		a.versionCommand(),

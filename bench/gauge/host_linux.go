@@ -1,16 +1,13 @@
-package main
+package gauge
 
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,38 +16,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// machine says what the figures depend on.
-func machine(ctx context.Context, dir string) map[string]string {
-	m := map[string]string{"processors": strconv.Itoa(runtime.NumCPU()), "go": runtime.Version()}
+// machine adds what the system tells of itself.
+func machine(m *Machine, dir string) {
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		_, rest, _ := strings.Cut(string(text), "model name")
 		line, _, _ := strings.Cut(rest, "\n")
-		m["processor"] = strings.TrimLeft(line, "\t: ")
+		m.Processor = strings.TrimLeft(line, "\t: ")
 	}
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
-		m["memory"] = fmt.Sprintf("%d MiB", info.Totalram*uint64(info.Unit)>>20)
+		m.Memory = int64(info.Totalram * uint64(info.Unit))
 	}
 	var name unix.Utsname
 	if unix.Uname(&name) == nil {
-		m["kernel"] = unix.ByteSliceToString(name.Release[:])
+		m.Kernel = unix.ByteSliceToString(name.Release[:])
 	}
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
-		m["load at the start"] = strings.Join(strings.Fields(string(text))[:3], " ")
-	}
-	for what, command := range map[string][]string{
-		"file system": {"stat", "-f", "-c", "%T", dir}, "restic": {"restic", "version"}, "borg": {"borg", "--version"},
-	} {
-		if out, err := exec.CommandContext(ctx, command[0], command[1:]...).Output(); err == nil {
-			m[what] = strings.TrimSpace(string(out))
+		if f := strings.Fields(string(text)); len(f) > 0 {
+			m.Load, _ = strconv.ParseFloat(f[0], 64)
 		}
 	}
-	return m
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) == nil {
+		kinds := map[int64]string{unix.EXT4_SUPER_MAGIC: "ext2/ext3/ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlayfs"}
+		if m.FileSystem = kinds[int64(fs.Type)]; m.FileSystem == "" {
+			m.FileSystem = fmt.Sprintf("%#x", fs.Type)
+		}
+	}
 }
 
-// diskUsage is what du says of a file or folder, in bytes; 0 for one that is not
+// spent is the processor time of this process, and of the children it waited for.
+func spent() (own, children time.Duration) {
+	of := func(who int) time.Duration {
+		var u unix.Rusage
+		if unix.Getrusage(who, &u) != nil {
+			return 0
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	return of(unix.RUSAGE_SELF), of(unix.RUSAGE_CHILDREN)
+}
+
+// DiskUsage is what du says of a file or folder, in bytes; 0 for one that is not
 // there yet.
-func diskUsage(path string) (total int64, err error) {
+func DiskUsage(path string) (total int64, err error) {
 	err = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
