@@ -133,7 +133,7 @@ func (g *Guest) check(say func(string, ...any)) {
 // that was stopped sums up what it had last heard, which may be less.
 func (a *Account) checkEnd(say func(string, ...any)) {
 	f := a.Finished
-	if f.Outcome != "done" && f.Outcome != "part" || a.Started.Verb != "backup" {
+	if f.Outcome != "done" && f.Outcome != "part" && f.Outcome != "busy" || a.Started.Verb != "backup" {
 		return
 	}
 	var sum events.JobFinished

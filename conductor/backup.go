@@ -131,6 +131,9 @@ func (j *job) plan(ctx context.Context) {
 			j.work.Disks = append(j.work.Disks, flow.WorkDisk{Guest: uint32(n), Info: d, Parent: old[i]})
 		}
 		j.work.Guests = append(j.work.Guests, wg)
+		if p := o.Catalog.Points[wg.Parent]; p != nil {
+			j.work.Guests[n].ScanReason += sidecar.Uncompared(&j.work, uint32(n), &p.PointCommitted)
+		}
 	}
 }
 

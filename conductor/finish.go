@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/millrace-backup/millrace/events"
@@ -94,15 +95,22 @@ func lastTime(ctx context.Context) (context.Context, context.CancelFunc) {
 // last: a worker may have died between the two.
 type result struct {
 	points map[id.Guest]id.Point
-	sealed map[id.Disk]events.DiskSealed
+	sealed map[diskOf]events.DiskSealed
 	stored int64 // bytes of the packs and tables brought in
 	fenced error // who has taken over, if anybody has
+}
+
+// diskOf names a disk: two guests may have one of the same id, as copies of a
+// machine do.
+type diskOf struct {
+	guest id.Guest
+	disk  id.Disk
 }
 
 func (j *job) result(ctx context.Context) (result, error) {
 	ctx, cancel := lastTime(ctx)
 	defer cancel()
-	out := result{points: map[id.Guest]id.Point{}, sealed: map[id.Disk]events.DiskSealed{}}
+	out := result{points: map[id.Guest]id.Point{}, sealed: map[diskOf]events.DiskSealed{}}
 	j.taken = map[id.Point]time.Time{}
 	chunks := map[id.Object]bool{}
 	for r, err := range j.o.Ledger.Records(ctx, j.work.Position) {
@@ -126,7 +134,7 @@ func (j *job) result(ctx context.Context) (result, error) {
 		case events.ExtentsMapped:
 			out.stored += f.Table.Size
 		case events.DiskSealed:
-			out.sealed[f.Disk] = f
+			out.sealed[diskOf{f.Guest, f.Disk}] = f
 		case events.PointCommitted:
 			out.points[f.Guest] = f.Point
 			j.taken[f.Point] = f.Time.Time()
@@ -157,7 +165,7 @@ func (j *job) account(r result, fault *flow.Fault) events.JobFinished {
 			}
 		} else {
 			for _, d := range j.work.DisksOf(uint32(n)) {
-				addDisk(&f, r.sealed[j.work.Disks[d].Info.Disk])
+				addDisk(&f, r.sealed[diskOf{g.ID, j.work.Disks[d].Info.Disk}])
 			}
 		}
 		f.Guests = append(f.Guests, out)
@@ -168,6 +176,8 @@ func (j *job) account(r result, fault *flow.Fault) events.JobFinished {
 		f.Outcome, f.Cause = "interrupted", fault.Error()
 	case fault != nil:
 		f.Outcome, f.Cause = "failed", fault.Error()
+	case failed > 0 && !slices.ContainsFunc(f.Guests, func(g events.GuestOutcome) bool { return g.Code != "guest-busy" }):
+		f.Outcome = "busy" // nothing else was wrong, and nothing was done
 	case failed > 0:
 		f.Outcome = "part"
 	default:

@@ -193,7 +193,7 @@ type Update struct {
 // Summary is what came of a job.
 type Summary struct {
 	Job        id.Job
-	Outcome    string // done, part, failed, interrupted
+	Outcome    string // done, part, failed, interrupted, busy
 	Guests     []events.GuestOutcome
 	Finished   events.JobFinished
 	Position   uint64 // of JobFinished in the ledger

@@ -40,6 +40,9 @@ func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.Dis
 		if err != nil {
 			return point, none, fmt.Sprintf("parent's tables cannot be read: %v", err)
 		}
+		if !m.Within(j.work.Domain) {
+			return point, none, fmt.Sprintf("the chunks of point %s are of another domain, so that nothing of it can be referred to", id.Short(p.Point))
+		}
 		for k := range m.Packs() {
 			if !j.index.Trusts(catalog.PackKey{Job: k.Job, Pack: k.Name}) {
 				distrusted[flow.PackID(k)] = true

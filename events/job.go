@@ -25,7 +25,7 @@ type JobStarted struct {
 // JobFinished closes a job. A job without one died; its packs stay usable.
 // Written by conductor. Read by audit, catalog, metrics, console and prune.
 type JobFinished struct {
-	Outcome        string            `json:"outcome"` // done, part, failed, interrupted
+	Outcome        string            `json:"outcome"` // done, part, failed, interrupted, busy (other jobs have all of its guests)
 	Guests         []GuestOutcome    `json:"guests"`
 	DiskBytes      int64             `json:"disk_bytes"`
 	ReadBytes      int64             `json:"read_bytes"`

@@ -150,6 +150,9 @@ func (w *writer) gather(ctx context.Context, d *disk) error {
 		}
 		d.changed = true
 		if !p.Zero {
+			if p.Domain != w.domain { // a table names one domain for all of its chunks
+				return fmt.Errorf("piece at %d: its chunk is of domain %s, the tables are of %s: %w", p.Offset, p.Domain, w.domain, table.ErrRow)
+			}
 			if err := w.uses.add(p.Chunk, w.number(p.Pack)); err != nil {
 				return err
 			}

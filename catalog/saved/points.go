@@ -33,7 +33,9 @@ func copyBinding(v id.Vault, p id.Point) []byte {
 }
 
 // copies brings the copies in line with a state: the points from a position on have
-// one, those before, which a snapshot holds, need none.
+// one; those before, which a snapshot holds, and forgotten ones need none. A copy of a
+// point that the state does not know stays: another job has just made it, or the
+// ledger was set back and the copy is all that is left of it.
 func copies(ctx context.Context, v *vault.Vault, s *catalog.State, from uint64) error {
 	there := map[id.Point]bool{}
 	for e, err := range v.Store.List(ctx, copyFolder) {

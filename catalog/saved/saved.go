@@ -86,17 +86,18 @@ func Load(ctx context.Context, v *vault.Vault, l *ledger.Ledger, upTo *uint64) (
 	return s, damaged, nil
 }
 
-// read returns the state of one snapshot if it may be believed.
-func read(ctx context.Context, v *vault.Vault, l *ledger.Ledger, at ledger.Reached) (*catalog.State, error) {
+// begin reads the clear beginning of a snapshot, if that is signed, says what the
+// object's name does, and is of this very history.
+func begin(ctx context.Context, v *vault.Vault, l *ledger.Ledger, at ledger.Reached) (h header, clear []byte, err error) {
 	name := objectName(at)
-	fail := func(err error) (*catalog.State, error) { return nil, fmt.Errorf("read %s: %w", name, err) }
-	clear := make([]byte, signedSize)
+	fail := func(err error) (header, []byte, error) { return h, nil, fmt.Errorf("read %s: %w", name, err) }
+	clear = make([]byte, signedSize)
 	if _, err := v.Store.Get(ctx, name, 0, clear); errors.Is(err, io.ErrUnexpectedEOF) {
 		return fail(fmt.Errorf("cut off: %w: %w", vault.ErrDamaged, err))
 	} else if err != nil {
 		return fail(err)
 	}
-	h, err := parseHeader(v.Config, clear)
+	h, err = parseHeader(v.Config, clear)
 	switch {
 	case err != nil:
 		return fail(err)
@@ -117,6 +118,17 @@ func read(ctx context.Context, v *vault.Vault, l *ledger.Ledger, at ledger.Reach
 	}
 	if size != h.at.Size || root != h.root {
 		return fail(errUnfit)
+	}
+	return h, clear, nil
+}
+
+// read returns the state of one snapshot if it may be believed.
+func read(ctx context.Context, v *vault.Vault, l *ledger.Ledger, at ledger.Reached) (*catalog.State, error) {
+	name := objectName(at)
+	fail := func(err error) (*catalog.State, error) { return nil, fmt.Errorf("read %s: %w", name, err) }
+	h, clear, err := begin(ctx, v, l, at)
+	if err != nil {
+		return nil, err
 	}
 	b, err := store.ReadAll(ctx, v.Store, name, maxObject)
 	if err != nil {
@@ -141,11 +153,15 @@ func Save(ctx context.Context, v *vault.Vault, l *ledger.Ledger, s *catalog.Stat
 	if err != nil {
 		return err
 	}
-	// A snapshot that is ahead of the state is of a vault that was set back.
+	// A snapshot that is ahead of the state is of a vault that was set back. Of the
+	// others a name alone says nothing: copies would go that no snapshot stands for.
 	places = slices.DeleteFunc(places, func(at ledger.Reached) bool { return at.Seq > s.Next })
 	var held uint64 // the newest snapshot holds what is before
-	if len(places) > 0 {
-		held = places[0].Seq
+	for _, at := range places {
+		if _, _, err := begin(ctx, v, l, at); err == nil {
+			held = at.Seq
+			break
+		}
 	}
 	if s.Next-held < Every {
 		return copies(ctx, v, s, held)

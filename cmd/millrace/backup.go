@@ -293,15 +293,13 @@ type jobSummary struct {
 func (a *app) printSummary(s conductor.Summary, stopped error) error {
 	end := fault.FromFlow(stopped)
 	damaged := slices.ContainsFunc(s.Guests, func(g events.GuestOutcome) bool { return g.Code == "damaged" })
+	if end == nil && s.Outcome == "busy" {
+		end = &fault.Fault{Code: "guest-busy", Op: "back up", Object: "job " + id.Short(s.Job), Err: errors.New("other jobs are backing up all of its guests")}
+	}
 	if end == nil && s.Outcome == "part" {
 		f := &fault.Fault{Code: "part-failed", Op: "back up", Object: "job " + id.Short(s.Job), Err: fmt.Errorf("%d of %d guests have no new point", len(s.Guests)-len(s.Points()), len(s.Guests))}
-		busy := !slices.ContainsFunc(s.Guests, func(g events.GuestOutcome) bool { return g.Code != "guest-busy" })
-		switch {
-		case damaged:
+		if damaged {
 			f.Code = "damaged"
-		case busy: // nothing else is wrong
-			f.Code, f.Err = "guest-busy", errors.New("other jobs are backing up all of its guests")
-			f.Reported = false
 		}
 		end = f
 	}

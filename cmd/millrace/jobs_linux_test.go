@@ -75,6 +75,9 @@ func oneGuestTwice(t *testing.T, exe string) {
 	for _, q := range []*place{p, p.elsewhere()} {
 		r := q.start("backup", image)
 		q.fault(r.end(11), "guest-busy", "back up", "job "+r.job(), "other jobs", "wait for the other job")
+		if s := r.lines[len(r.lines)-1]; s.Outcome != "busy" {
+			p.Errorf("exit 11 and the summary %v", s)
+		}
 		busy := r.lines[len(r.lines)-3]
 		q.fault(busy, "guest-busy", "claim guest", "disk.raw", fmt.Sprintf("(process %d)", first.cmd.Process.Pid), "wait for that job")
 	}

@@ -8,6 +8,11 @@
 // for [Times.Silence], by the looker's own monotonic clock, is a death. Nobody
 // reads a time that somebody else wrote.
 //
+// A claim is what JobStarted says, and lasts until its job ends. A job that leaves one
+// of its guests to an earlier one keeps its claim on it: a third job may then be told
+// to wait for one that does not have the guest. That costs it a try and no data, and a
+// fact that gives a claim up would have to be seen by everybody who looks.
+//
 // Being wrong costs a job and no data. A death is only ever acted upon by a
 // JobFenced in the ledger, and a fenced job can append nothing any more (package
 // ledger, Guard): one that was merely paused, or cut off from the vault, wakes

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
@@ -87,6 +88,11 @@ func (m *Map) Packs() iter.Seq[PackRef] {
 			}
 		}
 	}
+}
+
+// Within reports whether all chunks of the disk are of one domain.
+func (m *Map) Within(d id.Domain) bool {
+	return !slices.ContainsFunc(m.layers, func(l layer) bool { return l.chunks != nil && l.chunks.domain != d })
 }
 
 // Layers is the number of layers.
