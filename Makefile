@@ -5,10 +5,11 @@
 
 GO ?= go
 FUZZTIME ?= 30s
-RUNS ?= 3
+RUNS ?= 5
+RESULTS ?= bench-results
 CAMPAIGN ?= all
 
-.PHONY: build demo test check race fuzz update bench-peers bench-increments campaign
+.PHONY: build demo test check race fuzz update bench bench-peers bench-increments campaign
 
 build:            ## the one binary, ./millrace
 	$(GO) build -trimpath -o millrace ./cmd/millrace
@@ -38,6 +39,9 @@ update:           ## write golden files anew; read the diff before committing it
 
 bench-increments: build  ## thirty small changes: what they store and what they cost to restore
 	$(GO) run ./bench/increments -millrace ./millrace
+
+bench: build      ## the standard set of measurements, about an hour: tables, JSON and pictures in RESULTS
+	./millrace bench all --runs $(RUNS) --out $(RESULTS)
 
 bench-peers: build  ## millrace beside restic and borg on an image of real files
 	./millrace bench peers --runs $(RUNS)

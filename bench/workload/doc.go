@@ -7,7 +7,8 @@
 // file system, as a day of work in a guest would, [Scatter] changes single
 // blocks of an image and knows of no files, and [Check] has the file system
 // checked. [Random] and [Zero] make the two extremes that no data set should be
-// judged without.
+// judged without, [Database] a volume of pages of a database, [Similar] guests that have
+// most files in common.
 //
 // What is guaranteed: for the same arguments, the same files in the folder and
 // the same e2fsprogs, the image has the same bytes, whoever makes it and when

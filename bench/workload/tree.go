@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,18 @@ type Content struct {
 // the change times of its source, which nobody can set, so no two images made
 // with it are equal.
 func Tree(ctx context.Context, out, folder string, size int64) (Content, error) {
+	return plant(ctx, out, folder, size, nil)
+}
+
+// Similar makes an image as Tree does, of guest number n of many that are alike: one
+// file in twenty is left out, and the others lie in another order. Which and how
+// depends on n alone, so that two guests have nine files in ten in common, most of
+// them at other places.
+func Similar(ctx context.Context, out, folder string, size int64, n uint64) (Content, error) {
+	return plant(ctx, out, folder, size, rand.New(source(n)))
+}
+
+func plant(ctx context.Context, out, folder string, size int64, order *rand.Rand) (Content, error) {
 	if size < 16<<20 || size%(1<<20) != 0 {
 		return Content{}, fmt.Errorf("make image %s: size %d is not a multiple of 1 MiB from 16 MiB up", out, size)
 	}
@@ -61,7 +74,7 @@ func Tree(ctx context.Context, out, folder string, size int64) (Content, error) 
 		"-E", "hash_seed=6d696c6c-7261-6365-0000-000000000002,root_owner=0:0", out); err != nil {
 		return Content{}, fmt.Errorf("make file system in %s: %w", out, err)
 	}
-	script, content, err := writeScript(ctx, folder, size)
+	script, content, err := writeScript(ctx, folder, size, order)
 	if err != nil {
 		return Content{}, err
 	}
@@ -92,8 +105,9 @@ func runScript(ctx context.Context, script, image string) error {
 }
 
 // writeScript puts the debugfs commands that rebuild folder into a temporary
-// file: names are absolute, because a command file cannot recover from a cd.
-func writeScript(ctx context.Context, folder string, size int64) (string, Content, error) {
+// file: names are absolute, because a command file cannot recover from a cd. With an
+// order, files come after all folders, in that order, and a part of them.
+func writeScript(ctx context.Context, folder string, size int64, order *rand.Rand) (string, Content, error) {
 	f, err := os.CreateTemp("", "millrace-workload-*.debugfs")
 	if err != nil {
 		return "", Content{}, fmt.Errorf("make debugfs script: %w", err)
@@ -101,6 +115,7 @@ func writeScript(ctx context.Context, folder string, size int64) (string, Conten
 	w := bufio.NewWriter(f)
 	b := budget{bytes: size / 100 * fillPercent, inodes: size / bytesPerInode / 100 * fillPercent}
 	content := Content{folder: folder}
+	var files []string
 	err = filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -117,6 +132,13 @@ func writeScript(ctx context.Context, folder string, size int64) (string, Conten
 			}
 			return nil
 		}
+		if d.Type().IsRegular() && order != nil {
+			if order.IntN(20) == 0 {
+				content.Skipped++
+				return nil
+			}
+			files, line = append(files, line), ""
+		}
 		if d.Type().IsRegular() {
 			content.Files++
 			content.Bytes += size
@@ -125,6 +147,12 @@ func writeScript(ctx context.Context, folder string, size int64) (string, Conten
 		_, err = w.WriteString(line)
 		return err
 	})
+	if order != nil {
+		order.Shuffle(len(files), func(i, j int) { files[i], files[j] = files[j], files[i] })
+	}
+	for _, line := range files {
+		_, _ = w.WriteString(line) // Flush tells
+	}
 	if err == nil {
 		err = w.Flush()
 	}

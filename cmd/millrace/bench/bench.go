@@ -39,7 +39,8 @@ Figures mean something on a machine that does nothing else, and beside other fig
 the same run. Each verb works on an image of real files that it makes (mke2fs and
 debugfs, Debian: e2fsprogs) or is given, in a temporary folder that is removed.`,
 	}
-	c.AddCommand(primitivesCommand(a), peersCommand(a), sweepCommand(a), relayCommand(), relayWorkerCommand(a))
+	c.AddCommand(primitivesCommand(a), peersCommand(a), sweepCommand(a), cuttersCommand(a), growthCommand(a), allCommand(a),
+		relayCommand(), relayWorkerCommand(a))
 	return c
 }
 
