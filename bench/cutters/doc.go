@@ -9,5 +9,5 @@
 // which is the most that cuts at block borders can; a cutter is judged by how
 // much of that it finds. Compression is not looked at: it does not depend on the cutter.
 //
-// Speed is that of cutting alone, one thread, bytes in memory.
+// Speed is that of cutting alone, one thread, bytes in memory, by processor time.
 package cutters

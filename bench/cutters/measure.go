@@ -24,7 +24,7 @@ type Outcome struct {
 	Data    int64        `json:"data_bytes"`    // in them
 	Kept    int64        `json:"kept_bytes"`    // of different ones
 	OfMost  float64      `json:"share_of_most"` // of what single blocks find again, found
-	MiBs    gauge.Spread `json:"mib_per_s"`     // 0: not cut, but blocks as they are
+	MiBs    gauge.Spread `json:"mib_per_cpu_s"` // 0: not cut, but blocks as they are
 	PerDisk []int64      `json:"kept_per_disk"` // what each disk added
 }
 
@@ -138,9 +138,9 @@ func (s *saw) cell(b []byte) {
 		}
 	} else {
 		for n := range s.runs {
-			start := time.Now()
+			start := gauge.Clock()
 			s.pieces = s.cutter.Cut(b, s.pieces[:0])
-			s.took[n] += time.Since(start)
+			s.took[n] += gauge.Clock() - start
 		}
 		s.cut += int64(len(b))
 	}
@@ -174,7 +174,7 @@ func zero(b []byte) bool {
 // Print writes the result as Markdown.
 func (r *Result) Print(w io.Writer) error {
 	fmt.Fprintf(w, "%s %d guests.\n\n", r.Machine, len(r.Images))
-	rows := [][]string{{"cutter", "data MiB", "kept MiB", "found again, %", "of what single blocks find, %", "mean chunk KiB", "MiB/s", "kept of each guest, MiB"}}
+	rows := [][]string{{"cutter", "data MiB", "kept MiB", "found again, %", "of what single blocks find, %", "mean chunk KiB", "MiB per CPU-s", "kept of each guest, MiB"}}
 	for _, o := range r.Outcomes {
 		speed, each := "-", ""
 		if o.MiBs.Median > 0 {

@@ -31,7 +31,7 @@ On two processors it takes about an hour.`,
 			}
 			return o.with(a, func(b *bench) error {
 				if b.bytes < leastGrowth {
-					return fault.Usage("--size %s: give 128 MiB or more", o.size)
+					return fault.Usage("--size %s: give 512 MiB or more", o.size)
 				}
 				return b.all(c.Context())
 			})
@@ -61,11 +61,11 @@ func (b *bench) all(ctx context.Context) error {
 		b.image = ""
 	}
 	whole := b.bytes
-	b.bytes = max(whole/4, 32<<20) // a sweep has many runs
+	b.bytes = max(whole/4, 128<<20) // a sweep has many runs
 	if err := b.sweep(ctx, sweep.Options{CPUs: runtime.NumCPU(), Rounds: b.runs, Limit: 14 * time.Minute}); err != nil {
 		return err
 	}
-	b.bytes = max(whole/8, 32<<20)
+	b.bytes = max(whole/8, 64<<20)
 	if err := b.cutters(ctx, nil, 4); err != nil {
 		return err
 	}

@@ -74,12 +74,12 @@ which is what a job costs that has nothing to read.`,
 	return c
 }
 
-// leastGrowth is of which an eighth is still a file system.
-const leastGrowth = 128 << 20
+// leastGrowth is of which an eighth is still a file system with room for files.
+const leastGrowth = 512 << 20
 
 func (b *bench) growth(ctx context.Context, hole int64) error {
 	if b.bytes < leastGrowth {
-		return fault.Usage("--size %s: give 128 MiB or more, for an eighth of it to be a file system", b.size)
+		return fault.Usage("--size %s: give 512 MiB or more, for an eighth of it to hold files", b.size)
 	}
 	r, err := growth.Measure(ctx, growth.Options{
 		Dir: b.folder, Program: b.program, Files: b.files, Size: b.bytes, Holes: []int64{hole / 1024, hole}, Runs: b.runs, Say: b.say,
