@@ -42,6 +42,7 @@ type backupOptions struct {
 	cpus      int
 	memory    string
 	parcel    string
+	profile   string
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -54,7 +55,13 @@ func (a *app) backupCommand() *cobra.Command {
 SOURCE is folder:PATH (a disk image, or a folder of them, is one guest); a bare PATH
 means the same. A guest that fails gets no point and the others go on (exit 3).`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.backup(c.Context(), args, o) },
+		RunE: func(c *cobra.Command, args []string) error {
+			stop, err := profile(o.profile, "conductor")
+			if err != nil {
+				return err
+			}
+			return errors.Join(a.backup(c.Context(), args, o), stop())
+		},
 	}
 	f := c.Flags()
 	f.StringVar(&o.guestID, "guest-id", "", "id of the guest, when it has one from elsewhere (a UUID)")
@@ -70,6 +77,8 @@ means the same. A guest that fails gets no point and the others go on (exit 3).`
 	f.IntVar(&o.cpus, "cpus", 0, "processors to plan for (default: this machine's)")
 	f.StringVar(&o.memory, "memory", "", "size of the arena, as 64MiB")
 	f.StringVar(&o.parcel, "parcel", "", "bytes that travel together, a multiple of the cell size (default: one cell)")
+	f.StringVar(&o.profile, "profile", "", "folder in which each process of the job leaves a profile of its processor time")
+	_ = f.MarkHidden("profile") // for those who work on the program
 	return c
 }
 
@@ -106,6 +115,9 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 		return fault.At("find", "this program", err)
 	}
 	opts.Command = []string{exe, "stage"}
+	if o.profile != "" {
+		opts.Command = append(opts.Command, "--profile", o.profile)
+	}
 	opts.Vault, opts.Ledger, opts.Location, opts.State, opts.Sources = v.Vault, v.Ledger, v.Location, a.Settings.State, sources
 	opts.Index, opts.Waiting = v.Cache("index"), a.waiting
 	opts.Version, opts.Now = version().Version, a.Now

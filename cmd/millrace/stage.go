@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -32,7 +33,8 @@ import (
 )
 
 func (a *app) stageCommand() *cobra.Command {
-	return &cobra.Command{
+	var folder string
+	c := &cobra.Command{
 		Use:    "stage NAME",
 		Short:  "Run a worker of a job; the conductor starts these",
 		Hidden: true,
@@ -41,9 +43,15 @@ func (a *app) stageCommand() *cobra.Command {
 			if !slices.Contains(flow.Stages(), args[0]) {
 				return fault.Usage("there is no stage %q", args[0])
 			}
-			return a.stage(c.Context(), args[0])
+			stop, err := profile(folder, args[0])
+			if err != nil {
+				return err
+			}
+			return errors.Join(a.stage(c.Context(), args[0]), stop())
 		},
 	}
+	c.Flags().StringVar(&folder, "profile", "", "folder for a profile of processor time")
+	return c
 }
 
 // stage is a worker's whole life: settings from the conductor, the flow, the work.
