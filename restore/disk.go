@@ -62,7 +62,7 @@ func Disk(ctx context.Context, v *vault.Vault, d events.PointDisk, w Target, o O
 				if len(b.pieces) == 0 {
 					return nil
 				}
-				out.Begin(len(b.pieces), b.pieces[0].offset, window(v.Config.CellSize))
+				out.Begin(b.pieces[0].offset, window(v.Config.CellSize))
 				if err := worker.batch(gctx, b.pieces, sink{use: func(p piece, b []byte) error { return out.Put(p.offset, b) }, lost: lost}); err != nil {
 					return err
 				}

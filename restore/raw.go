@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-backup/millrace/restore/part"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
+	"github.com/millrace-backup/millrace/vdisk/direct"
 )
 
 // RawOptions are Options, and whether what is there may go.
@@ -77,13 +78,16 @@ func fill(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o
 	if err := f.Truncate(d.Size); err != nil {
 		return err
 	}
-	if err := Disk(ctx, v, d, f, o); err != nil {
+	to := direct.New(f)
+	if err := Disk(ctx, v, d, to, o); err != nil {
+		_ = to.Close()
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	if err := to.Sync(); err != nil {
+		_ = to.Close()
 		return err
 	}
-	return f.Close()
+	return to.Close()
 }
 
 // appear gives the whole, synced file its name. A crash before leaves a temp, one

@@ -35,7 +35,7 @@ func TestEveryPieceIsWritten(t *testing.T) {
 			}
 		}
 		rnd.Shuffle(len(at), func(i, j int) { at[i], at[j] = at[j], at[i] })
-		w.Begin(len(at), at[0], window)
+		w.Begin(at[0], window)
 		b := make([]byte, block)
 		for _, a := range at {
 			for i := range b {
@@ -59,16 +59,30 @@ func TestEveryPieceIsWritten(t *testing.T) {
 	}
 }
 
-// A few pieces, or one that lies elsewhere, are written as they come.
-func TestFewPiecesAreNotHeld(t *testing.T) {
-	d := &disk{b: make([]byte, 4<<20)}
+// A long run is written in pieces that end at multiples of the longest write, which
+// keeps all but its ends fit to go past the page cache.
+func TestRunsAreCutAtFixedPlaces(t *testing.T) {
+	const window = 8 << 20
+	d := &disk{b: make([]byte, window)}
 	w := New(d)
-	w.Begin(3, 0, 1<<20)
-	if err := w.Put(100, []byte("x")); err != nil || d.writes != 1 || d.b[100] != 'x' {
+	w.Begin(0, window)
+	b := bytes.Repeat([]byte{7}, 60_001) // no cutter's length
+	for at := int64(0); at+int64(len(b)) <= window; at += int64(len(b)) {
+		if err := w.Put(at, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.End(); err != nil || d.writes != window/most {
 		t.Errorf("%v, %d writes", err, d.writes)
 	}
-	w.Begin(1000, 0, 1<<20)
-	if err := w.Put(1<<20-1, []byte("xy")); err != nil || d.writes != 2 || d.b[1<<20] != 'y' {
+}
+
+// A piece that lies elsewhere is written when it comes; a write that fails is told.
+func TestPieceBeyondTheWindow(t *testing.T) {
+	d := &disk{b: make([]byte, 4<<20)}
+	w := New(d)
+	w.Begin(0, 1<<20)
+	if err := w.Put(1<<20-1, []byte("xy")); err != nil || d.writes != 1 || d.b[1<<20] != 'y' {
 		t.Errorf("%v, %d writes", err, d.writes)
 	}
 	d.broken = errors.New("full")

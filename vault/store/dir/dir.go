@@ -5,8 +5,8 @@
 // what is still being written, and [Store.Sweep] removes what a crash left there.
 // Files with names that are no object names are neither listed nor touched.
 //
-// Order and durability: an object is written to a temp file in pieces of 1 MiB,
-// the file is synced, given its name by a rename or link that cannot replace, and
+// Order and durability: an object is written to a temp file in pieces of 1 MiB
+// (whole ones past the page cache: package vdisk/direct), the file is synced, given its name by a rename or link that cannot replace, and
 // then the folder is synced, as is the parent of every folder this Store first
 // uses. Only then does a put return. Two names are never visible for a torn
 // object, because it has none. An existing name is reported (store.ErrExists)
@@ -34,6 +34,7 @@ import (
 	"sync"
 
 	"github.com/millrace-backup/millrace/vault/store"
+	"github.com/millrace-backup/millrace/vdisk/direct"
 )
 
 // piece is the size of one write: larger ones cost three times the CPU.
@@ -69,7 +70,7 @@ func OpenOn(fsys FS, root string) (*Store, error) {
 		return nil, fmt.Errorf("open store %s: %w", root, err)
 	}
 	s := &Store{root: abs, fs: fsys, known: make(map[string]bool)}
-	s.pieces.New = func() any { b := make([]byte, piece); return &b }
+	s.pieces.New = func() any { b := direct.Buffer(piece); return &b }
 	info, err := fsys.Stat(abs)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -4,6 +4,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/millrace-backup/millrace/vdisk/direct"
 )
 
 // FS is every effect a [Store] has on a disk, and every look it takes at one.
@@ -72,7 +74,11 @@ type osFS struct{}
 func (osFS) Create(name string) (File, error) {
 	// 0o600 less what the mask says: what is in a vault is nobody else's business
 	// until its owner says so on the folder.
-	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return direct.New(f), nil
 }
 
 func (osFS) Publish(temp, name string) error { return publish(temp, name) }

@@ -1,0 +1,57 @@
+package direct
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+)
+
+// File is a file with a second way to write. Its methods may be called as those of
+// the wrapped file may.
+type File struct {
+	*os.File
+	end int64 // where Write goes on
+
+	once    sync.Once
+	past    *os.File    // the same file, opened to go past the cache; nil: there is no such way
+	refused atomic.Bool // the file system took the flag and not the write
+}
+
+// New wraps an open file; Write begins at its start. Closing the File closes both.
+func New(f *os.File) *File { return &File{File: f} }
+
+// Write writes behind what Write wrote before.
+func (f *File) Write(b []byte) (int, error) {
+	n, err := f.WriteAt(b, f.end)
+	f.end += int64(n)
+	return n, err
+}
+
+// WriteAt writes b at off.
+func (f *File) WriteAt(b []byte, off int64) (int, error) {
+	if !aligned(b, off) || f.refused.Load() {
+		return f.File.WriteAt(b, off)
+	}
+	f.once.Do(func() { f.past = reopen(f.File) })
+	if f.past == nil {
+		return f.File.WriteAt(b, off)
+	}
+	n, err := f.past.WriteAt(b, off)
+	if err != nil && errors.Is(err, errUnfit) {
+		f.refused.Store(true)
+		rest, err := f.File.WriteAt(b[n:], off+int64(n))
+		return n + rest, err
+	}
+	return n, err
+}
+
+// Close closes the file.
+func (f *File) Close() error {
+	var err error
+	f.once.Do(func() {}) // from here on none is opened
+	if f.past != nil {
+		err = f.past.Close()
+	}
+	return errors.Join(err, f.File.Close())
+}
