@@ -40,7 +40,7 @@ func (m *memory) WriteAt(p []byte, off int64) (int, error) {
 
 func TestDiskComesBack(t *testing.T) {
 	content := mixed()
-	for _, codec := range []string{"auto", "lz4", "s2", "zstd", "none"} {
+	for _, codec := range []string{"auto", "minlz", "lz4", "s2", "zstd", "none"} {
 		for _, workers := range []int{0, 1, 7} {
 			f := newFixture(t, codec)
 			d := f.backup("disk.raw", content)

@@ -67,7 +67,7 @@ means the same. A guest that fails gets no point and the others go on (exit 3).`
 	f.StringVar(&o.guestID, "guest-id", "", "id of the guest, when it has one from elsewhere (a UUID)")
 	f.StringSliceVar(&o.disks, "disk", nil, "back up only these disks, by their name in the guest")
 	f.StringSliceVar(&o.exclude, "exclude-disk", nil, "leave these disks out; the point lists them as unprotected")
-	f.StringVar(&o.codec, "codec", "auto", "compression: auto, lz4, s2, zstd or none")
+	f.StringVar(&o.codec, "codec", "auto", "compression: auto, minlz, s2, lz4, zstd or none")
 	f.StringVar(&o.freeze, "freeze", "prefer", "consistency: require, prefer or never")
 	f.StringVar(&o.scan, "scan", "auto", "what is read and compared: auto, full, incremental or differential")
 	f.StringVar(&o.transport, "transport", "auto", "how bytes travel between stages: auto, claim (shared memory) or inline (in messages)")

@@ -63,7 +63,7 @@ func TestWhatIsSealedOpensAgain(t *testing.T) {
 	raw := append(noise(1, 300<<10), make([]byte, 64<<10)...)
 	raw = append(raw, bytes.Repeat([]byte("the guest wrote a line\n"), 10_000)...)
 	raw = append(raw, raw[:64<<10]...) // twins
-	for _, codec := range []string{"auto", "lz4", "s2", "zstd", "none"} {
+	for _, codec := range []string{"auto", "minlz", "lz4", "s2", "zstd", "none"} {
 		t.Run(codec, func(t *testing.T) {
 			s := newStage(t, codec)
 			slot := make([]byte, arena.SealedSize(len(raw)))

@@ -7,15 +7,17 @@ import (
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
+	"github.com/minio/minlz"
 	"github.com/pierrec/lz4/v4"
 )
 
 // The codecs a frame can name. The values are on disk: append only.
 const (
-	codecNone = 0
-	codecLZ4  = 1 // LZ4 block format
-	codecS2   = 2 // S2 block format (Snappy's, extended)
-	codecZstd = 3 // one Zstandard frame
+	codecNone  = 0
+	codecLZ4   = 1 // LZ4 block format
+	codecS2    = 2 // S2 block format (Snappy's, extended)
+	codecZstd  = 3 // one Zstandard frame
+	codecMinLZ = 4 // MinLZ block format
 )
 
 // Codec compresses. Encode appends a frame, codec u8 ‖ uvarint length of src ‖
@@ -30,16 +32,18 @@ type Codec interface {
 const Overhead = 1 + binary.MaxVarintLen32
 
 // Codecs are the names New knows, in the order to show them.
-func Codecs() []string { return []string{"auto", "lz4", "s2", "zstd", "none"} }
+func Codecs() []string { return []string{"auto", "minlz", "s2", "lz4", "zstd", "none"} }
 
-// New returns the codec of that name. "auto" is S2 for what a sample of it
-// says can shrink, and stores what would save less than a sixteenth as it is.
+// New returns the codec of that name. "auto" is MinLZ for what a sample of it says
+// can shrink, and stores what would save less than a sixteenth as it is.
 func New(name string) (Codec, error) {
 	switch name {
 	case "auto":
 		return &auto{}, nil
 	case "lz4":
 		return &lz4Codec{}, nil
+	case "minlz":
+		return minLZCodec{}, nil
 	case "s2":
 		return s2Codec{}, nil
 	case "zstd":
@@ -93,6 +97,25 @@ func encodeS2(dst, src []byte, limit int) []byte {
 	return out[:at+len(block)]
 }
 
+type minLZCodec struct{}
+
+func (minLZCodec) Encode(dst, src []byte) []byte { return encodeMinLZ(dst, src, len(src)-1) }
+
+// encodeMinLZ stores src raw when MinLZ makes it longer than limit bytes. What is
+// longer than a MinLZ block may be goes to S2, which knows longer ones.
+func encodeMinLZ(dst, src []byte, limit int) []byte {
+	room := minlz.MaxEncodedLen(len(src))
+	if room < 0 {
+		return encodeS2(dst, src, limit)
+	}
+	out, at := begin(dst, codecMinLZ, len(src), room)
+	block, err := minlz.Encode(out[at:at+room], src, minlz.LevelFastest)
+	if err != nil || len(block) > limit {
+		return raw(dst, src)
+	}
+	return out[:at+len(block)]
+}
+
 type lz4Codec struct{ c lz4.Compressor }
 
 func (l *lz4Codec) Encode(dst, src []byte) []byte {
@@ -117,11 +140,11 @@ func (z zstdCodec) Encode(dst, src []byte) []byte {
 	return out
 }
 
-// auto is S2 where it pays. 64 KiB of noise take it 5 µs, sample and copy, where
-// S2 alone takes 8 (BenchmarkEncode).
+// auto is MinLZ where it pays. 64 KiB of noise take it 5 µs, sample and copy, where
+// the codec alone takes 8 (BenchmarkEncode).
 type auto struct {
 	sample [samplePieces * samplePiece]byte
-	packed [2 * samplePieces * samplePiece]byte // ≥ s2.MaxEncodedLen of the sample
+	packed [2 * samplePieces * samplePiece]byte // ≥ minlz.MaxEncodedLen of the sample
 }
 
 const (
@@ -136,12 +159,12 @@ func (a *auto) Encode(dst, src []byte) []byte {
 	if a.hopeless(src) {
 		return raw(dst, src)
 	}
-	return encodeS2(dst, src, len(src)-len(src)/worthwhile-1)
+	return encodeMinLZ(dst, src, len(src)-len(src)/worthwhile-1)
 }
 
 // hopeless reports that src looks like noise: its bytes are spread evenly, and
-// S2 finds nothing to repeat in a sample of eight pieces. Small chunks are not
-// sampled; S2 is as quick.
+// MinLZ finds nothing to repeat in a sample of eight pieces. Small chunks are not
+// sampled; the codec is as quick.
 func (a *auto) hopeless(src []byte) bool {
 	if len(src) < 4*len(a.sample) {
 		return false
@@ -166,5 +189,6 @@ func (a *auto) hopeless(src []byte) bool {
 	if sum > (n+n*n/256)*9/8 {
 		return false
 	}
-	return len(s2.Encode(a.packed[:], a.sample[:])) > n-n/worthwhile
+	packed, err := minlz.Encode(a.packed[:], a.sample[:], minlz.LevelFastest)
+	return err == nil && len(packed) > n-n/worthwhile
 }

@@ -2,12 +2,14 @@ package frame
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
+	"github.com/minio/minlz"
 	"github.com/pierrec/lz4/v4"
 )
 
@@ -82,6 +84,8 @@ func (d *Decoder) expand(codec byte, out, payload []byte) error {
 		if n, err = s2.DecodedLen(payload); err == nil && n == len(out) {
 			_, err = s2.Decode(out, payload)
 		}
+	case codecMinLZ:
+		n, err = expandMinLZ(out, payload)
 	case codecZstd:
 		n, err = d.expandZstd(out, payload)
 	default:
@@ -94,6 +98,21 @@ func (d *Decoder) expand(codec byte, out, payload []byte) error {
 		return fmt.Errorf("frame of codec %d says %d bytes, holds %d: %w", codec, len(out), n, ErrDamaged)
 	}
 	return nil
+}
+
+// expandMinLZ asks first: minlz.Decode takes blocks of Snappy and S2 for its own,
+// and makes a buffer of whatever length one names. One content has one frame of
+// each codec.
+func expandMinLZ(out, payload []byte) (int, error) {
+	ours, n, err := minlz.IsMinLZ(payload)
+	if err != nil || n != len(out) {
+		return n, err
+	}
+	if !ours {
+		return 0, errors.New("not a block of MinLZ")
+	}
+	_, err = minlz.Decode(out, payload)
+	return n, err
 }
 
 func (d *Decoder) expandZstd(out, payload []byte) (int, error) {

@@ -3,8 +3,8 @@
 // [New] gives a [Codec] by name; a [Decoder] undoes whatever any of them did.
 //
 // A *frame* is self-describing: codec u8 ‖ uvarint length of the content ‖
-// payload. Codecs are 0 none, 1 LZ4 block, 2 S2 block, 3 Zstandard frame. One
-// content may have many frames, but no frame is longer than its content by more
+// payload. Codecs are 0 none, 1 LZ4 block, 2 S2 block, 3 Zstandard frame, 4 MinLZ
+// block. One content may have many frames, but no frame is longer than its content by more
 // than [Overhead], because what does not shrink is stored as it is.
 //
 // What is guaranteed: decoding gives exactly what was encoded, or ErrDamaged, or

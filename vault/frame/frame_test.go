@@ -3,11 +3,13 @@ package frame
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -90,9 +92,10 @@ func TestCodecOfAFrame(t *testing.T) {
 		codec, content string
 		want           byte
 	}{
-		{"auto", "program", codecS2}, {"auto", "noise", codecNone}, {"auto", "zeros", codecS2}, {"auto", "mixed", codecS2},
-		{"auto", "repeated noise", codecS2}, {"auto", "text", codecS2}, {"auto", "empty", codecNone}, {"auto", "one byte", codecNone},
+		{"auto", "program", codecMinLZ}, {"auto", "noise", codecNone}, {"auto", "zeros", codecMinLZ}, {"auto", "mixed", codecMinLZ},
+		{"auto", "repeated noise", codecMinLZ}, {"auto", "text", codecMinLZ}, {"auto", "empty", codecNone}, {"auto", "one byte", codecNone},
 		{"lz4", "program", codecLZ4}, {"lz4", "noise", codecNone}, {"lz4", "empty", codecNone},
+		{"minlz", "program", codecMinLZ}, {"minlz", "noise", codecNone}, {"minlz", "small noise", codecNone},
 		{"s2", "program", codecS2}, {"s2", "noise", codecNone}, {"s2", "small noise", codecNone},
 		{"zstd", "program", codecZstd}, {"zstd", "noise", codecNone}, {"zstd", "empty", codecNone},
 		{"none", "zeros", codecNone},
@@ -105,13 +108,13 @@ func TestCodecOfAFrame(t *testing.T) {
 
 // A chunk that would save less than a sixteenth is not worth decompressing.
 func TestAutoWantsASixteenth(t *testing.T) {
-	auto, s2 := codec(t, "auto"), codec(t, "s2")
+	auto, minlz := codec(t, "auto"), codec(t, "minlz")
 	stored, packed := 0, 0
 	for zeros := 0; zeros <= 16<<10; zeros += 256 {
 		content := append(noise(64<<10-zeros, 5), make([]byte, zeros)...)
-		saved := len(content) - len(s2.Encode(nil, content))
+		saved := len(content) - len(minlz.Encode(nil, content))
 		got := auto.Encode(nil, content)
-		if got[0] == codecS2 {
+		if got[0] == codecMinLZ {
 			packed++
 			if saved < len(content)/worthwhile-Overhead {
 				t.Errorf("%d bytes saved of %d, and still packed", saved, len(content))
@@ -128,23 +131,23 @@ func TestAutoWantsASixteenth(t *testing.T) {
 	}
 }
 
-// The sample must not overlook what S2 would find in real files.
+// The sample must not overlook what MinLZ would find in real files.
 func TestAutoLosesLittleOnRealData(t *testing.T) {
 	content := program(t, 4<<20)
-	auto, s2 := codec(t, "auto"), codec(t, "s2")
+	auto, minlz := codec(t, "auto"), codec(t, "minlz")
 	var a, s int
 	for at := 0; at < len(content); at += 64 << 10 {
 		a += len(auto.Encode(nil, content[at:at+64<<10]))
-		s += len(s2.Encode(nil, content[at:at+64<<10]))
+		s += len(minlz.Encode(nil, content[at:at+64<<10]))
 	}
 	if float64(a) > 1.02*float64(s) {
-		t.Errorf("auto needs %d bytes where s2 needs %d", a, s)
+		t.Errorf("auto needs %d bytes where minlz needs %d", a, s)
 	}
 }
 
 func TestEncodeUsesTheRoomItIsGiven(t *testing.T) {
 	content := program(t, 64<<10)
-	for _, name := range []string{"auto", "lz4", "s2", "none"} {
+	for _, name := range []string{"auto", "minlz", "lz4", "s2", "none"} {
 		c := codec(t, name)
 		room := make([]byte, 0, 2*len(content))
 		if n := testing.AllocsPerRun(20, func() { c.Encode(room, content) }); n > 0 {
@@ -174,7 +177,7 @@ func frameOf(codec byte, content uint64, payload ...byte) []byte {
 
 func TestMalformedFrames(t *testing.T) {
 	program := program(t, 8192)
-	s2 := codec(t, "s2").Encode(nil, program)
+	s2, minlz := codec(t, "s2").Encode(nil, program), codec(t, "minlz").Encode(nil, program)
 	big, err := zstd.NewWriter(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -197,6 +200,10 @@ func TestMalformedFrames(t *testing.T) {
 		"s2 names 4 GiB":          {frameOf(2, 8192, 0xff, 0xff, 0xff, 0xff, 0x0f, 0), ErrDamaged},
 		"s2 says another length":  {append(frameOf(2, 8191), s2[3:]...), ErrDamaged},
 		"s2 cut short":            {s2[:len(s2)-1], ErrDamaged},
+		"minlz names 4 GiB":       {frameOf(4, 8192, 0, 0xff, 0xff, 0xff, 0xff, 0x0f, 0), ErrDamaged},
+		"minlz says another size": {append(frameOf(4, 8191), minlz[3:]...), ErrDamaged},
+		"minlz cut short":         {minlz[:len(minlz)-1], ErrDamaged},
+		"s2 called minlz":         {append([]byte{codecMinLZ}, s2[1:]...), ErrDamaged},
 		"zstd noise":              {frameOf(3, 8192, noise(300, 7)...), ErrDamaged},
 		"zstd bomb":               {frameOf(3, 16384, bomb...), ErrDamaged},
 		"zstd bomb, said so":      {frameOf(3, 64<<20, bomb...), ErrDamaged},
@@ -212,6 +219,19 @@ func TestMalformedFrames(t *testing.T) {
 		if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
 			t.Errorf("%s: %d bytes allocated", what, n)
 		}
+	}
+}
+
+// A MinLZ frame as docs/format/chunk-frame.md shows it: it stays readable.
+func TestGoldenMinLZ(t *testing.T) {
+	const golden = "0464006420666c6f77203d014d"
+	content := strings.Repeat("flow ", 20)
+	framed, err := hex.DecodeString(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Decode(nil, framed, 100); err != nil || string(got) != content {
+		t.Errorf("%q, %v; written today: %x", got, err, codec(t, "minlz").Encode(nil, []byte(content)))
 	}
 }
 
