@@ -24,8 +24,9 @@
 //     the ledger is checked from any other. One that is *gone* is not missed: it
 //     proves what the next one proves too. (A machine that remembers the newest
 //     notices an older state; that is tested in packages ledger and session.)
-//   - ledger: the segment is named, of two at least one. All points rest on all of the ledger, so without
-//     another copy none may be readable; but then all say so.
+//   - ledger: the segment is named, of two at least one; as damaged or, where the
+//     number of its format was hit, as of a later version. All points rest on all of
+//     the ledger, so without another copy none may be readable; but then all say so.
 //   - tables: the object is named by every point that uses it and cannot be read
 //     whole; all other points are whole.
 //   - packs: every chunk with a changed byte is named with exactly the ranges of

@@ -48,7 +48,7 @@ func (b *base) judge(m mutation, f found) (wrong []error) {
 		b.allWhole(f, say)
 	case "ledger":
 		// Of two that are damaged the first that is met hides the other.
-		if !names(f, m.object) && (m.second == "" || !names(f, m.second)) {
+		if !names(f, m.object) && !newerNamed(f, m.object) && (m.second == "" || !names(f, m.second) && !newerNamed(f, m.second)) {
 			say("not detected: %v", f.vault)
 		}
 	case "tables":
@@ -125,7 +125,8 @@ func (b *base) judgeKeys(m mutation, f found, say sayer) {
 	}
 }
 
-// newerNamed: a flipped format number makes a key one of a later version.
+// newerNamed: a flipped format number makes a key or a segment one of a later
+// version, for all that can be told; it is refused by its name.
 func newerNamed(f found, object string) bool {
 	return slices.ContainsFunc(f.vault, func(err error) bool {
 		return errors.Is(err, vault.ErrNewer) && strings.Contains(err.Error(), object)

@@ -19,6 +19,7 @@
 //     while the next job runs.
 //
 // Every third trial is an increment: it backs up a disk of which there is a point.
+// Every fourth job has the smallest arena there is, through which everything goes.
 //
 // # What passes
 //
@@ -126,6 +127,9 @@ func (b *bench) Trial(ctx context.Context, n int, rng *rand.Rand) (out trial.Out
 		if err := r.earlier(ctx); err != nil {
 			return out, fmt.Errorf("the point before: %w", err)
 		}
+	}
+	if rng.IntN(4) == 0 {
+		out.Kinds, r.flags = append(out.Kinds, "tiny arena"), []string{"--memory", "16MiB"}
 	}
 	r.mark = draw(rng, increment, blow != "conductor" && blow != "group" && blow != "orphan", r.course)
 	out.Kinds = append(out.Kinds, r.mark.kind)

@@ -26,6 +26,7 @@ type run struct {
 	image  string
 	points int // that there were before
 	blow   string
+	flags  []string // of the job
 	mark   mark
 	course course // of such a job, undisturbed
 
@@ -43,7 +44,7 @@ func (r *run) fatal() bool { return r.blow == "conductor" || r.blow == "group" |
 // job backs up, strikes, and sees what came of it.
 func (r *run) job(ctx context.Context) error {
 	before := look(r.place, 0)
-	job, err := r.place.Start(ctx, nil, "backup", r.image)
+	job, err := r.place.Start(ctx, nil, append([]string{"backup", r.image}, r.flags...)...)
 	if err != nil {
 		return err
 	}

@@ -134,7 +134,7 @@ func Kinds() []Kind {
 		{"rollback", ledger.ErrRollback, ExitDamage, "the vault was set back to an earlier state: find out who restored or copied it, and when, before using it"},
 		{"forked", ledger.ErrForked, ExitDamage, "two copies of this vault were written to: keep both, and find out which is genuine"},
 		{"damaged", vault.ErrDamaged, ExitDamage, "keep the vault as it is, check the disk below it, then run millrace verify --read-data to see what is hit"},
-		{"newer-format", vault.ErrNewer, ExitFailed, "use the version of Millrace that wrote it, or a later one"},
+		{"newer-format", vault.ErrNewer, ExitFailed, "use the version of Millrace that wrote it, or a later one; if there is none, the object is damaged"},
 		{"no-vault", vault.ErrNoVault, ExitNoVault, "check the path and what is mounted there; millrace init makes a new vault"},
 		{"no-store", store.ErrNoStore, ExitNoVault, "check the path and what is mounted there; millrace init makes a new vault"},
 		{"vault-exists", vault.ErrVaultExists, ExitFailed, "use it, or choose another place: init never replaces a vault"},
