@@ -18,10 +18,8 @@ import (
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
-	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/vault"
-	"github.com/millrace-backup/millrace/vault/store/dir"
 )
 
 // base is an intact vault and all that is known about it.
@@ -147,7 +145,8 @@ func load(folder string) (map[string][]byte, error) {
 
 // study finds out what every byte is for.
 func (b *base) study(ctx context.Context, images []string) error {
-	v, s, err := openVault(ctx, b.place.Vault, rig.Password, b.now)
+	opened, err := rig.Open(ctx, b.place.Vault, rig.Password, b.now)
+	v, s := opened.Vault, opened.State
 	if err != nil {
 		return err
 	}
@@ -271,22 +270,4 @@ func (b *base) another(ctx context.Context, e trial.Env) error {
 	}
 	b.foreign[unneeded] = b.foreign["packs"]
 	return nil
-}
-
-// openVault opens a vault as a machine does that has never seen it.
-func openVault(ctx context.Context, folder, secret string, now func() time.Time) (*vault.Vault, *catalog.State, error) {
-	st, err := dir.Open(folder)
-	if err != nil {
-		return nil, nil, err
-	}
-	v, err := vault.Open(ctx, st, []byte(secret))
-	if err != nil {
-		return nil, nil, err
-	}
-	l, err := ledger.Open(ctx, v, ledger.Options{Now: now})
-	if err != nil {
-		return v, nil, err
-	}
-	s, err := catalog.Fold(l.Records(ctx, 0))
-	return v, s, err
 }

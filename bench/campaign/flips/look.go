@@ -36,7 +36,8 @@ type result struct {
 func (b *base) look(ctx context.Context) (f found, err error) {
 	f.open = map[string]error{}
 	for _, s := range []struct{ kind, secret string }{{vault.KindPassword, rig.Password}, {vault.KindRecovery, b.place.Recovery}} {
-		v, state, err := openVault(ctx, b.place.Vault, s.secret, b.now)
+		opened, err := rig.Open(ctx, b.place.Vault, s.secret, b.now)
+		v, state := opened.Vault, opened.State
 		if ctx.Err() != nil {
 			return f, ctx.Err()
 		}

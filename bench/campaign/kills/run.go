@@ -11,11 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
-	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/events"
-	"github.com/millrace-backup/millrace/ledger"
-	"github.com/millrace-backup/millrace/vault"
-	"github.com/millrace-backup/millrace/vault/store/dir"
 )
 
 // run is one trial.
@@ -106,28 +102,11 @@ func (r *run) successor(ctx context.Context, group int, s strike) error {
 
 // listed counts the points that a machine without memory sees.
 func (r *run) listed(ctx context.Context) (int, error) {
-	_, s, err := r.open(ctx)
+	o, err := rig.Open(ctx, r.place.Vault, rig.Password, r.now)
 	if err != nil {
 		return 0, err
 	}
-	return len(s.Listed()), nil
-}
-
-func (r *run) open(ctx context.Context) (*ledger.Ledger, *catalog.State, error) {
-	st, err := dir.Open(r.place.Vault)
-	if err != nil {
-		return nil, nil, err
-	}
-	v, err := vault.Open(ctx, st, []byte(rig.Password))
-	if err != nil {
-		return nil, nil, err
-	}
-	l, err := ledger.Open(ctx, v, ledger.Options{Now: r.now})
-	if err != nil {
-		return nil, nil, err
-	}
-	s, err := catalog.Fold(l.Records(ctx, 0))
-	return l, s, err
+	return len(o.State.Listed()), nil
 }
 
 // whole wants so many points, all of them whole, the newest equal to the disk,
@@ -152,13 +131,13 @@ func (r *run) whole(ctx context.Context, points int) error {
 
 // once wants each fact that can be true only once to be told once.
 func (r *run) once(ctx context.Context) error {
-	l, _, err := r.open(ctx)
+	o, err := rig.Open(ctx, r.place.Vault, rig.Password, r.now)
 	if err != nil {
 		return err
 	}
 	var wrong []error
 	seen := map[string]bool{}
-	for f, err := range l.Records(ctx, 0) {
+	for f, err := range o.Ledger.Records(ctx, 0) {
 		if err != nil {
 			return err
 		}
