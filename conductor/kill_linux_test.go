@@ -280,8 +280,11 @@ func (k *killer) killed() int { k.mu.Lock(); defer k.mu.Unlock(); return k.done 
 
 func (k *killer) hunt(ctx context.Context, q *queue.Queue) {
 	last := 0
+	// On a busy machine it takes long to learn what is held. A worker that is
+	// stopped most of its time never comes to hold anything.
+	rest := 3 * time.Millisecond
 	for ctx.Err() == nil && k.killed() < k.wanted {
-		time.Sleep(3 * time.Millisecond)
+		time.Sleep(rest)
 		k.mu.Lock()
 		pid := k.pid
 		k.mu.Unlock()
@@ -289,11 +292,13 @@ func (k *killer) hunt(ctx context.Context, q *queue.Queue) {
 			continue
 		}
 		// Stopped, it settles nothing, and takes what the server has for it.
+		stopped := time.Now()
 		_ = syscall.Kill(pid, syscall.SIGSTOP)
 		time.Sleep(5 * time.Millisecond)
 		held, ok := k.holds(ctx, q)
 		if !ok || syscall.Kill(pid, syscall.SIGKILL) != nil {
 			_ = syscall.Kill(pid, syscall.SIGCONT)
+			rest = max(3*time.Millisecond, min(3*time.Since(stopped), time.Second))
 			continue
 		}
 		last = pid
