@@ -33,6 +33,10 @@ type CreateOptions struct {
 	Cutter    chunk.Params     // chunk.Default() if it has no name
 	KDF       KDF              // of the password; DefaultKDF() if it has no name
 	Now       func() time.Time // for Created; time.Now if nil
+	// Recovery, if not nil, is given the vault's id and its recovery key before the
+	// vault exists: a crash afterwards must not leave a vault whose key nobody has
+	// seen. If it fails there is no vault.
+	Recovery func(v id.Vault, key string) error
 }
 
 func (o CreateOptions) withDefaults() CreateOptions {
@@ -91,6 +95,11 @@ func Create(ctx context.Context, st store.Store, password []byte, o CreateOption
 	second, err := v.addKey(ctx, Key{Kind: KindRecovery, Label: "recovery key", Created: now, KDF: KDF{Name: kdf.Recovery}}, secret)
 	if err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)
+	}
+	if o.Recovery != nil {
+		if err := o.Recovery(v.ID, recovery); err != nil {
+			return nil, "", fmt.Errorf("create vault: show the recovery key: %w", err)
+		}
 	}
 	if err := v.publish(ctx, first.ID, second.ID); err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)

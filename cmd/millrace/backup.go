@@ -181,6 +181,10 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 		if err != nil || n < least || n > 1<<40 {
 			return c, fault.Usage("--%s %s: give a size of %s or more, as 64MiB", name, size.text, humanize.IBytes(least))
 		}
+		if has := machineMemory(); name == "memory" && has > 0 && n > has {
+			return c, &fault.Fault{Code: "usage", Op: "read command line", Err: fmt.Errorf("--memory %s: this machine has %s", size.text, humanize.IBytes(has)),
+				Remedy: "give less, or leave the flag out: the default is enough on any machine"}
+		}
 		*size.to = int64(n)
 	}
 	for _, stage := range o.remote {

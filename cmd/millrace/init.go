@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,7 +34,7 @@ func (a *app) initCommand() *cobra.Command {
 		Long: `Create a vault and its keys.
 
 The folder is made if it is missing. The recovery key is printed once and stored
-nowhere: it opens the vault when the password is lost, so keep it where neither
+nowhere, and printed before the vault is there: it opens the vault when the password is lost, so keep it where neither
 the vault nor this machine is.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -74,13 +75,14 @@ func (a *app) initVault(ctx context.Context, o initOptions) error {
 	if err != nil {
 		return fault.At("create vault", location, err)
 	}
-	v, recovery, err := vault.Create(ctx, st, password, vault.CreateOptions{Label: o.label, Cutter: params, Now: a.Now})
+	// The recovery key is shown before the vault exists: whoever is interrupted then
+	// has a key too many, and not a vault that one password alone opens.
+	show := func(v id.Vault, recovery string) error { return a.printKey(v, session.CanonicalPath(folder), recovery) }
+	v, recovery, err := vault.Create(ctx, st, password, vault.CreateOptions{Label: o.label, Cutter: params, Now: a.Now, Recovery: show})
 	clear(password)
 	if err != nil {
 		return fault.At("create vault", location, err)
 	}
-	// From here on the vault exists, and this is the only time that the recovery
-	// key can be shown: nothing may go wrong silently before it is.
 	checkpoint, err := a.firstFacts(ctx, v, session.CanonicalPath(folder))
 	a.printVault(v, session.CanonicalPath(folder), recovery, checkpoint)
 	return fault.At("write the first facts to vault", location, err)
@@ -149,17 +151,33 @@ func vaultCreated(c vault.Config) events.VaultCreated {
 	return f
 }
 
+// keyJSON says what will open the vault, before there is one.
+type keyJSON struct {
+	Type        string   `json:"type"`
+	Vault       id.Vault `json:"vault"`
+	Location    string   `json:"location"`
+	RecoveryKey string   `json:"recovery_key"`
+}
+
+func (a *app) printKey(v id.Vault, location, recovery string) error {
+	if !a.Settings.JSON {
+		_, err := fmt.Fprintf(a.Stdout, "vault         %s\nlocation      %s\nrecovery key  %s\n", v, location, recovery)
+		return err
+	}
+	text, err := json.Marshal(keyJSON{"status", v, location, recovery})
+	if err == nil {
+		_, err = fmt.Fprintf(a.Stdout, "%s\n", text)
+	}
+	return err
+}
+
 func (a *app) printVault(v *vault.Vault, location, recovery string, c ledger.Checkpoint) {
 	if a.Settings.JSON {
 		a.PrintJSON(struct {
-			Type        string   `json:"type"`
-			Vault       id.Vault `json:"vault"`
-			Location    string   `json:"location"`
-			RecoveryKey string   `json:"recovery_key"`
-			Checkpoint  uint64   `json:"checkpoint"`
-		}{"summary", v.ID, location, recovery, c.Size})
+			keyJSON
+			Checkpoint uint64 `json:"checkpoint"`
+		}{keyJSON{"summary", v.ID, location, recovery}, c.Size})
 		return
 	}
-	fmt.Fprintf(a.Stdout, "vault         %s\nlocation      %s\nrecovery key  %s\n", v.ID, location, recovery)
 	a.Note("\nThe recovery key is shown this once and stored nowhere. Keep it apart from the vault\nand from this machine: it opens the vault when the password is lost.")
 }

@@ -10,7 +10,11 @@
 package logfile
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"os"
+	"sync"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -18,12 +22,32 @@ import (
 
 // New returns a logger that appends JSON lines to a file ("stderr" is one):
 // its fields come after what every line has.
-func New(path string) (*zap.Logger, error) {
+func New(path string) (*zap.Logger, error) { return open(path, os.Stderr) }
+
+// complaint says once that a log cannot be written: its disk is full, as a rule, and
+// then each further line of the log would say so again.
+type complaint struct {
+	path string
+	to   io.Writer
+	once sync.Once
+}
+
+func (c *complaint) Write(b []byte) (int, error) {
+	c.once.Do(func() {
+		_, cause, _ := bytes.Cut(bytes.TrimSpace(b), []byte("write error: "))
+		fmt.Fprintf(c.to, "millrace: the log %s is not complete, and this is not said again: %s\n", c.path, cause)
+	})
+	return len(b), nil
+}
+
+func (c *complaint) Sync() error { return nil }
+
+func open(path string, to io.Writer) (*zap.Logger, error) {
 	c := zap.NewProductionConfig()
-	c.OutputPaths, c.ErrorOutputPaths = []string{path}, []string{"stderr"}
+	c.OutputPaths, c.ErrorOutputPaths = []string{path}, nil
 	c.EncoderConfig.TimeKey, c.EncoderConfig.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
 	c.Sampling, c.DisableStacktrace = nil, true
-	l, err := c.Build()
+	l, err := c.Build(zap.ErrorOutput(&complaint{path: path, to: to}))
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", path, err)
 	}

@@ -38,6 +38,7 @@ type place struct {
 // explains.
 func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vault.PackDisk]bool) error {
 	loose := map[vault.PackDisk]*Loose{}
+	whole := len(r.Damage) == 0 // else that is why the ledger does not know a job
 	for e, err := range v.Store.List(ctx, "packs/") {
 		if err != nil {
 			return err
@@ -47,6 +48,10 @@ func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vaul
 		var pack id.Object
 		if job.UnmarshalText([]byte(strings.TrimSuffix(folder, "/"))) != nil || pack.UnmarshalText([]byte(name)) != nil {
 			continue
+		}
+		if whole && !r.jobs[job] { // a job says that it begins before it stores anything
+			r.jobs[job] = true
+			r.Damage = append(r.Damage, fmt.Errorf("%s: the ledger has nothing of the job that stored it: it was set back or lost its end: %w", e.Name, vault.ErrDamaged))
 		}
 		info, err := vault.ReadPackFooter(ctx, v.Store, v.Keys, job, pack)
 		if err != nil {

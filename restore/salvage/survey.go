@@ -74,6 +74,7 @@ type Result struct {
 	// Damage is what is wrong with the ledger, its checkpoints, snapshots and packs,
 	// as far as it is not of one point: in order of finding.
 	Damage []error
+	jobs   map[id.Job]bool // that the ledger has heard of
 	// Forgotten is how many points were found that were meant to go.
 	Forgotten int
 }
@@ -122,6 +123,14 @@ func Survey(ctx context.Context, v *vault.Vault, tell func(string)) (Result, err
 			r.Forgotten++
 		}
 	}
+	if len(r.Damage) == 0 { // else that is why
+		for _, p := range found {
+			if p.From == FromSaved {
+				r.Damage = append(r.Damage, fmt.Errorf("point %s is in a copy and not in the ledger, which was set back or lost its end: %w", id.Short(p.Point), vault.ErrDamaged))
+			}
+		}
+		slices.SortFunc(r.Damage, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	}
 	explained := map[vault.PackDisk]bool{}
 	all := slices.SortedFunc(maps.Values(found), func(a, b *Found) int {
 		return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.Time, b.Time), bytes.Compare(a.Point[:], b.Point[:]))
@@ -147,6 +156,7 @@ func Survey(ctx context.Context, v *vault.Vault, tell func(string)) (Result, err
 // ledger collects the points of every segment that opens, and what is wrong with the
 // ledger as a whole.
 func (r *Result) ledger(ctx context.Context, v *vault.Vault, found map[id.Point]*Found, forgotten map[id.Point]bool) error {
+	r.jobs = map[id.Job]bool{}
 	for rec, err := range ledger.Salvage(ctx, v) {
 		if err != nil {
 			if err := r.note(ctx, err); err != nil {
@@ -154,6 +164,7 @@ func (r *Result) ledger(ctx context.Context, v *vault.Vault, found map[id.Point]
 			}
 			continue
 		}
+		r.jobs[rec.Job] = true
 		switch f := rec.Fact.(type) {
 		case events.PointCommitted:
 			found[f.Point] = &Found{PointCommitted: f, From: FromLedger, order: rec.Position}

@@ -40,8 +40,9 @@ becomes GUEST-POINT-DISK.raw in the folder if every byte of it was proven, else
 GUEST-POINT-DISK.partial.raw with zeros where nothing could be read. Loose disks
 become loose-GUEST-DISK.partial.raw.
 
-Exit code 0: nothing is wrong. 4: damage was found; what was written is what is
-listed.`,
+Exit code 0: nothing is wrong. 4: damage was found, or a point that only a copy
+has, or packs of jobs that the ledger does not know, or this machine remembers a
+later state of the vault; what was written is what is listed.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			location := a.Settings.Vault
@@ -114,6 +115,10 @@ func (a verb) recover(ctx context.Context, location, to string, points []string)
 	if err != nil {
 		return fault.At("look through vault", location, err)
 	}
+	newer := a.Newer(ctx, v)
+	if newer != nil {
+		r.Damage = append([]error{newer}, r.Damage...)
+	}
 	chosen := map[id.Point]bool{}
 	if to != "" {
 		if err := os.MkdirAll(to, 0o700); err != nil {
@@ -171,14 +176,24 @@ func (a verb) recover(ctx context.Context, location, to string, points []string)
 	} else {
 		a.Note("%d points found, %d disks of them partial, %d loose disks, %d things of the vault damaged", len(r.Points), inexact, len(r.Loose), len(r.Damage))
 	}
-	if inexact += lost; inexact == 0 && len(r.Damage) == 0 {
+	return verdict(location, r, newer, inexact+lost)
+}
+
+// verdict is the error that recover ends with: nil if nothing is wrong. newer is what
+// this machine remembers of a later state, if it does.
+func verdict(location string, r salvage.Result, newer error, inexact int) error {
+	if inexact == 0 && len(r.Damage) == 0 {
 		return nil
 	}
 	cause := r.Err()
 	if cause == nil {
 		cause = fmt.Errorf("%d disks could not be read whole: %w", inexact, vault.ErrDamaged)
 	}
-	return &fault.Fault{Code: "damaged", Op: "recover vault", Object: location, Err: cause,
+	code := "damaged"
+	if newer != nil && len(r.Damage) == 1 && inexact == 0 {
+		code = fault.Of(newer).Code // rollback or forked, and nothing else
+	}
+	return &fault.Fault{Code: code, Op: "recover vault", Object: location, Err: cause,
 		Remedy: "keep the vault as it is; recover --to DIR writes what can be read"}
 }
 

@@ -47,7 +47,7 @@ func (o *Vault) State(ctx context.Context, past Past) (*catalog.State, error) {
 	upTo := past.position + 1
 	s, damaged, err := saved.Load(ctx, o.Vault, o.Ledger, &upTo)
 	o.tell(damaged)
-	return s, fault.At("read ledger of vault", o.Location, err)
+	return s, ledgerFault(o.Location, err)
 }
 
 // Now is the state of the whole ledger. A command that asks twice gets the same
@@ -57,13 +57,13 @@ func (o *Vault) Now(ctx context.Context) (*catalog.State, error) {
 		s, damaged, err := saved.Load(ctx, o.Vault, o.Ledger, nil)
 		o.tell(damaged)
 		if err != nil {
-			return nil, fault.At("read ledger of vault", o.Location, err)
+			return nil, ledgerFault(o.Location, err)
 		}
 		o.state = s
 		return s, nil
 	}
 	err := o.state.CatchUp(o.Ledger.Records(ctx, o.state.Next))
-	return o.state, fault.At("read ledger of vault", o.Location, err)
+	return o.state, ledgerFault(o.Location, err)
 }
 
 // Save leaves a snapshot of the state in the vault for the next reader, if it is

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
@@ -106,6 +107,20 @@ func (m Memory) Keep(cfg vault.Config, c ledger.Checkpoint) error {
 	}
 	file := m.checkpointFile(cfg.ID)
 	return fault.At("remember checkpoint in", file, writeFile(file, c.Note))
+}
+
+// longest is the highest number of a segment of a vault that the cache has a copy of.
+func (m Memory) longest(v id.Vault) (seen uint64, ok bool) {
+	entries, err := os.ReadDir(m.Cache(v, "ledger"))
+	if err != nil {
+		return 0, false
+	}
+	for _, e := range entries {
+		if n, err := strconv.ParseUint(e.Name(), 10, 64); err == nil && len(e.Name()) == 20 {
+			seen, ok = max(seen, n), true
+		}
+	}
+	return seen, ok
 }
 
 // Cache is a folder for what can be had again from the vault.

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -54,7 +55,8 @@ func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
 		return nil, fault.At("open vault", location, err)
 	}
 	m := Memory{a.Settings.State}
-	if err := a.meet(m, canonical, cfg); err != nil {
+	first, err := a.meet(m, canonical, cfg)
+	if err != nil {
 		return nil, fault.At("open vault", location, err)
 	}
 	password, err := a.Password(ctx, false)
@@ -78,8 +80,11 @@ func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
 		return nil, fault.At("read ledger of vault", location, err)
 	}
 	o.Ledger, err = ledger.Open(ctx, v, ledger.Options{Cache: m.Cache(v.ID, "ledger"), Remembered: remembered, From: from, Now: a.Now})
+	if err == nil && remembered == nil {
+		err = a.unremembered(m, o, first)
+	}
 	if err != nil {
-		return nil, fault.At("read ledger of vault", location, err)
+		return nil, ledgerFault(location, err)
 	}
 	for _, err := range o.Ledger.Damaged() {
 		a.Note("millrace: %v", err)
@@ -88,11 +93,40 @@ func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
 	return o, nil
 }
 
-// meet compares the vault at a place with the one that was there before.
-func (a *App) meet(m Memory, canonical string, cfg vault.Config) error {
+// ledgerFault is what is wrong with a ledger that cannot be read. Where it is
+// damaged there is one command that still reads.
+func ledgerFault(location string, err error) error {
+	f := &fault.Fault{Op: "read ledger of vault", Object: location, Err: err}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, vault.ErrDamaged) && !errors.Is(err, ledger.ErrRollback) && !errors.Is(err, ledger.ErrForked):
+		f.Remedy = fmt.Sprintf("keep the vault as it is and check the disk below it; millrace recover %s says what can be read all the same, and with --to DIR reads it", location)
+	}
+	return f
+}
+
+// unremembered is for a vault of which no checkpoint is remembered. If that has been
+// lost, copies of its segments may still show that it was longer once; else its
+// state is trusted, and that is said.
+func (a *App) unremembered(m Memory, o *Vault, first bool) error {
+	next, _, _ := o.Ledger.Head()
+	if seen, ok := m.longest(o.ID); ok && seen >= next {
+		return &fault.Fault{Err: fmt.Errorf("it ends at segment %d, seen was segment %d, of which %s has a copy: %w", next, seen+1, m.Cache(o.ID, "ledger"), ledger.ErrRollback),
+			Remedy: "find out who set the vault back, and when; removing that folder trusts the vault as it is now"}
+	}
+	if !first {
+		a.Note("millrace: the checkpoint of vault %s that was remembered in %s is gone: the vault's state is trusted on first use", o.ID, m.checkpointFile(o.ID))
+	}
+	return nil
+}
+
+// meet compares the vault at a place with the one that was there before. first says
+// that there was none.
+func (a *App) meet(m Memory, canonical string, cfg vault.Config) (first bool, err error) {
 	known, file, err := m.at(canonical)
 	if err != nil {
-		return err
+		return false, err
 	}
 	switch {
 	case known.IsZero():
@@ -101,10 +135,10 @@ func (a *App) meet(m Memory, canonical string, cfg vault.Config) error {
 			a.Note("millrace: %v; the next command will trust it anew", err)
 		}
 	case known != cfg.ID:
-		return &fault.Fault{Err: fmt.Errorf("expected vault %s, found %s: %w", known, cfg.ID, store.ErrOther),
+		return false, &fault.Fault{Err: fmt.Errorf("expected vault %s, found %s: %w", known, cfg.ID, store.ErrOther),
 			Remedy: "check the path and what is mounted there; to trust the vault that is there now, remove " + file}
 	}
-	return nil
+	return known.IsZero(), nil
 }
 
 // Cache is a folder for what can be had again from the vault.

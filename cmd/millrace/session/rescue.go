@@ -3,8 +3,10 @@ package session
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 )
@@ -42,4 +44,18 @@ func (a *App) RescueVault(ctx context.Context, location string) (*vault.Vault, e
 			Remedy: "there is no key in keys/: without one nothing here can be read by anyone; look for a copy of the folder keys"}
 	}
 	return nil, fault.At("open vault", location, errors.Join(err, rescueErr))
+}
+
+// Newer says that this machine has seen more of a vault than is there, or another
+// history of it; nil if it has not, or nothing is remembered. Nothing is written.
+func (a *App) Newer(ctx context.Context, v *vault.Vault) error {
+	seen, err := Memory{a.Settings.State}.checkpoint(v.Config)
+	if err != nil || seen == nil {
+		return nil // what cannot be read says nothing
+	}
+	_, err = ledger.Open(ctx, v, ledger.Options{Remembered: seen})
+	if errors.Is(err, ledger.ErrRollback) || errors.Is(err, ledger.ErrForked) {
+		return fmt.Errorf("this machine remembers a later state of the vault: %w", err)
+	}
+	return nil
 }

@@ -96,6 +96,10 @@ func (s *Settings) Load(c *cobra.Command, lookup func(string) (string, bool)) er
 	if s.State == "" {
 		s.State = defaultState()
 	}
+	// Messages name files in it, and their reader may be in another folder.
+	if abs, err := filepath.Abs(s.State); err == nil {
+		s.State = abs
+	}
 	return nil
 }
 
