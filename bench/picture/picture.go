@@ -68,7 +68,7 @@ func finish(w io.Writer, p *plot.Plot) error {
 	p.Y.Min = 0
 	p.Y.Max *= 1.15 // room for the legend
 	c := vgsvg.New(width, height)
-	p.Draw(draw.New(c))
+	p.Draw(draw.Crop(draw.New(c), vg.Points(5), -vg.Points(10), vg.Points(5), -vg.Points(5)))
 	_, err := c.WriteTo(w)
 	return err
 }
@@ -141,7 +141,7 @@ func Stacks(w io.Writer, f Frame, names []string, layers []Layer) error {
 	p.NominalX(names...)
 	p.X.Tick.Label.Rotation = math.Pi / 5
 	p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = draw.XRight, draw.YCenter
-	p.X.Max += 2 // the legend stands there
+	p.X.Max += 1 + float64(len(names))/5 // the legend stands there
 	return finish(w, p)
 }
 
