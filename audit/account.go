@@ -5,6 +5,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/millrace-backup/millrace/audit/tally"
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
@@ -30,11 +31,12 @@ type Account struct {
 	Last     uint64              // of the last one
 	Guests   []*Guest
 	Workers  []*Worker
+	Totals   []tally.Total // of the stages, in flow order
 	Scalings []Scaling
 	Packs    []events.PackStored
 	Tables   []events.TableRef // distinct
 	Chunks   []events.ChunksStored
-	Slowest  Bottleneck
+	Slowest  tally.Bottleneck
 	Findings []string        // where facts contradict each other; none is well
 	Fences   []Fence         // jobs that took over from this one
 	Facts    []events.Record // all of the job's own
@@ -81,7 +83,7 @@ type Worker struct {
 
 // Scaling is a change in the number of a stage's workers.
 type Scaling struct {
-	Time time.Time
+	Time time.Time // when it was made; where that is not written down, when the fact entered the ledger
 	events.StageScaled
 }
 
@@ -122,7 +124,8 @@ func Timeline(records iter.Seq2[events.Record, error], job id.Job) (*Account, er
 	if len(a.Facts) == 0 {
 		return nil, fmt.Errorf("timeline of job %s: no fact is of it: %w", job, catalog.ErrNone)
 	}
-	a.Slowest = bottleneck(a.Workers)
+	a.Totals = a.totals()
+	a.Slowest = tally.Slowest(a.Totals)
 	a.Findings = a.check()
 	return a, nil
 }
@@ -142,7 +145,11 @@ func (a *Account) take(r events.Record) {
 		w := a.worker(f.Stage, f.Worker)
 		w.PID, w.Restart, w.Stop, w.StopAt = f.PID, f.Restarts, &f, r.Time
 	case events.StageScaled:
-		a.Scalings = append(a.Scalings, Scaling{r.Time, f})
+		when := r.Time
+		if f.At != 0 {
+			when = f.At.Time()
+		}
+		a.Scalings = append(a.Scalings, Scaling{when, f})
 	case events.PackStored:
 		if a.isNew(f.Pack) {
 			a.Packs = append(a.Packs, f)

@@ -8,55 +8,6 @@ import (
 	"github.com/millrace-backup/millrace/events"
 )
 
-// Bottleneck is the stage whose workers were busy for the largest share of their
-// time. Stage is empty if no worker has left an account.
-type Bottleneck struct {
-	Stage   string
-	Workers int
-	Time    time.Duration // of all of them together
-	Busy    time.Duration // of it they were busy
-	CPU     time.Duration // what they used of processors
-	Share   float64       // Busy of Time, 0 to 1
-}
-
-// Limiting reports whether the stage was what the others waited for: below half,
-// none was.
-func (b Bottleneck) Limiting() bool { return b.Share >= 0.5 }
-
-// bottleneck finds it. Workers that died count with what they last reported.
-func bottleneck(workers []*Worker) (found Bottleneck) {
-	type load struct {
-		busy, all, cpu int64
-		workers        int
-	}
-	loads, order := map[string]*load{}, []string{}
-	for _, w := range workers {
-		if w.Stop == nil {
-			continue
-		}
-		l := loads[w.Stage]
-		if l == nil {
-			l = &load{}
-			loads[w.Stage] = l
-			order = append(order, w.Stage)
-		}
-		l.workers++
-		l.busy += w.Stop.BusyNS
-		l.cpu += w.Stop.CPUNS
-		l.all += w.Stop.BusyNS + w.Stop.StarvedNS + w.Stop.BlockedNS
-	}
-	for _, stage := range order {
-		l := loads[stage]
-		if l.all <= 0 {
-			continue
-		}
-		if share := float64(l.busy) / float64(l.all); found.Stage == "" || share > found.Share {
-			found = Bottleneck{stage, l.workers, time.Duration(l.all), time.Duration(l.busy), time.Duration(l.cpu), share}
-		}
-	}
-	return found
-}
-
 // AddsUp reports whether the bytes by kind are exactly the disk's size.
 func AddsUp(f events.DiskSealed) bool {
 	return f.ZeroBytes+f.UnchangedBytes+f.KnownBytes+f.NewBytes == f.Size

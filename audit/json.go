@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/millrace-backup/millrace/audit/tally"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 )
@@ -29,6 +30,7 @@ type accountJSON struct {
 	Guests     []guestJSON       `json:"guests"`
 	Bottleneck bottleneckJSON    `json:"bottleneck"`
 	Findings   []string          `json:"findings"`
+	Totals     []tally.Form      `json:"stage_totals"`
 }
 
 type stageJSON struct {
@@ -94,16 +96,16 @@ type diskJSON struct {
 // MarshalJSON gives the account as one object:
 //
 //	{"job","outcome","facts":[{"position","time","type",...}],"stages":[...],
-//	 "verb","began","ended","duration_s","cause","fenced_by","guests","bottleneck","findings"}
+//	 "verb","began","ended","duration_s","cause","fenced_by","guests","bottleneck","findings","stage_totals":[...]}
 //
 // A fact has the fields of its wire form beside its position, time and type; a
 // field that is itself called by one of these three names has "fact_" before it.
-// stages has one entry per worker process. Byte strings are base64 where this
+// stages has one entry per worker process, stage_totals one per stage. Byte strings are base64 where this
 // program knows the fact, hex where a later one wrote it.
 func (a *Account) MarshalJSON() ([]byte, error) {
 	out := accountJSON{Job: a.Job, Outcome: a.Outcome, Facts: []json.RawMessage{}, Stages: []stageJSON{}, Verb: a.Started.Verb,
 		Began: a.Began, Ended: a.Ended, Duration: a.Duration().Seconds(), FencedBy: []id.Job{}, Guests: []guestJSON{},
-		Bottleneck: bottleneckJSON{a.Slowest.Stage, percent(a.Slowest.Share)}, Findings: append([]string{}, a.Findings...)}
+		Bottleneck: bottleneckJSON{a.Slowest.Stage, percent(a.Slowest.Share)}, Findings: append([]string{}, a.Findings...), Totals: []tally.Form{}}
 	if a.Finished != nil {
 		out.Cause = a.Finished.Cause
 	}
@@ -119,6 +121,9 @@ func (a *Account) MarshalJSON() ([]byte, error) {
 	}
 	for _, w := range a.Workers {
 		out.Stages = append(out.Stages, w.json())
+	}
+	for n := range a.Totals {
+		out.Totals = append(out.Totals, a.Totals[n].Form())
 	}
 	for _, g := range a.Guests {
 		out.Guests = append(out.Guests, g.json())

@@ -23,6 +23,7 @@ func (a *Account) WriteText(w io.Writer, loc *time.Location) error {
 	for _, g := range a.Guests {
 		a.writeGuest(p, g)
 	}
+	a.writeTotals(p)
 	a.writeStages(p)
 	a.writeDied(p)
 	a.writeStored(p)
@@ -197,12 +198,16 @@ func (a *Account) writeStages(p *page) {
 	if len(a.Workers) == 0 {
 		return
 	}
-	p.line("\nstages, a line for each worker process")
+	p.line("\nworkers, a line for each process")
 	rows := []string{"STAGE\tPID\tBUSY\tSTARVED\tBLOCKED\tIN\tOUT\tAGAIN\tSTALE\tRESTARTS\tCPU\tMEMORY\tEXIT"}
-	for _, w := range byStage(a.Workers) {
+	workers, left := a.shown()
+	for _, w := range workers {
 		rows = append(rows, w.row())
 	}
 	p.table(rows)
+	if left > 0 {
+		p.line("  and %d more that left in good order (--json has them all)", left)
+	}
 	b := a.Slowest
 	switch {
 	case b.Stage == "":

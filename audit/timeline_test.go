@@ -131,6 +131,13 @@ func scenarios() map[string]*log {
 	ok.at(5, job, events.StageScaled{Stage: "seal", From: 2, To: 3, By: "auto", Why: "it limits the job"}, stop("reader", 4, 0, "ok", 800, 200, 3000),
 		stop("seal", 2, 0, "ok", 3800, 150, 50), stop("seal", 3, 0, "ok", 3600, 300, 100), stop("uploader", 1, 0, "ok", 500, 3500, 0),
 		end("done", 1, done(web, "web")), events.StateHashed{Version: 1, Before: 7, Hash: events.Hash{0xab}})
+	fin := ok.records[len(ok.records)-2].Fact.(events.JobFinished)
+	fin.Stages = []events.StageAccount{
+		{Stage: "reader", Workers: 1, Most: 1, Processes: 1, QueueMax: 12, QueueNS: 26e9, WatchedNS: 4e9},
+		{Stage: "seal", Workers: 3, Most: 3, Processes: 3, QueueMax: 8, QueueNS: 10e9, WatchedNS: 4e9},
+		{Stage: "uploader", Workers: 1, Most: 1, Processes: 1, WatchedNS: 4e9},
+	}
+	ok.records[len(ok.records)-2].Fact = fin
 	m["done"] = ok
 
 	killed := &log{}
@@ -309,7 +316,7 @@ func TestLaterFieldsAreShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, err := factJSON(r)
-	want := `{"position":0,"time":"2026-11-22T23:00:01Z","type":"StageScaled","stage":"seal","from":0,"to":3,"by":"","why":"","deep":[{"x":"01"}],"sum":"ab","fact_type":"warm"}`
+	want := `{"position":0,"time":"2026-11-22T23:00:01Z","type":"StageScaled","stage":"seal","from":0,"to":3,"by":"","why":"","at":null,"deep":[{"x":"01"}],"sum":"ab","fact_type":"warm"}`
 	if err != nil || string(b) != want {
 		t.Errorf("got %s (%v)\nwant %s", b, err, want)
 	}
