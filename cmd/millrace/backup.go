@@ -43,6 +43,8 @@ type backupOptions struct {
 	memory    string
 	parcel    string
 	profile   string
+	metrics   string
+	file      string // for metrics
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -79,6 +81,8 @@ means the same. A guest that fails gets no point and the others go on (exit 3).`
 	f.StringVar(&o.parcel, "parcel", "", "bytes that travel together, a multiple of the cell size (default: one cell)")
 	f.StringVar(&o.profile, "profile", "", "folder in which each process of the job leaves a profile of its processor time")
 	_ = f.MarkHidden("profile") // for those who work on the program
+	f.StringVar(&o.metrics, "metrics", "", "serve figures of the job for Prometheus at this address, as 127.0.0.1:9465")
+	f.StringVar(&o.file, "metrics-file", "", "write the same at the end into this file, for a textfile collector")
 	return c
 }
 
@@ -127,8 +131,13 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 	}
 	show := a.jobProgress()
 	opts.Observe, opts.Fact = show.update, show.fact
+	told, err := a.measure(o.metrics, o.file, &opts)
+	if err != nil {
+		return err
+	}
 	s, err := conductor.Backup(ctx, opts)
 	show.done()
+	told(s)
 	if s.Checkpoint.Size > 0 {
 		a.Remember(v)
 		v.Save(ctx)

@@ -68,7 +68,7 @@ func orders(args []string) (job string, stages map[string]int, err error) {
 		}
 		// Whether a stage may be left to other machines only the job knows.
 		if err := parallel.Check(stage, count, flow.Remotable()); err != nil {
-			return "", nil, fault.Usage("tune %s: %w", arg, err)
+			return "", nil, fault.Usage("tune: %w", err)
 		}
 		if _, twice := stages[stage]; twice {
 			return "", nil, fault.Usage("tune: %s is there twice", stage)
