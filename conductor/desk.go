@@ -118,7 +118,11 @@ func (j *job) successes() map[id.Guest]time.Time {
 }
 
 // Report implements control.Job.
-func (j *job) Report() board.Report { return j.board.Report() }
+func (j *job) Report() board.Report {
+	r := j.board.Report()
+	r.Elapsed = max(r.Elapsed, j.o.Now().Sub(j.started).Seconds()) // nobody looks while it is prepared
+	return r
+}
 
 // Tune implements control.Job: an order is carried out whole or not at all, and each
 // change is a fact. That a worker who is to leave still finishes what it holds is not

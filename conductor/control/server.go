@@ -94,11 +94,12 @@ func (s *Server) publish(r board.Report, last bool) {
 	s.news = make(chan struct{})
 }
 
-// Close tells watchers how it ended and takes the socket away.
+// Close takes the socket away and then tells watchers how it ended: who has been told
+// does not find the job any more.
 func (s *Server) Close(last board.Report) {
-	s.publish(last, true)
 	_ = os.Remove(filepath.Join(s.folder, SocketName))
 	_ = s.in.Close()
+	s.publish(last, true)
 	s.talks.Wait() // each is bounded
 }
 
