@@ -36,6 +36,7 @@ type Server struct {
 	job    Job
 	folder string
 	in     *net.UnixListener
+	served chan struct{} // closed when nobody is let in any more
 	talks  sync.WaitGroup
 	places chan struct{}
 
@@ -51,12 +52,13 @@ func Listen(folder string, id id.Job, job Job) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the job's socket: %w", err)
 	}
-	s := &Server{id: id, job: job, folder: folder, in: l, places: make(chan struct{}, maxConns), news: make(chan struct{}), last: job.Report()}
+	s := &Server{id: id, job: job, folder: folder, in: l, served: make(chan struct{}), places: make(chan struct{}, maxConns), news: make(chan struct{}), last: job.Report()}
 	go s.serve()
 	return s, nil
 }
 
 func (s *Server) serve() {
+	defer close(s.served)
 	for {
 		c, err := s.in.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
@@ -100,6 +102,7 @@ func (s *Server) Close(last board.Report) {
 	_ = os.Remove(filepath.Join(s.folder, SocketName))
 	_ = s.in.Close()
 	s.publish(last, true)
+	<-s.served
 	s.talks.Wait() // each is bounded
 }
 
