@@ -126,8 +126,8 @@ func TestPackThatComesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for key := range o.Catalog.Packs {
-		if index.Trusts(key) {
+	for key := range o.Catalog.Packs { // on a slow machine there are several
+		if key.Pack.String() == filepath.Base(path) && index.Trusts(key) {
 			t.Fatalf("pack %s is trusted", key.Pack)
 		}
 	}
