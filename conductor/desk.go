@@ -190,6 +190,8 @@ func (j *job) close(s *Summary, err error) {
 	switch {
 	case err != nil:
 		r.Cause = err.Error()
+	case s.Outcome == "busy":
+		r.Cause = "another job has all its guests"
 	case s.Outcome == "part":
 		r.Cause = fmt.Sprintf("%d of %d guests have no new point", len(s.Guests)-len(s.Points()), len(s.Guests))
 	}

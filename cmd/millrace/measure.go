@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"sync"
 
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
@@ -21,11 +22,16 @@ func (a *app) measure(addr, file string, o *conductor.Options) (told func(conduc
 	m := metrics.New(version().Version, func() board.Report { mu.Lock(); defer mu.Unlock(); return last })
 	stop := func() {}
 	if addr != "" {
-		var at string
-		if at, stop, err = m.Serve(addr); err != nil {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return nil, fault.Usage("--metrics %s: %w", addr, err)
 		}
-		a.Note("millrace: metrics at http://%s/metrics", at)
+		at, end, err := m.Serve(addr)
+		if err != nil { // another job has the port: the backup is what counts
+			a.Note("millrace: no metrics at %s: %v; the job goes on without", addr, err)
+		} else {
+			stop = end
+			a.Note("millrace: metrics at http://%s/metrics", at)
+		}
 	}
 	see := o.Observe
 	o.Observe = func(u conductor.Update) {

@@ -35,7 +35,7 @@ type Metrics struct {
 
 // outcomes are the ends that a job can have; all have a series, so that a rule can
 // ask for each.
-func outcomes() []string { return []string{"done", "part", "failed", "interrupted"} }
+func outcomes() []string { return []string{"done", "part", "busy", "failed", "interrupted"} }
 
 // New makes the series of a job. now is how it stands; a Report without a job says
 // that it has not begun.

@@ -10,8 +10,10 @@ import (
 // File is a file with a second way to write. Its methods may be called as those of
 // the wrapped file may.
 type File struct {
-	*os.File
-	end int64 // where Write goes on
+	// Not embedded: what else an os.File can, such as ReadFrom, goes by a place of
+	// its own in the file.
+	plain *os.File
+	end   int64 // where Write goes on
 
 	once    sync.Once
 	past    *os.File    // the same file, opened to go past the cache; nil: there is no such way
@@ -19,7 +21,7 @@ type File struct {
 }
 
 // New wraps an open file; Write begins at its start. Closing the File closes both.
-func New(f *os.File) *File { return &File{File: f} }
+func New(f *os.File) *File { return &File{plain: f} }
 
 // Write writes behind what Write wrote before.
 func (f *File) Write(b []byte) (int, error) {
@@ -31,20 +33,26 @@ func (f *File) Write(b []byte) (int, error) {
 // WriteAt writes b at off.
 func (f *File) WriteAt(b []byte, off int64) (int, error) {
 	if !aligned(b, off) || f.refused.Load() {
-		return f.File.WriteAt(b, off)
+		return f.plain.WriteAt(b, off)
 	}
-	f.once.Do(func() { f.past = reopen(f.File) })
+	f.once.Do(func() { f.past = reopen(f.plain) })
 	if f.past == nil {
-		return f.File.WriteAt(b, off)
+		return f.plain.WriteAt(b, off)
 	}
 	n, err := f.past.WriteAt(b, off)
 	if err != nil && errors.Is(err, errUnfit) {
 		f.refused.Store(true)
-		rest, err := f.File.WriteAt(b[n:], off+int64(n))
+		rest, err := f.plain.WriteAt(b[n:], off+int64(n))
 		return n + rest, err
 	}
 	return n, err
 }
+
+// Sync makes durable what was written either way.
+func (f *File) Sync() error { return f.plain.Sync() }
+
+// Truncate sets the file's length.
+func (f *File) Truncate(size int64) error { return f.plain.Truncate(size) }
 
 // Close closes the file.
 func (f *File) Close() error {
@@ -53,5 +61,5 @@ func (f *File) Close() error {
 	if f.past != nil {
 		err = f.past.Close()
 	}
-	return errors.Join(err, f.File.Close())
+	return errors.Join(err, f.plain.Close())
 }

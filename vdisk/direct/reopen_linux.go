@@ -23,9 +23,9 @@ func reopen(f *os.File) *os.File {
 		return nil
 	}
 	// By its number and not by its name: it is this file whatever was renamed.
-	past, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_WRONLY|unix.O_DIRECT, 0)
+	past, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_WRONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
-	return past
+	return os.NewFile(uintptr(past), f.Name()) // the name that errors tell
 }

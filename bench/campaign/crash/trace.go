@@ -19,7 +19,7 @@ import (
 // calls are the system calls that change a file system. Those of them that trace
 // does not understand end the recording, if they touch the folder that is watched.
 const calls = "openat,open,creat,write,pwrite64,writev,pwritev,pwritev2,lseek,ftruncate,truncate,fsync,fdatasync,rename,renameat,renameat2," +
-	"link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,fallocate,copy_file_range,sendfile,splice"
+	"link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,fallocate,copy_file_range,sendfile,splice,bind"
 
 // longest is the longest write that a trace holds whole.
 const longest = 1 << 26
@@ -130,6 +130,12 @@ func (t *trace) call(line string) error {
 			op = crashfs.OpRemoveDir
 		}
 		return t.names(op, join(args[0], args[1]), "")
+	case "bind": // a socket's name; the model has an empty file there
+		if path := string(data(args[1])); t.within(path) {
+			_, err := t.id(path, true)
+			return err
+		}
+		return nil
 	case "mkdirat":
 		return t.names(crashfs.OpMkdir, join(args[0], args[1]), "")
 	}

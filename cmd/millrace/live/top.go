@@ -90,7 +90,7 @@ func outcome(a *session.App, r board.Report) error {
 	if !a.Settings.JSON {
 		fmt.Fprintf(a.Stdout, "job %s  %s after %s%s\n", r.Job, r.Outcome, elapsed(r.Elapsed), because(r.Cause))
 	}
-	code := map[string]string{"done": "", "part": "part-failed", "interrupted": "interrupted"}
+	code := map[string]string{"done": "", "part": "part-failed", "busy": "guest-busy", "interrupted": "interrupted"}
 	c, known := code[r.Outcome]
 	if !known {
 		c = "failed"

@@ -27,8 +27,9 @@ func Tune(a *session.App) *cobra.Command {
 		Short: "Change how many workers the stages of a running job have",
 		Long: `Change how many workers the stages of a running job have. Where a stage gets more,
 they are started at once; where it gets fewer, those that are too many finish what
-they hold, hand it on and leave. Nothing is lost or done twice. All is changed, or
-nothing.
+they hold, hand it on and leave. Nothing is lost or done twice. If one change is not
+possible none is made; should a worker not start, the error and the ledger say which
+were.
 
 Stages are reader, chunker, delta, seal and uploader, with 1 to 64 workers each;
 snapshot and indexer have one. Workers on other machines are not counted. Each change
