@@ -35,13 +35,14 @@ type place struct {
 }
 
 // footers reads the footer of every pack and gathers the disks that no whole point
-// explains.
-func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vault.PackDisk]bool) error {
+// explains. It returns a pack of each job that the ledger knows nothing of: a job says
+// that it begins before it stores anything.
+func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vault.PackDisk]bool) (strangers map[id.Job]string, err error) {
+	strangers = map[id.Job]string{}
 	loose := map[vault.PackDisk]*Loose{}
-	whole := len(r.Damage) == 0 // else that is why the ledger does not know a job
 	for e, err := range v.Store.List(ctx, "packs/") {
 		if err != nil {
-			return err
+			return nil, err
 		}
 		folder, name := path.Split(strings.TrimPrefix(e.Name, "packs/"))
 		var job id.Job
@@ -49,14 +50,13 @@ func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vaul
 		if job.UnmarshalText([]byte(strings.TrimSuffix(folder, "/"))) != nil || pack.UnmarshalText([]byte(name)) != nil {
 			continue
 		}
-		if whole && !r.jobs[job] { // a job says that it begins before it stores anything
-			r.jobs[job] = true
-			r.Damage = append(r.Damage, fmt.Errorf("%s: the ledger has nothing of the job that stored it: it was set back or lost its end: %w", e.Name, vault.ErrDamaged))
+		if !r.jobs[job] && strangers[job] == "" {
+			strangers[job] = e.Name
 		}
 		info, err := vault.ReadPackFooter(ctx, v.Store, v.Keys, job, pack)
 		if err != nil {
 			if err := r.note(ctx, err); err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
@@ -92,7 +92,7 @@ func (r *Result) footers(ctx context.Context, v *vault.Vault, explained map[vaul
 	slices.SortFunc(r.Loose, func(a, b Loose) int {
 		return cmp.Or(bytes.Compare(a.Guest[:], b.Guest[:]), bytes.Compare(a.Disk[:], b.Disk[:]))
 	})
-	return nil
+	return strangers, nil
 }
 
 func (l *Loose) ranges() (out []restore.Range) {

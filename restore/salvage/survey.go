@@ -123,14 +123,7 @@ func Survey(ctx context.Context, v *vault.Vault, tell func(string)) (Result, err
 			r.Forgotten++
 		}
 	}
-	if len(r.Damage) == 0 { // else that is why
-		for _, p := range found {
-			if p.From == FromSaved {
-				r.Damage = append(r.Damage, fmt.Errorf("point %s is in a copy and not in the ledger, which was set back or lost its end: %w", id.Short(p.Point), vault.ErrDamaged))
-			}
-		}
-		slices.SortFunc(r.Damage, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
-	}
+	whole := len(r.Damage) == 0 // else that is why the ledger does not know something
 	explained := map[vault.PackDisk]bool{}
 	all := slices.SortedFunc(maps.Values(found), func(a, b *Found) int {
 		return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.Time, b.Time), bytes.Compare(a.Point[:], b.Point[:]))
@@ -150,7 +143,47 @@ func Survey(ctx context.Context, v *vault.Vault, tell func(string)) (Result, err
 		r.Points = append(r.Points, *f)
 	}
 	tell("packs")
-	return r, r.footers(ctx, v, explained)
+	strangers, err := r.footers(ctx, v, explained)
+	if err == nil && whole {
+		err = r.blame(ctx, v, strangers)
+	}
+	return r, err
+}
+
+// blame says what the vault has and a whole ledger does not name: points in copies,
+// and packs of the jobs that are strangers. It was set back then, or lost its end. A
+// job that has begun since the ledger was read is no sign of that, so the ledger is
+// asked once more.
+func (r *Result) blame(ctx context.Context, v *vault.Vault, strangers map[id.Job]string) error {
+	copies := map[id.Point]bool{}
+	for n := range r.Points {
+		if r.Points[n].From == FromSaved {
+			copies[r.Points[n].Point] = true
+		}
+	}
+	if len(copies) == 0 && len(strangers) == 0 {
+		return nil
+	}
+	for rec, err := range ledger.Salvage(ctx, v) {
+		if err != nil {
+			return fmt.Errorf("read the ledger again: %w", err)
+		}
+		delete(strangers, rec.Job)
+		if f, ok := rec.Fact.(events.PointCommitted); ok {
+			delete(copies, f.Point)
+		}
+	}
+	for n := range r.Points {
+		if p := &r.Points[n]; p.From == FromSaved && !copies[p.Point] {
+			p.From = FromLedger
+		} else if p.From == FromSaved {
+			r.Damage = append(r.Damage, fmt.Errorf("point %s is in a copy and not in the ledger, which was set back or lost its end: %w", id.Short(p.Point), vault.ErrDamaged))
+		}
+	}
+	for _, pack := range slices.Sorted(maps.Values(strangers)) {
+		r.Damage = append(r.Damage, fmt.Errorf("%s: the ledger has nothing of the job that stored it: it was set back or lost its end: %w", pack, vault.ErrDamaged))
+	}
+	return nil
 }
 
 // ledger collects the points of every segment that opens, and what is wrong with the
