@@ -22,7 +22,7 @@ func (a *app) measure(addr, file string, o *conductor.Options) (told func(conduc
 	m := metrics.New(version().Version, func() board.Report { mu.Lock(); defer mu.Unlock(); return last })
 	stop := func() {}
 	if addr != "" {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
+		if _, err := net.ResolveTCPAddr("tcp", addr); err != nil {
 			return nil, fault.Usage("--metrics %s: %w", addr, err)
 		}
 		at, end, err := m.Serve(addr)
