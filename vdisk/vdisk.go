@@ -13,6 +13,10 @@
 // without being read. Offsets and lengths are bytes of the guest's disk and
 // need not be multiples of any sector.
 //
+// An image may hold only what is different from its [Parent]. Its format opens
+// it on top of the parent that a [FindParent] gave, and the result is again an
+// Image: the merged view. Which files may be parents is decided in vdisk/open.
+//
 // Guarantees. ReadAt and Extents may be called from any number of goroutines.
 // An image is as still as the file beneath it: who wants an instant of a
 // running guest freezes it first (package hypervisor). A file is never
@@ -70,8 +74,9 @@ type Kind uint8
 
 // The kinds of extents.
 const (
-	Data Kind = iota // read it to know
-	Zero             // reads as zeros
+	Data      Kind = iota // read it to know
+	Zero                  // reads as zeros
+	Inherited             // what the parent has; only in a list of what one layer of a chain holds, never in an Image's
 )
 
 // String returns the kind as people read it.
@@ -81,6 +86,8 @@ func (k Kind) String() string {
 		return "data"
 	case Zero:
 		return "zero"
+	case Inherited:
+		return "inherited"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -96,13 +103,14 @@ func (e Extent) End() int64 { return e.Offset + e.Length }
 
 // Info describes a disk image for people and for facts.
 type Info struct {
-	Format         string // "raw", "vhdx"
-	Variant        string // "fixed", "dynamic"; empty where the format has one form only
+	Format         string // "raw", "vhdx", "vhd", "qcow2"
+	Variant        string // "fixed", "dynamic", "differencing"; empty where the format has one form only
 	VirtualSize    int64  // bytes the guest sees
 	LogicalSector  int    // bytes; 512 when the format does not say
 	PhysicalSector int    // bytes; 512 when the format does not say
 	BlockSize      int64  // bytes the format allocates at once; 0 where it has no blocks
 	DiskID         string // the format's own id of the disk, or empty
+	Link           string // the id by which a child names this image as its parent, or empty
 }
 
 // Window cuts p to what lies inside a disk of the given size when it is read
