@@ -235,7 +235,7 @@ func TestNamesThatPromiseAFormat(t *testing.T) {
 		{"web.vhdx", []byte("vhdxf"), vdisk.ErrTruncated, "web.vhdx"},
 		{"web.VHDX", zeroed, vdisk.ErrFormat, "web.VHDX"},
 		{"web.Vhdx", append([]byte("QFI\xfb"), zeroed...), vdisk.ErrFormat, "web.Vhdx"},
-		{"web.vhd", zeroed, vdisk.ErrUnsupported, "promises vhd,"},
+		{"web.vhd", zeroed, vdisk.ErrFormat, "web.vhd"},
 		{"web.QCOW2", zeroed, vdisk.ErrUnsupported, "promises qcow2,"},
 		{"web.qcow2", nil, vdisk.ErrUnsupported, "rename it to .raw"},
 		{"web.vmdk", zeroed, vdisk.ErrUnsupported, "promises vmdk,"},

@@ -40,9 +40,11 @@ func TestSignatures(t *testing.T) {
 		{"raw that is told to be vhdx", filler, "vhdx", "", vdisk.ErrFormat},
 		{"qcow2", []byte("QFI\xfb\x00\x00\x00\x03"), "", "", vdisk.ErrUnsupported},
 		{"vmdk", []byte("KDMV"), "", "", vdisk.ErrUnsupported},
-		{"dynamic vhd", append([]byte("conectix"), filler...), "", "", vdisk.ErrUnsupported},
-		{"fixed vhd", append(bytes.Clone(filler), append([]byte("conectix"), make([]byte, 504)...)...), "", "", vdisk.ErrUnsupported},
-		{"old fixed vhd", append(bytes.Clone(filler), append([]byte("conectix"), make([]byte, 503)...)...), "", "", vdisk.ErrUnsupported},
+		{"dynamic vhd", append([]byte("conectix"), filler...), "", "", vdisk.ErrFormat},
+		{"fixed vhd", append(bytes.Clone(filler), append([]byte("conectix"), make([]byte, 504)...)...), "", "", vdisk.ErrFormat},
+		{"old fixed vhd", append(bytes.Clone(filler), append([]byte("conectix"), make([]byte, 503)...)...), "", "", vdisk.ErrFormat},
+		{"raw that is told to be vhd", filler, "vhd", "", vdisk.ErrFormat},
+		{"vhd that is told to be raw", append([]byte("conectix"), filler...), "raw", "raw", nil},
 		{"unknown option", filler, "floppy", "", vdisk.ErrUnsupported},
 	} {
 		t.Run(c.name, func(t *testing.T) {

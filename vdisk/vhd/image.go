@@ -1,0 +1,224 @@
+package vhd
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/millrace-backup/millrace/vdisk"
+)
+
+// Image is the disk in a VHD file; it is a [vdisk.Image].
+type Image struct {
+	file   vdisk.Image
+	footer footer
+	size   int64
+	header header      // of dynamic and differencing images
+	table  *table      // nil in a fixed image
+	parent vdisk.Image // of a differencing image
+}
+
+// Open reads the structures of a VHD file and checks all of them. The image
+// reads from file, and from the parent that find gave, as long as it is used;
+// there is nothing to close. A nil find is vdisk.NoParent.
+func Open(file vdisk.Image, find vdisk.FindParent) (*Image, error) {
+	m, err := open(file, find)
+	if err != nil {
+		return nil, fmt.Errorf("open VHD: %w", err)
+	}
+	return m, nil
+}
+
+func open(file vdisk.Image, find vdisk.FindParent) (*Image, error) {
+	f, tail, err := readFooter(file)
+	if err != nil {
+		return nil, err
+	}
+	m := &Image{file: file, footer: f, size: int64(f.diskSize())}
+	if f.kind == typeFixed {
+		if m.size > file.Size()-tail {
+			return nil, truncated("fixed disk of %d bytes, file has %d before its footer", m.size, file.Size()-tail)
+		}
+		return m, nil
+	}
+	if m.header, err = readHeader(file, f); err != nil {
+		return nil, err
+	}
+	if m.table, err = newTable(file, m.header, m.size, file.Size()-tail); err != nil {
+		return nil, err
+	}
+	if err := m.table.check(f); err != nil {
+		return nil, err
+	}
+	if f.kind != typeDifferencing {
+		return m, nil
+	}
+	p, err := m.header.parent(file)
+	if err != nil {
+		return nil, err
+	}
+	if find == nil {
+		find = vdisk.NoParent
+	}
+	if m.parent, err = find(p); err == nil && m.parent == nil {
+		_, err = vdisk.NoParent(p)
+	}
+	return m, err
+}
+
+// Size is the size of the guest's disk.
+func (m *Image) Size() int64 { return m.size }
+
+// Info describes the image. Its id is also what children call it by.
+func (m *Image) Info() vdisk.Info {
+	variant := map[uint32]string{typeFixed: "fixed", typeDynamic: "dynamic", typeDifferencing: "differencing"}[m.footer.kind]
+	return vdisk.Info{
+		Format:         "vhd",
+		Variant:        variant,
+		VirtualSize:    m.size,
+		LogicalSector:  sectorSize,
+		PhysicalSector: sectorSize,
+		BlockSize:      int64(m.header.blockSize),
+		DiskID:         m.footer.id.String(),
+		Link:           m.footer.id.String(),
+	}
+}
+
+// ReadAt is io.ReaderAt on the guest's disk. What was never written reads as
+// zeros, or as the parent's.
+func (m *Image) ReadAt(p []byte, off int64) (int, error) {
+	in, end := vdisk.Window(p, off, m.size)
+	if m.table == nil {
+		if len(in) > 0 {
+			if err := readFull(m.file, in, off); err != nil {
+				return 0, fmt.Errorf("read VHD at %d: %w", off, err)
+			}
+		}
+		return len(in), end
+	}
+	done := 0
+	for done < len(in) {
+		n, err := m.read(in[done:], off+int64(done))
+		if err != nil {
+			return done, fmt.Errorf("read VHD at %d: %w", off+int64(done), err)
+		}
+		done += n
+	}
+	return done, end
+}
+
+// read reads a part of p that is in one piece, and returns its length.
+func (m *Image) read(p []byte, off int64) (int, error) {
+	t := m.table
+	b, err := t.block(off / t.blockSize)
+	if err != nil {
+		return 0, err
+	}
+	inside := off % t.blockSize
+	here, n, err := t.run(b, inside, min(int64(len(p)), t.blockSize-inside))
+	if err != nil {
+		return 0, err
+	}
+	p = p[:n]
+	switch {
+	case here:
+		err = readFull(m.file, p, b.at+t.bitmapSize+inside)
+	case m.parent != nil:
+		err = vdisk.ReadBeneath(m.parent, p, off)
+	default:
+		clear(p)
+	}
+	return len(p), err
+}
+
+// Extents lists what was never written, and holes of the file, as zero, the
+// rest as data; what a differencing image does not have is as in its parent.
+func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
+	if m.parent != nil {
+		return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent)
+	}
+	return m.Own(ctx, from, to)
+}
+
+// Own is Extents without the parent: what this image does not have is
+// vdisk.Inherited.
+func (m *Image) Own(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
+	return vdisk.Merge(func(yield func(vdisk.Extent, error) bool) {
+		err := vdisk.CheckRange(m.size, from, to)
+		for off := from; err == nil && off < to; {
+			if err = ctx.Err(); err != nil {
+				break
+			}
+			var r run
+			if r, err = m.run(off, to); err != nil {
+				break
+			}
+			if !r.here && !yield(vdisk.Extent{Offset: off, Length: r.length, Kind: m.elsewhere()}, nil) {
+				return
+			}
+			for e, mapErr := range m.stored(ctx, r) {
+				if err = mapErr; err != nil {
+					break
+				}
+				if !yield(vdisk.Extent{Offset: off + e.Offset - r.at, Length: e.Length, Kind: e.Kind}, nil) {
+					return
+				}
+			}
+			off += r.length
+		}
+		if err != nil {
+			yield(vdisk.Extent{}, fmt.Errorf("map VHD: %w", err))
+		}
+	})
+}
+
+// elsewhere is what a sector is that this image does not have.
+func (m *Image) elsewhere() vdisk.Kind {
+	if m.parent != nil {
+		return vdisk.Inherited
+	}
+	return vdisk.Zero
+}
+
+// stored maps the bytes of the file that a run lies on; none when it is absent.
+func (m *Image) stored(ctx context.Context, r run) iter.Seq2[vdisk.Extent, error] {
+	if !r.here {
+		return func(func(vdisk.Extent, error) bool) {}
+	}
+	return m.file.Extents(ctx, r.at, r.at+r.length)
+}
+
+// run is a stretch of the disk that this image does not have, or that lies in
+// the file in one piece from at on.
+type run struct {
+	here   bool
+	at     int64
+	length int64
+}
+
+// run returns a stretch from off on, not beyond to: a run of one block's bitmap,
+// or absent blocks up to the end of a page of the BAT.
+func (m *Image) run(off, to int64) (run, error) {
+	if m.table == nil {
+		return run{true, off, to - off}, nil
+	}
+	t := m.table
+	number, inside := off/t.blockSize, off%t.blockSize
+	b, err := t.block(number)
+	if err != nil {
+		return run{}, err
+	}
+	if b.present {
+		here, n, err := t.run(b, inside, min(t.blockSize-inside, to-off))
+		return run{here, b.at + t.bitmapSize + inside, n}, err
+	}
+	end := number + 1
+	for ; end%pageEntries != 0 && end*t.blockSize < to; end++ {
+		if next, err := t.place(b.page, end); err != nil {
+			return run{}, err
+		} else if next.present {
+			break
+		}
+	}
+	return run{length: min(end*t.blockSize, to) - off}, nil
+}
