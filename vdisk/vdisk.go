@@ -27,8 +27,10 @@
 // not by a number found in the file. The errors that callers tell apart are
 // [ErrFormat], [ErrTruncated] and [ErrUnsupported].
 //
-// The package is not a block device (see blockdev), knows no partitions or
-// file systems (see guestfs), and writes nothing.
+// A format that can create images writes into a [File]; [Copy] feeds it.
+//
+// The package is not a block device (see blockdev) and knows no partitions or
+// file systems (see guestfs).
 package vdisk
 
 import (
