@@ -68,7 +68,7 @@ var owners = []owner{
 	{"github.com/vmihailenco/msgpack", []string{"events"}, true, "13 foreign bytes can make it allocate without limit: every decode goes through the bounded decoder of events"},
 	{"github.com/PlakarKorp/go-cdc-chunkers", []string{"chunk"}, true, "cutters are behind chunk.Cutter"},
 	{"github.com/pierrec/lz4", []string{"vault"}, true, "codecs are behind vault.Codec"},
-	{"github.com/klauspost/compress", []string{"vault"}, true, "codecs are behind vault.Codec"},
+	{"github.com/klauspost/compress", []string{"vault", "vdisk/qcow2"}, true, "codecs are behind vault.Codec; a disk format has its own"},
 	{"github.com/minio/minio-go", []string{"vault/store/s3"}, false, "an SDK is known to its own store alone"},
 	{"github.com/Azure/azure-sdk-for-go", []string{"vault/store/azure"}, false, "an SDK is known to its own store alone"},
 	{"cloud.google.com/go/storage", []string{"vault/store/gcs"}, false, "an SDK is known to its own store alone"},

@@ -4,11 +4,11 @@
 //
 // Call [New] with a path, then Inspect. A file or block device is a guest with
 // one disk. A folder is one guest whose disks are its files *.vhdx, *.vhd,
-// *.raw and *.img, and others that have the signature of such an image, in the order of their
+// *.qcow2, *.raw and *.img, and others that have the signature of such an image, in the order of their
 // names; only the folder itself is looked at. Whatever else is there is listed
-// as unprotected. A file *.raw is raw whatever it contains, *.vhdx and *.vhd are what
-// their names say or an error, and any other is what its signature says, raw if it has none, except
-// where the name promises a format that is not readable (*.qcow2, *.vmdk): a damaged image must
+// as unprotected. A file *.raw is raw whatever it contains, *.vhdx, *.vhd and *.qcow2 are
+// what their names say or an error, and any other is what its signature says, raw if it has none,
+// except where the name promises a format that is not readable (*.vmdk): a damaged image must
 // not pass for a raw disk. An image that cannot be opened is an error.
 //
 // A guest that no hypervisor names gets its id from the vault and its path with
@@ -141,7 +141,7 @@ func canonical(path string) (string, fs.FileMode, error) {
 // formatOf is the format that a file's name settles, or "".
 func formatOf(path string) string {
 	switch ext := strings.ToLower(filepath.Ext(path)); ext {
-	case ".raw", ".vhdx", ".vhd":
+	case ".raw", ".vhdx", ".vhd", ".qcow2":
 		return ext[1:]
 	}
 	return ""
@@ -151,7 +151,7 @@ func formatOf(path string) string {
 // or "".
 func promised(path string) string {
 	switch ext := strings.ToLower(filepath.Ext(path)); ext {
-	case ".qcow2", ".vmdk":
+	case ".vmdk":
 		return ext[1:]
 	}
 	return ""

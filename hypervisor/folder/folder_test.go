@@ -119,7 +119,7 @@ func TestInspect(t *testing.T) {
 	put(t, filepath.Join(dir, "data.img"), disk)
 	put(t, filepath.Join(dir, "Snapshots", "deep.raw"), disk)
 	put(t, filepath.Join(dir, "boot.raw"), append([]byte("QFI\xfb"), disk...)) // raw by its name
-	put(t, filepath.Join(dir, "old.qcow2"), append([]byte("QFI\xfb"), disk...))
+	put(t, filepath.Join(dir, "old.vmdk"), append([]byte("KDMV"), disk...))
 	put(t, filepath.Join(dir, "README"), []byte("hello"))
 	for name, target := range map[string]string{
 		"escape.raw":  "../outside.raw",
@@ -162,7 +162,7 @@ Snapshots: a folder; only the files of the guest's own folder are disks
 beside.raw: a link to data.img beside it
 escape.raw: a link that leaves the guest's folder, to ` + filepath.Join(root, "outside.raw") + `
 nowhere.raw: a link that leads nowhere: lstat ` + filepath.Join(dir, "gone") + `: no such file or directory
-old.qcow2: a disk image of format qcow2, which is not supported`
+old.vmdk: a disk image of format vmdk, which is not supported`
 	if got := strings.Join(rest, "\n"); got != want && runtime.GOOS == "linux" {
 		t.Errorf("unprotected\n%s\nwant\n%s", got, want)
 	}
@@ -199,7 +199,7 @@ func TestInspectErrors(t *testing.T) {
 	if err := os.Mkdir(empty, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	qcow := put(t, filepath.Join(dir, "disk.img"), []byte("QFI\xfb and more"))
+	vmdk := put(t, filepath.Join(dir, "disk.img"), []byte("KDMV and more"))
 	torn := filepath.Join(dir, "torn")
 	if err := os.Mkdir(torn, 0o700); err != nil {
 		t.Fatal(err)
@@ -212,7 +212,7 @@ func TestInspectErrors(t *testing.T) {
 	}{
 		{filepath.Join(dir, "none"), os.ErrNotExist, "none"},
 		{empty, hypervisor.ErrNoDisks, empty},
-		{qcow, vdisk.ErrUnsupported, "qcow2"},
+		{vmdk, vdisk.ErrUnsupported, "vmdk"},
 		{torn, vdisk.ErrTruncated, "sys.vhdx"},
 	} {
 		_, err := folder.New(c.path, options).Inspect(t.Context())
@@ -236,9 +236,10 @@ func TestNamesThatPromiseAFormat(t *testing.T) {
 		{"web.VHDX", zeroed, vdisk.ErrFormat, "web.VHDX"},
 		{"web.Vhdx", append([]byte("QFI\xfb"), zeroed...), vdisk.ErrFormat, "web.Vhdx"},
 		{"web.vhd", zeroed, vdisk.ErrFormat, "web.vhd"},
-		{"web.QCOW2", zeroed, vdisk.ErrUnsupported, "promises qcow2,"},
-		{"web.qcow2", nil, vdisk.ErrUnsupported, "rename it to .raw"},
+		{"web.QCOW2", zeroed, vdisk.ErrFormat, "web.QCOW2"},
+		{"web.qcow2", nil, vdisk.ErrTruncated, "web.qcow2"},
 		{"web.vmdk", zeroed, vdisk.ErrUnsupported, "promises vmdk,"},
+		{"web.VMDK", nil, vdisk.ErrUnsupported, "rename it to .raw"},
 		{"web.raw", append([]byte("vhdxfile"), zeroed...), nil, ""},
 		{"web.RAW", zeroed, nil, ""},
 		{"web.img", zeroed, nil, ""},

@@ -77,7 +77,7 @@ func (c *candidate) refuse(dir string, e fs.DirEntry) (string, error) {
 	switch format, err := open.Probe(f, st.Size()); {
 	case err != nil:
 		return fmt.Sprintf("no disk by its name, and cannot be read: %v", err), nil
-	case format == "vhdx", format == "vhd":
+	case format == "vhdx", format == "vhd", format == "qcow2":
 		return "", nil
 	case format != "":
 		return "a disk image of format " + format + ", which is not supported", nil
@@ -90,7 +90,7 @@ func (c *candidate) refuse(dir string, e fs.DirEntry) (string, error) {
 // hasDiskName reports whether a file is a disk by its name.
 func hasDiskName(name string) bool {
 	switch strings.ToLower(filepath.Ext(name)) {
-	case ".vhdx", ".vhd", ".raw", ".img":
+	case ".vhdx", ".vhd", ".qcow2", ".raw", ".img":
 		return true
 	}
 	return false

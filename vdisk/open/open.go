@@ -7,7 +7,7 @@
 // A guest can write any bytes into its own raw disk, the signature of a disk
 // format included. Who knows that a file is raw says so ([Options].Format);
 // otherwise such a disk is refused or misread, though never read outside its
-// own file. Formats that are known but not readable (qcow2, VMDK, VDI)
+// own file. Formats that are known but not readable (VMDK, VDI, QED)
 // are refused with vdisk.ErrUnsupported: the container's bytes are not the
 // guest's disk.
 package open
@@ -20,6 +20,7 @@ import (
 	"os"
 
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/qcow2"
 	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vhd"
 	"github.com/millrace-backup/millrace/vdisk/vhdx"
@@ -27,7 +28,7 @@ import (
 
 // Options say how to open a file. The zero value opens by signature.
 type Options struct {
-	Format string // "" by signature, or "raw", "vhdx", "vhd"
+	Format string // "" by signature, or "raw", "vhdx", "vhd", "qcow2"
 }
 
 // Disk is an open image together with its file. It is a vdisk.Image for many
@@ -75,6 +76,12 @@ func File(f *os.File, o Options) (*Disk, error) {
 		return &Disk{Image: file, info: file.Info(), f: f}, nil
 	case "vhdx":
 		x, err := vhdx.Open(file)
+		if err != nil {
+			return nil, fmt.Errorf("open image %s: %w", f.Name(), err)
+		}
+		return &Disk{Image: x, info: x.Info(), f: f}, nil
+	case "qcow2":
+		x, err := qcow2.Open(file, vdisk.NoParent)
 		if err != nil {
 			return nil, fmt.Errorf("open image %s: %w", f.Name(), err)
 		}

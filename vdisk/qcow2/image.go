@@ -1,0 +1,192 @@
+package qcow2
+
+import (
+	"context"
+	"fmt"
+	"iter"
+
+	"github.com/millrace-backup/millrace/vdisk"
+)
+
+// Image is the disk in a qcow2 file; it is a [vdisk.Image].
+type Image struct {
+	file    vdisk.Image
+	header  header
+	table   *table
+	inflate *inflater
+	parent  vdisk.Image // nil without a backing file
+}
+
+// Open reads the header and the L1 table of a qcow2 file and checks them. The
+// image reads from file, and from the backing file that find gave, as long as it
+// is used; there is nothing to close. A nil find is vdisk.NoParent.
+func Open(file vdisk.Image, find vdisk.FindParent) (*Image, error) {
+	m, err := open(file, find, "")
+	if err != nil {
+		return nil, fmt.Errorf("open qcow2: %w", err)
+	}
+	return m, nil
+}
+
+// OpenSnapshot is Open for the disk as it was at an internal snapshot, which is
+// named by its id or its name; an id goes before a name. The state of the
+// guest's memory, if the snapshot has it, is not read.
+func OpenSnapshot(file vdisk.Image, find vdisk.FindParent, snapshot string) (*Image, error) {
+	m, err := open(file, find, snapshot)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshot %q of qcow2: %w", snapshot, err)
+	}
+	return m, nil
+}
+
+func open(file vdisk.Image, find vdisk.FindParent, snapshot string) (*Image, error) {
+	h, err := readHeader(file)
+	if err != nil {
+		return nil, err
+	}
+	at, entries := h.l1At, h.l1Size
+	if snapshot != "" {
+		s, err := findSnapshot(file, h, snapshot)
+		if err != nil {
+			return nil, err
+		}
+		at, entries = s.l1At, s.l1Size
+		if s.Size > 0 {
+			h.size = s.Size
+		}
+	}
+	m := &Image{file: file, header: h}
+	if m.table, err = newTable(file, h, at, entries); err != nil {
+		return nil, err
+	}
+	m.inflate = newInflater(file, h)
+	if h.backing == "" {
+		return m, nil
+	}
+	p, err := h.parent()
+	if err != nil {
+		return nil, err
+	}
+	if find == nil {
+		find = vdisk.NoParent
+	}
+	if m.parent, err = find(p); err == nil && m.parent == nil {
+		_, err = vdisk.NoParent(p)
+	}
+	return m, err
+}
+
+// Size is the size of the guest's disk.
+func (m *Image) Size() int64 { return m.header.size }
+
+// Info describes the image. The format has no ids.
+func (m *Image) Info() vdisk.Info {
+	variant := ""
+	if m.parent != nil {
+		variant = "differencing"
+	}
+	return vdisk.Info{
+		Format:         "qcow2",
+		Variant:        variant,
+		VirtualSize:    m.header.size,
+		LogicalSector:  512,
+		PhysicalSector: 512,
+		BlockSize:      m.table.clusterSize,
+	}
+}
+
+// ReadAt is io.ReaderAt on the guest's disk. What was never written reads as
+// zeros, or as the backing file's.
+func (m *Image) ReadAt(p []byte, off int64) (int, error) {
+	in, end := vdisk.Window(p, off, m.header.size)
+	done := 0
+	for done < len(in) {
+		n, err := m.read(in[done:], off+int64(done))
+		if err != nil {
+			return done, fmt.Errorf("read qcow2 at %d: %w", off+int64(done), err)
+		}
+		done += n
+	}
+	return done, end
+}
+
+// read reads a part of p that is stored in one way, and returns its length.
+func (m *Image) read(p []byte, off int64) (int, error) {
+	r, err := m.table.run(off, off+int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	p = p[:r.length]
+	switch {
+	case r.kind == stored:
+		err = readFull(m.file, p, r.at)
+	case r.kind == compressed:
+		err = m.inflate.read(p, off, uint64(r.at))
+	case r.kind == absent && m.parent != nil:
+		err = vdisk.ReadBeneath(m.parent, p, off)
+	default:
+		clear(p)
+	}
+	return len(p), err
+}
+
+// Extents lists clusters that are zero or were never written, and holes of the
+// file, as zero, the rest as data; what the image does not have is as in its
+// backing file.
+func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
+	if m.parent != nil {
+		return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent)
+	}
+	return m.Own(ctx, from, to)
+}
+
+// Own is Extents without the backing file: what this image does not have is
+// vdisk.Inherited.
+func (m *Image) Own(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
+	return vdisk.Merge(func(yield func(vdisk.Extent, error) bool) {
+		err := vdisk.CheckRange(m.header.size, from, to)
+		for off := from; err == nil && off < to; {
+			if err = ctx.Err(); err != nil {
+				break
+			}
+			var r run
+			if r, err = m.table.run(off, to); err != nil {
+				break
+			}
+			if r.kind != stored && !yield(vdisk.Extent{Offset: off, Length: r.length, Kind: m.kind(r.kind)}, nil) {
+				return
+			}
+			for e, mapErr := range m.stored(ctx, r) {
+				if err = mapErr; err != nil {
+					break
+				}
+				if !yield(vdisk.Extent{Offset: off + e.Offset - r.at, Length: e.Length, Kind: e.Kind}, nil) {
+					return
+				}
+			}
+			off += r.length
+		}
+		if err != nil {
+			yield(vdisk.Extent{}, fmt.Errorf("map qcow2: %w", err))
+		}
+	})
+}
+
+func (m *Image) kind(k kind) vdisk.Kind {
+	switch {
+	case k == compressed:
+		return vdisk.Data
+	case k == absent && m.parent != nil:
+		return vdisk.Inherited
+	}
+	return vdisk.Zero
+}
+
+// stored maps the bytes of the file that a run lies on; none when it is not
+// stored as it is.
+func (m *Image) stored(ctx context.Context, r run) iter.Seq2[vdisk.Extent, error] {
+	if r.kind != stored {
+		return func(func(vdisk.Extent, error) bool) {}
+	}
+	return m.file.Extents(ctx, r.at, r.at+r.length)
+}
