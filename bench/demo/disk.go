@@ -9,7 +9,7 @@ import (
 
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/raw"
-	"github.com/millrace-backup/millrace/vdisk/vhdx"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/create"
 )
 
 const (
@@ -31,7 +31,7 @@ func (s *story) putOnHost(ctx context.Context, disk string) error {
 			return err
 		}
 		defer f.Close()
-		if err := vhdx.Create(ctx, f, from, vhdx.CreateOptions{}); err != nil {
+		if err := create.Disk(ctx, f, from, create.Options{}); err != nil {
 			return err
 		}
 		info, err := f.Stat()

@@ -75,7 +75,7 @@ func File(f *os.File, o Options) (*Disk, error) {
 	case "", "raw":
 		return &Disk{Image: file, info: file.Info(), f: f}, nil
 	case "vhdx":
-		x, err := vhdx.Open(file)
+		x, err := vhdx.Open(file, vdisk.NoParent)
 		if err != nil {
 			return nil, fmt.Errorf("open image %s: %w", f.Name(), err)
 		}

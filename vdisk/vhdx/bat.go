@@ -2,225 +2,220 @@ package vhdx
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"sync/atomic"
 
+	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/overlay"
-)
-
-// The block allocation table holds 64 bits for each payload block, and after
-// every ratio of them 64 bits for the sector bitmap of that chunk, which only
-// differencing images use but all have. Section 2.5.
-
-// State of a payload block: the low three bits of its entry, section 2.5.1.1.
-const (
-	stateNotPresent       = 0
-	stateUndefined        = 1
-	stateZero             = 2
-	stateUnmapped         = 3
-	stateUnmappedOld      = 5 // as drafts of the format had it; reserved now
-	stateFullyPresent     = 6
-	statePartiallyPresent = 7
-
-	stateMask    = 0x7
-	reservedMask = 0xFFFF8 // bits 3 to 19; the rest is the offset in MiB
+	"github.com/millrace-backup/millrace/vdisk/paged"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
 const (
-	entrySize = 8
 	// The table is read in pages of 64 KiB. A 64 TiB disk of 1 MiB blocks has
 	// 512 MiB of entries, so no more than 16 MiB of them are held at a time;
 	// with the usual block sizes that is all of them.
 	pageEntries = 8192
-	pageSize    = pageEntries * entrySize
+	pageSize    = pageEntries * layout.EntrySize
 	maxPages    = 256
 )
 
-// table reads the BAT. Pages are loaded when first needed, into the one slot
-// that their number gives.
+// table reads the BAT. Section 2.5.
 type table struct {
 	v  *overlay.Image
 	at int64 // in the file
-	geometry
+	layout.Geometry
+	parent bool // there is one: absent blocks are its
 
-	slots  []atomic.Pointer[page]
-	filled []uint64 // bit per page: it has present blocks
+	pages  *paged.Cache[*page]
+	status []atomic.Uint32 // of each page
+	bitmap bitmaps
 }
 
-type page struct {
-	number  int64
-	entries [pageEntries]uint64
-}
+// What is known of a page.
+const (
+	pageEmpty  = iota // every block in it is NotPresent
+	pageUnread        // never seen
+	pageFilled
+)
 
-// geometry is the arithmetic of a table, which reading and creating share.
-type geometry struct {
-	blocks     int64 // payload blocks
-	blockSize  int64
-	diskSize   int64
-	ratioShift int // blocks in a chunk, as a power of two
-}
+type page [pageEntries]uint64
 
-func newGeometry(m metadata) geometry {
-	ratio := (int64(1) << 23) * int64(m.logicalSector) / m.blockSize // section 2.5
-	return geometry{
-		blockSize: m.blockSize, diskSize: m.diskSize,
-		blocks:     (m.diskSize + m.blockSize - 1) / m.blockSize,
-		ratioShift: bits.TrailingZeros64(uint64(ratio)),
-	}
+// place is what the table says of a block.
+type place struct {
+	kind vdisk.Kind // Data, Zero or Inherited
+	at   int64      // of Data: where it begins
+	part bool       // of Data: sectors that the bitmap does not name are the parent's
 }
 
 // newTable checks that the BAT fits its region. The entries are not read yet.
-func newTable(v *overlay.Image, r region, m metadata) (*table, error) {
-	t := &table{v: v, at: r.offset, geometry: newGeometry(m)}
-	if n := t.length() * entrySize; n > r.length {
-		return nil, badFormat("BAT needs %d bytes, its region has %d", n, r.length)
+func newTable(v *overlay.Image, r layout.Region, m layout.Metadata) (*table, error) {
+	t := &table{v: v, at: r.Offset, Geometry: layout.NewGeometry(m), parent: m.HasParent}
+	if n := t.Length() * layout.EntrySize; n > r.Length {
+		return nil, layout.BadFormat("BAT needs %d bytes, its region has %d", n, r.Length)
 	}
-	pages := (t.length() + pageEntries - 1) / pageEntries
-	t.slots = make([]atomic.Pointer[page], min(pages, maxPages))
-	t.filled = make([]uint64, (pages+63)/64)
+	t.status = make([]atomic.Uint32, t.pageCount())
+	t.pages = paged.New(min(t.pageCount(), maxPages), t.load)
+	t.bitmap = newBitmaps(t, int64(m.LogicalSector))
 	return t, nil
 }
 
-// length is the number of entries, that of the sector bitmaps included, up to
-// the one of the last payload block.
-func (t geometry) length() int64 {
-	if t.blocks == 0 {
-		return 0
-	}
-	return t.index(t.blocks-1) + 1
-}
+func (t *table) pageCount() int64 { return (t.Length() + pageEntries - 1) / pageEntries }
 
-// index returns the place of a block's entry.
-func (t geometry) index(block int64) int64 { return block + block>>t.ratioShift }
-
-// blockAt returns the block whose entry is at index i, or, when that is a
-// sector bitmap's, the next block.
-func (t geometry) blockAt(i int64) int64 { return i - i/(int64(1)<<t.ratioShift+1) }
-
-// block returns where in the file a block begins; present is false when it
-// reads as zeros.
-func (t *table) block(block int64) (at int64, present bool, err error) {
+// block returns where a block is.
+func (t *table) block(block int64) (place, error) {
 	if t.empty(block) {
-		return 0, false, nil
+		return t.absent(), nil
 	}
-	i := t.index(block)
-	number := i / pageEntries
-	slot := &t.slots[number%int64(len(t.slots))]
-	p := slot.Load()
-	if p == nil || p.number != number {
-		p = &page{number: number}
-		if err := t.load(p, make([]byte, pageSize)); err != nil {
-			return 0, false, err
-		}
-		slot.Store(p)
+	e, err := t.entry(t.Index(block))
+	if err != nil {
+		return place{}, err
 	}
-	return t.place(block, p.entries[i%pageEntries])
+	return t.place(block, e)
 }
 
-// empty reports whether no block of this block's page is present.
+// entry returns the entry at index i.
+func (t *table) entry(i int64) (uint64, error) {
+	p, err := t.pages.Get(i / pageEntries)
+	if err != nil {
+		return 0, err
+	}
+	return p[i%pageEntries], nil
+}
+
+// empty reports whether it is known that all blocks of this block's page are
+// absent.
 func (t *table) empty(block int64) bool {
-	number := t.index(block) / pageEntries
-	return t.filled[number/64]&(1<<(number%64)) == 0
+	return t.status[t.Index(block)/pageEntries].Load() == pageEmpty
 }
 
-// load fills p with the entries of its page. buf has pageSize bytes.
-func (t *table) load(p *page, buf []byte) error {
-	first := p.number * pageEntries
-	n := min(pageEntries, t.length()-first)
-	if err := readFull(t.v, buf[:n*entrySize], t.at+first*entrySize); err != nil {
-		return fmt.Errorf("read BAT from entry %d: %w", first, err)
+// absent is what a block is that the image does not have.
+func (t *table) absent() place {
+	if t.parent {
+		return place{kind: vdisk.Inherited}
 	}
+	return place{kind: vdisk.Zero}
+}
+
+// load reads a page and notes whether it has blocks.
+func (t *table) load(number int64) (*page, error) {
+	first := number * pageEntries
+	n := min(pageEntries, t.Length()-first)
+	buf, p := make([]byte, n*layout.EntrySize), new(page)
+	if err := layout.ReadFull(t.v, buf, t.at+first*layout.EntrySize); err != nil {
+		return nil, fmt.Errorf("read BAT from entry %d: %w", first, err)
+	}
+	status := uint32(pageEmpty)
 	for i := range n {
-		p.entries[i] = le64(buf[i*entrySize:])
+		if p[i] = binary.LittleEndian.Uint64(buf[i*layout.EntrySize:]); p[i] != 0 {
+			status = pageFilled
+		}
 	}
-	clear(p.entries[n:])
-	return nil
+	t.status[number].Store(status)
+	return p, nil
 }
 
 // place interprets the entry of a block and checks that the block is in the
 // file. Section 2.5.1.1.
-func (t *table) place(block int64, e uint64) (at int64, present bool, err error) {
-	switch state := e & stateMask; state {
-	case stateNotPresent, stateUndefined, stateZero, stateUnmapped, stateUnmappedOld:
-		// Undefined and unmapped blocks may read as anything; an offset that
-		// is still in the entry means nothing.
-		return 0, false, nil
-	case stateFullyPresent:
-	case statePartiallyPresent:
-		return 0, false, badFormat("block %d is partially present in an image without parent", block)
+func (t *table) place(block int64, e uint64) (place, error) {
+	p := place{kind: vdisk.Data}
+	switch state := e & layout.StateMask; state {
+	case layout.NotPresent:
+		return t.absent(), nil
+	case layout.Undefined, layout.Zero, layout.Unmapped, layout.UnmappedOld:
+		// Undefined and unmapped blocks may read as anything, but not as the
+		// parent's; an offset that is still in the entry means nothing.
+		return place{kind: vdisk.Zero}, nil
+	case layout.FullyPresent:
+	case layout.PartiallyPresent:
+		if !t.parent {
+			return place{}, layout.BadFormat("block %d is partially present in an image without parent", block)
+		}
+		if _, err := t.bitmap.at(t.Chunk(block)); err != nil {
+			return place{}, fmt.Errorf("block %d is partially present: %w", block, err)
+		}
+		p.part = true
 	default:
-		return 0, false, badFormat("block %d has state %d", block, state)
+		return place{}, layout.BadFormat("block %d has state %d", block, state)
 	}
-	if e&reservedMask != 0 {
-		return 0, false, badFormat("block %d has entry %#x with reserved bits", block, e)
+	if e&layout.ReservedMask != 0 {
+		return place{}, layout.BadFormat("block %d has entry %#x with reserved bits", block, e)
 	}
-	offset := e &^ (stateMask | reservedMask)
+	offset := e &^ (layout.StateMask | layout.ReservedMask)
 	if offset == 0 {
-		return 0, false, badFormat("block %d is present and has no place", block)
+		return place{}, layout.BadFormat("block %d is present and has no place", block)
 	}
 	// The last block of the disk counts as far as the disk goes: QEMU cuts
 	// the file there.
-	need := uint64(t.used(block))
+	need := uint64(t.Used(block))
 	if size := uint64(t.v.Size()); offset > size || need > size-offset {
-		return 0, false, truncated("block %d (disk offset %d) needs %d bytes at %d, file ends at %d",
-			block, block*t.blockSize, need, offset, size)
+		return place{}, layout.Truncated("block %d (disk offset %d) needs %d bytes at %d, file ends at %d",
+			block, block*t.BlockSize, need, offset, size)
 	}
-	return int64(offset), true, nil
+	p.at = int64(offset)
+	return p, nil
 }
 
-// used returns how many bytes of a block belong to the disk.
-func (t geometry) used(block int64) int64 {
-	return min(t.blockSize, t.diskSize-block*t.blockSize)
-}
-
-// check reads all entries once, claims the place of every present block, and
-// notes which pages have any. Holes of the file are absent entries and not
-// read, so that the table of a large, empty disk costs nothing.
-func (t *table) check(claims *claims) error {
-	buf, p := make([]byte, pageSize), new(page)
-	done := int64(0) // pages
-	end := t.at + t.length()*entrySize
-	for e, err := range t.v.Extents(context.Background(), t.at, end) {
+// survey notes which pages lie in a hole of the file: they are absent entries
+// and are never read, so that the table of a large, empty disk costs nothing. It
+// returns the numbers of the others.
+func (t *table) survey(ctx context.Context) ([]int64, error) {
+	var pages []int64
+	done, end := int64(0), t.Length()*layout.EntrySize
+	for e, err := range t.v.Extents(ctx, t.at, t.at+end) {
 		if err != nil {
-			return fmt.Errorf("map BAT: %w", err)
+			return nil, fmt.Errorf("map BAT: %w", err)
 		}
-		if e.Kind != 0 || e.Length == 0 {
+		if e.Kind != vdisk.Data {
 			continue
 		}
-		for p.number = max(done, (e.Offset-t.at)/pageSize); p.number*pageSize < e.End()-t.at; p.number++ {
-			if err := t.load(p, buf); err != nil {
-				return err
-			}
-			if err := t.checkPage(p, claims); err != nil {
-				return err
-			}
-			done = p.number + 1
+		for n := max(done, (e.Offset-t.at)/pageSize); n*pageSize < e.End()-t.at; n++ {
+			t.status[n].Store(pageUnread)
+			pages = append(pages, n)
+			done = n + 1
+		}
+	}
+	return pages, nil
+}
+
+// check reads pages and claims the place of every block in them.
+func (t *table) check(ctx context.Context, pages []int64, claims *claims) error {
+	for _, n := range pages {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		p, err := t.pages.Get(n)
+		if err != nil {
+			return err
+		}
+		if err := t.checkPage(n, p, claims); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (t *table) checkPage(p *page, claims *claims) error {
-	chunk := int64(1)<<t.ratioShift + 1
-	first := p.number * pageEntries
+func (t *table) checkPage(number int64, p *page, claims *claims) error {
+	chunk := int64(1)<<t.RatioShift + 1
+	first := number * pageEntries
 	bitmap := (first+chunk)/chunk*chunk - 1 // the next entry that is a sector bitmap's
-	block := t.blockAt(first)
-	for i, e := range p.entries[:min(pageEntries, t.length()-first)] {
+	block := t.BlockAt(first)
+	for i, e := range p[:min(pageEntries, t.Length()-first)] {
 		if first+int64(i) == bitmap {
-			bitmap += chunk // says nothing without a parent
+			if err := t.checkBitmap(bitmap/chunk, e, claims); err != nil {
+				return err
+			}
+			bitmap += chunk
 			continue
 		}
-		if e != 0 {
-			at, present, err := t.place(block, e)
+		if e != 0 && block < t.Blocks { // behind the last block is padding
+			at, err := t.place(block, e)
 			if err != nil {
 				return err
 			}
-			if present {
-				t.filled[p.number/64] |= 1 << (p.number % 64)
-				if !claims.claim(at, t.used(block)) {
-					return badFormat("block %d at %d overlaps another structure", block, at)
-				}
+			if at.kind == vdisk.Data && !claims.claim(at.at, min(t.BlockSize, t.v.Size()-at.at)) {
+				return layout.BadFormat("block %d at %d overlaps another structure", block, at.at)
 			}
 		}
 		block++
@@ -228,24 +223,37 @@ func (t *table) checkPage(p *page, claims *claims) error {
 	return nil
 }
 
+// checkBitmap claims the place of a chunk's sector bitmap. Without a parent the
+// entry says nothing.
+func (t *table) checkBitmap(chunk int64, e uint64, claims *claims) error {
+	if !t.parent || e&layout.StateMask == layout.NotPresent {
+		return nil
+	}
+	at, err := t.bitmap.place(chunk, e)
+	if err == nil && !claims.claim(at, layout.BitmapSize) {
+		err = layout.BadFormat("sector bitmap of chunk %d at %d overlaps another structure", chunk, at)
+	}
+	return err
+}
+
 // claims has a bit for every MiB of the file that a structure lies on. They
 // are kept in pieces, which are made as needed: 128 KiB for each TiB.
 type claims struct {
-	pieces [maxFileSize / claimPiece]*[claimPiece / mib / 64]uint64
+	pieces [layout.MaxFileSize / claimPiece]*[claimPiece / layout.MiB / 64]uint64
 }
 
 const claimPiece = 64 << 30 // bytes of the file
 
 // claim takes the MiBs that off..off+length touches and reports whether all
-// were free. off is a multiple of 1 MiB and the end below maxFileSize.
+// were free. off is a multiple of 1 MiB and the end below MaxFileSize.
 func (c *claims) claim(off, length int64) bool {
-	at, end := off/mib, (off+length+mib-1)/mib
+	at, end := off/layout.MiB, (off+length+layout.MiB-1)/layout.MiB
 	for at < end {
-		piece := &c.pieces[at/(claimPiece/mib)]
+		piece := &c.pieces[at/(claimPiece/layout.MiB)]
 		if *piece == nil {
-			*piece = new([claimPiece / mib / 64]uint64)
+			*piece = new([claimPiece / layout.MiB / 64]uint64)
 		}
-		word, bit := at%(claimPiece/mib)/64, at%64
+		word, bit := at%(claimPiece/layout.MiB)/64, at%64
 		n := min(64-bit, end-at)
 		mask := (^uint64(0) >> (64 - n)) << bit
 		if (*piece)[word]&mask != 0 {
@@ -255,4 +263,33 @@ func (c *claims) claim(off, length int64) bool {
 		at += n
 	}
 	return true
+}
+
+// free returns the stretches of 0..size that nobody has claimed, at most limit of
+// them.
+func (c *claims) free(size int64, limit int) []vdisk.Extent {
+	var out []vdisk.Extent
+	size -= size % layout.MiB
+	for at := int64(0); at+layout.MiB <= size; {
+		piece := c.pieces[at/claimPiece]
+		length := layout.MiB
+		if piece == nil {
+			length = min(size, (at/claimPiece+1)*claimPiece) - at
+		} else if word := piece[at%claimPiece/layout.MiB/64]; word&(1<<(at/layout.MiB%64)) != 0 {
+			if word == ^uint64(0) && at%(64*layout.MiB) == 0 {
+				length = 64 * layout.MiB
+			}
+			at += length
+			continue
+		}
+		if n := len(out); n > 0 && out[n-1].End() == at {
+			out[n-1].Length += length
+		} else if n < limit {
+			out = append(out, vdisk.Extent{Offset: at, Length: length})
+		} else {
+			break
+		}
+		at += length
+	}
+	return out
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
 // full is a disk in memory of which every block is present, though none has
@@ -11,7 +12,7 @@ import (
 func full(b *testing.B, size, block int64) *built {
 	x := build(b, draft{diskSize: size, blockSize: block})
 	for i := range size / block {
-		x.write([]byte{byte(stateFullyPresent), 0, byte((x.next >> 20 & 0xF) << 4), byte(x.next >> 24), byte(x.next >> 32), byte(x.next >> 40)}, x.entryAt(i))
+		x.write([]byte{byte(layout.FullyPresent), 0, byte((x.next >> 20 & 0xF) << 4), byte(x.next >> 24), byte(x.next >> 32), byte(x.next >> 40)}, x.entryAt(i))
 		x.next += block
 	}
 	x.Truncate(x.next)
@@ -22,7 +23,7 @@ func full(b *testing.B, size, block int64) *built {
 func BenchmarkOpen(b *testing.B) {
 	x := full(b, 16*tib, 2*mib)
 	for b.Loop() {
-		if _, err := Open(x.Sparse); err != nil {
+		if _, err := Open(x.Sparse, nil); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -34,7 +35,7 @@ func BenchmarkExtents(b *testing.B) {
 	for i := range int64(100) {
 		x.put(i*70_001, []byte("x"))
 	}
-	m, err := Open(x.Sparse)
+	m, err := Open(x.Sparse, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -52,7 +53,7 @@ func BenchmarkReadAt(b *testing.B) {
 	for i := range int64(32) {
 		x.put(i, random(uint64(i), 2*mib))
 	}
-	m, err := Open(x.Sparse)
+	m, err := Open(x.Sparse, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

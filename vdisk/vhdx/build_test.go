@@ -8,16 +8,35 @@ import (
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/overlay"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
 // Images built by hand, from the specification's tables alone. Structures are
 // laid out as: log at 1 MiB, metadata at 2 MiB, BAT from 3 MiB, then blocks.
 
 const (
+	kib, mib, tib = layout.KiB, layout.MiB, layout.TiB
+
+	entryHeaderSize, descriptorSize = 64, 32 // of the log
+
 	testLogAt  = 1 * mib
 	testMetaAt = 2 * mib
 	testBATAt  = 3 * mib
 )
+
+var testDataWrite = layout.GUID{0xD, 0xA, 0x7, 0xA}
+
+func put16(b []byte, v uint16) { binary.LittleEndian.PutUint16(b, v) }
+func put32(b []byte, v uint32) { binary.LittleEndian.PutUint32(b, v) }
+func put64(b []byte, v uint64) { binary.LittleEndian.PutUint64(b, v) }
+
+func reg(id string, off, length int64, required bool) layout.Region {
+	return layout.Region{ID: id, Offset: off, Length: length, Required: required}
+}
+
+func itm(id string, flags uint32, b []byte) layout.Item {
+	return layout.Item{ID: id, Flags: flags, Bytes: b}
+}
 
 // draft is what to build; the zero values of most fields are usual ones.
 type draft struct {
@@ -25,14 +44,15 @@ type draft struct {
 	blockSize  int64 // 0: 2 MiB
 	sector     int64 // 0: 512
 	parameters uint32
-	log        []byte // its ring; nil: 1 MiB that is empty
-	logGUID    guid
+	linkage    layout.GUID // of a differencing image
+	log        []byte      // its ring; nil: 1 MiB that is empty
+	logGUID    layout.GUID
 	noHeader1  bool
 	noRegions1 bool
 	noHeader2  bool
 	noRegions2 bool
-	items      []item   // more metadata items
-	extra      []region // more regions
+	items      []layout.Item   // more metadata items
+	extra      []layout.Region // more regions
 }
 
 // built is an image in memory, with its disk's bytes beside it.
@@ -71,43 +91,44 @@ func build(t testing.TB, d draft) *built {
 	batSize := (max(1, blocks+blocks/x.ratio)*8 + mib - 1) / mib * mib
 	x.next = testBATAt + batSize
 	for _, r := range d.extra {
-		x.next = max(x.next, r.offset+r.length)
+		x.next = max(x.next, r.Offset+r.Length)
 	}
 	x.Truncate(x.next)
 
 	x.write([]byte("vhdxfile"), 0)
 	x.write(d.log, testLogAt)
 	if !d.noHeader1 {
-		x.write(headerBytes(7, d.logGUID, int64(len(d.log))), headerAt1)
+		x.write(headerBytes(7, d.logGUID, int64(len(d.log))), layout.HeaderAt1)
 	}
 	if !d.noHeader2 {
-		x.write(headerBytes(6, d.logGUID, int64(len(d.log))), headerAt2)
+		x.write(headerBytes(6, d.logGUID, int64(len(d.log))), layout.HeaderAt2)
 	}
-	regions := append([]region{{regionBAT, testBATAt, batSize, true}, {regionMetadata, testMetaAt, mib, true}}, d.extra...)
-	table := regionTable(regions)
+	regions := append([]layout.Region{reg(layout.RegionBAT, testBATAt, batSize, true), reg(layout.RegionMetadata, testMetaAt, mib, true)}, d.extra...)
+	table := layout.RegionTable(regions)
 	if !d.noRegions1 {
-		x.write(table, regionAt1)
+		x.write(table, layout.RegionAt1)
 	}
 	if !d.noRegions2 {
-		x.write(table, regionAt2)
+		x.write(table, layout.RegionAt2)
 	}
 	x.write(metadataBytes(d), testMetaAt)
 	return x
 }
 
-func headerBytes(sequence uint64, logGUID guid, logLength int64) []byte {
-	return header{sequence: sequence, logGUID: logGUID, version: 1, logOffset: testLogAt, logLength: logLength}.bytes()
+func headerBytes(sequence uint64, logGUID layout.GUID, logLength int64) []byte {
+	return layout.Header{Sequence: sequence, DataWrite: testDataWrite, LogGUID: logGUID, Version: 1, LogOffset: testLogAt, LogLength: logLength}.Bytes()
 }
 
 func metadataBytes(d draft) []byte {
-	m := metadata{
-		blockSize: d.blockSize, diskSize: d.diskSize, logicalSector: int(d.sector), physicalSector: 4096,
-		diskID: parseGUID("01234567-89ab-cdef-0123-456789abcdef"),
-		fixed:  d.parameters&1 != 0, hasParent: d.parameters&2 != 0,
+	m := layout.Metadata{
+		BlockSize: d.blockSize, DiskSize: d.diskSize, LogicalSector: int(d.sector), PhysicalSector: 4096,
+		DiskID: layout.ParseGUID("01234567-89ab-cdef-0123-456789abcdef"),
+		Fixed:  d.parameters&1 != 0, HasParent: d.parameters&2 != 0,
+		Locator: layout.Locator{Linkage: d.linkage, Relative: `.\base.vhdx`},
 	}
 	// Items need no alignment: an odd one goes first.
-	odd := item{"99999999-2222-3333-4444-555555555555", 0, []byte{0xEE}}
-	return metadataTable(slices.Concat([]item{odd}, m.items(), d.items))
+	odd := itm("99999999-2222-3333-4444-555555555555", 0, []byte{0xEE})
+	return layout.MetadataTable(slices.Concat([]layout.Item{odd}, m.Items(), d.items))
 }
 
 // entryAt is where in the file the entry of a block is.
@@ -124,7 +145,7 @@ func (x *built) put(block int64, b []byte) int64 {
 	x.next += x.d.blockSize
 	x.Truncate(x.next)
 	x.write(b, at)
-	x.setEntry(block, uint64(at)|stateFullyPresent)
+	x.setEntry(block, uint64(at)|layout.FullyPresent)
 	if _, err := x.want.WriteAt(b, block*x.d.blockSize); err != nil {
 		x.t.Fatal(err)
 	}
@@ -133,7 +154,7 @@ func (x *built) put(block int64, b []byte) int64 {
 
 func (x *built) check() *Image {
 	x.t.Helper()
-	m, err := Open(x.Sparse)
+	m, err := Open(x.Sparse, nil)
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -150,12 +171,12 @@ type logEntry struct {
 	flushed  int64
 	last     int64
 	changes  []overlay.Patch // 4 KiB of data, or zeros
-	guid     guid
+	guid     layout.GUID
 }
 
 // bytes puts an entry together as section 2.3.1 says.
 func (l logEntry) bytes() []byte {
-	const sector = int(sectorSize)
+	const sector = int(layout.SectorSize)
 	head := (entryHeaderSize + len(l.changes)*descriptorSize + sector - 1) / sector * sector
 	b := make([]byte, head)
 	copy(b, "loge")
@@ -185,7 +206,7 @@ func (l logEntry) bytes() []byte {
 		b = append(b, s...)
 	}
 	put32(b[8:], uint32(len(b)))
-	put32(b[4:], checksum(b))
+	put32(b[4:], layout.Checksum(b))
 	return b
 }
 

@@ -1,11 +1,13 @@
 package vhdx
 
 import (
+	"encoding/binary"
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/overlay"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
 // FuzzOpen changes the structures of a small image, then repairs the checksums
@@ -17,39 +19,39 @@ func FuzzOpen(f *testing.F) {
 			_, _ = x.ReadAt(b, at)
 			return b
 		}
-		f.Add(part(headerAt1, 128), part(regionAt1, 256), part(testMetaAt, 512), part(testMetaAt+tableSize, 64),
-			part(testBATAt, 128), part(testLogAt, 128), part(testLogAt+sectorSize, 64), x.Size())
+		f.Add(part(layout.HeaderAt1, 128), part(layout.RegionAt1, 256), part(testMetaAt, 512), part(testMetaAt+layout.TableSize, 64),
+			part(testBATAt, 128), part(testLogAt, 128), part(testLogAt+layout.SectorSize, 64), x.Size())
 	}
 	add(build(f, draft{diskSize: 10 * mib}))
 	add(build(f, draft{diskSize: 20 << 30, blockSize: 256 * mib, sector: 4096, parameters: 1}))
-	add(build(f, draft{diskSize: 64 * tib, blockSize: 256 * mib, extra: []region{{itemDiskID, 8 * mib, mib, false}}}))
+	add(build(f, draft{diskSize: 64 * tib, blockSize: 256 * mib, extra: []layout.Region{reg(layout.ItemDiskID, 8*mib, mib, false)}}))
 	x := build(f, draft{diskSize: 6 * mib})
 	x.put(0, []byte("x"))
 	add(x)
 	add(dirty(f, 0, func(at int64) []logEntry {
-		return []logEntry{{sequence: 5, changes: []overlay.Patch{zeroed(testBATAt+4096, 4096), change(testBATAt, batSector(uint64(at)|stateFullyPresent))}}}
+		return []logEntry{{sequence: 5, changes: []overlay.Patch{zeroed(testBATAt+4096, 4096), change(testBATAt, batSector(uint64(at)|layout.FullyPresent))}}}
 	}))
 
 	f.Fuzz(func(t *testing.T, head, region, meta, items, bat, logHead, logData []byte, size int64) {
-		file := vdisktest.NewSparse(max(0, min(size, maxFileSize+mib)))
+		file := vdisktest.NewSparse(max(0, min(size, layout.MaxFileSize+mib)))
 		put := func(b []byte, at, limit int64) []byte {
 			b = append(b, make([]byte, max(0, limit-int64(len(b))))...)[:limit]
 			_, _ = file.WriteAt(b, at) // outside a short file nothing is written
 			return b
 		}
-		sum := func(b []byte) []byte { put32(b[4:], checksum(b)); return b }
+		sum := func(b []byte) []byte { put32(b[4:], layout.Checksum(b)); return b }
 		put([]byte("vhdxfile"), 0, 8)
-		put(sum(put(head, headerAt1, headerSize)), headerAt1, headerSize)
-		put(sum(put(region, regionAt1, tableSize)), regionAt1, tableSize)
-		put(meta, testMetaAt, tableSize)
-		put(items, testMetaAt+tableSize, 4096)
+		put(sum(put(head, layout.HeaderAt1, layout.HeaderSize)), layout.HeaderAt1, layout.HeaderSize)
+		put(sum(put(region, layout.RegionAt1, layout.TableSize)), layout.RegionAt1, layout.TableSize)
+		put(meta, testMetaAt, layout.TableSize)
+		put(items, testMetaAt+layout.TableSize, 4096)
 		put(bat, testBATAt, 4096)
-		entry := append(put(logHead, testLogAt, sectorSize), put(logData, testLogAt+sectorSize, sectorSize)...)
-		if n := int64(le32(entry[8:])); n >= 64 && n <= int64(len(entry)) {
+		entry := append(put(logHead, testLogAt, layout.SectorSize), put(logData, testLogAt+layout.SectorSize, layout.SectorSize)...)
+		if n := int64(binary.LittleEndian.Uint32(entry[8:])); n >= 64 && n <= int64(len(entry)) {
 			put(sum(entry[:n]), testLogAt, n)
 		}
 
-		m, err := Open(file)
+		m, err := Open(file, nil)
 		if err != nil {
 			return
 		}
@@ -87,38 +89,8 @@ func FuzzBytes(f *testing.F) {
 	f.Add([]byte("vhdxfile"))
 	f.Add(append([]byte("vhdxfile"), make([]byte, 300<<10)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if m, err := Open(vdisktest.FromBytes(b)); err == nil {
+		if m, err := Open(vdisktest.FromBytes(b), nil); err == nil {
 			read(t, m)
 		}
-	})
-}
-
-// FuzzLog searches a ring made of the given entries' headers for what to
-// replay; no ring may take longer than a few passes over it.
-func FuzzLog(f *testing.F) {
-	f.Add(ringOf(64<<10, 0, logEntry{sequence: 5, changes: []overlay.Patch{zeroed(0, 4096)}}), uint16(0))
-	f.Add(ringOf(64<<10, 60<<10, logEntry{sequence: 5, tail: 60 << 10}, logEntry{sequence: 6, tail: 60 << 10,
-		changes: []overlay.Patch{change(8192, random(1, sectorSize))}}), uint16(1))
-	f.Fuzz(func(t *testing.T, b []byte, repair uint16) {
-		ringBytes := append(b, make([]byte, 64<<10)...)[:64<<10]
-		for i := range 16 { // make the checksums of the chosen sectors' entries right
-			e := ringBytes[i*int(sectorSize):]
-			if n := int(le32(e[8:])); repair&(1<<i) != 0 && n >= 64 && n <= len(e) {
-				put32(e[4:], checksum(e[:n]))
-			}
-		}
-		r := &ring{b: ringBytes, work: 16 * len(ringBytes)}
-		active, err := r.active()
-		if err != nil {
-			return
-		}
-		var changes []overlay.Patch
-		for _, e := range active {
-			if changes, err = e.patches(changes); err != nil {
-				return
-			}
-		}
-		v := overlay.New(vdisktest.NewSparse(mib), 0, changes)
-		_, _ = v.ReadAt(make([]byte, 8192), 4000)
 	})
 }

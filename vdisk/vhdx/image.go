@@ -7,19 +7,32 @@ import (
 
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/overlay"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/journal"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
+
+// eagerPages of the BAT are checked by Open, 16 MiB: that is all of it for 64 TiB
+// in blocks of 32 MiB.
+const eagerPages = 256
 
 // Image is the disk in a VHDX file; it is a [vdisk.Image].
 type Image struct {
-	v     *overlay.Image
-	meta  metadata
-	table *table
+	v       *overlay.Image
+	header  layout.Header
+	regions layout.Regions
+	meta    layout.Metadata
+	table   *table
+	parent  vdisk.Image // of a differencing image
 }
 
-// Open reads the structures of a VHDX file and checks all of them. The image
-// reads from file as long as it is used; there is nothing to close.
-func Open(file vdisk.Image) (*Image, error) {
+// Open reads the structures of a VHDX file and checks them. The image reads from
+// file, and from the parent that find gave, as long as it is used; there is
+// nothing to close. A nil find is vdisk.NoParent.
+func Open(file vdisk.Image, find vdisk.FindParent) (*Image, error) {
 	m, err := open(file)
+	if err == nil && m.meta.HasParent {
+		err = m.link(find)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open VHDX: %w", err)
 	}
@@ -27,105 +40,183 @@ func Open(file vdisk.Image) (*Image, error) {
 }
 
 func open(file vdisk.Image) (*Image, error) {
-	if file.Size() > maxFileSize {
-		return nil, unsupported("file of %d bytes", file.Size())
+	if file.Size() > layout.MaxFileSize {
+		return nil, layout.Unsupported("file of %d bytes", file.Size())
 	}
-	h, err := readHeader(file)
+	m := &Image{}
+	var err error
+	if m.header, err = layout.ReadHeader(file); err != nil {
+		return nil, err
+	}
+	changes, err := journal.Read(file, m.header)
 	if err != nil {
 		return nil, err
 	}
 	// From here on everything is read as if the log had been replayed.
-	v, err := readLog(file, h)
+	m.v = overlay.New(file, changes.Size, changes.Patches)
+	if m.regions, err = layout.ReadRegions(m.v); err != nil {
+		return nil, err
+	}
+	if m.meta, err = layout.ReadMetadata(m.v, m.regions.Metadata); err != nil {
+		return nil, err
+	}
+	if m.table, err = newTable(m.v, m.regions.BAT, m.meta); err != nil {
+		return nil, err
+	}
+	c, err := m.claimStructures()
 	if err != nil {
 		return nil, err
 	}
-	r, err := readRegions(v)
+	pages, err := m.table.survey(context.Background())
 	if err != nil {
 		return nil, err
 	}
-	m, err := readMetadata(v, r.metadata)
-	if err != nil {
-		return nil, err
-	}
-	if m.hasParent {
-		return nil, unsupported("differencing image, its parent is needed to read it")
-	}
-	t, err := newTable(v, r.bat, m)
-	if err != nil {
-		return nil, err
-	}
-	c, err := claimStructures(v, h, r)
-	if err != nil {
-		return nil, err
-	}
-	if err := t.check(c); err != nil {
-		return nil, err
-	}
-	return &Image{v: v, meta: m, table: t}, nil
+	return m, m.table.check(context.Background(), pages[:min(len(pages), eagerPages)], c)
 }
 
 // claimStructures takes the places of all parts of the file other than blocks.
-func claimStructures(v *overlay.Image, h header, r regions) (*claims, error) {
+func (m *Image) claimStructures() (*claims, error) {
 	c := new(claims)
-	c.claim(0, mib)
-	parts := append([]region{{id: "log", offset: h.logOffset, length: h.logLength}}, r.all...)
+	c.claim(0, layout.MiB)
+	parts := append([]layout.Region{{ID: "log", Offset: m.header.LogOffset, Length: m.header.LogLength}}, m.regions.All...)
 	for _, p := range parts {
-		if p.offset+p.length > v.Size() {
-			return nil, truncated("region %s has %d bytes at %d, file ends at %d", p.id, p.length, p.offset, v.Size())
+		if p.Offset+p.Length > m.v.Size() {
+			return nil, layout.Truncated("region %s has %d bytes at %d, file ends at %d", p.ID, p.Length, p.Offset, m.v.Size())
 		}
-		if !c.claim(p.offset, p.length) {
-			return nil, badFormat("region %s at %d overlaps another structure", p.id, p.offset)
+		if !c.claim(p.Offset, p.Length) {
+			return nil, layout.BadFormat("region %s at %d overlaps another structure", p.ID, p.Offset)
 		}
 	}
 	return c, nil
 }
 
+// link finds the parent. Sections 2.6.2.6 and 2.6.2.4.
+func (m *Image) link(find vdisk.FindParent) error {
+	if find == nil {
+		find = vdisk.NoParent
+	}
+	p := m.meta.Locator.Parent()
+	var err error
+	if m.parent, err = find(p); err != nil {
+		return err
+	}
+	if m.parent == nil {
+		_, err = vdisk.NoParent(p)
+		return err
+	}
+	if d, ok := m.parent.(interface{ Info() vdisk.Info }); ok && d.Info().LogicalSector != m.meta.LogicalSector {
+		return layout.BadFormat("logical sectors of %d bytes on a parent that has %d", m.meta.LogicalSector, d.Info().LogicalSector)
+	}
+	return nil
+}
+
+// Free checks the whole table, which Open does for tables of up to 16 MiB only:
+// every block is in the file, and no two structures share a byte. It returns the
+// stretches of the file that nothing lies on, in order, at most limit of them. It
+// costs memory for a bit of each MiB of the file.
+func (m *Image) Free(ctx context.Context, limit int) ([]vdisk.Extent, error) {
+	c, err := m.claimStructures()
+	if err != nil {
+		return nil, fmt.Errorf("check VHDX: %w", err)
+	}
+	pages, err := m.table.survey(ctx)
+	if err == nil {
+		err = m.table.check(ctx, pages, c)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("check VHDX: %w", err)
+	}
+	return c.free(m.v.Size(), limit), nil
+}
+
+// Check is Free for who wants to know only whether the image is sound.
+func (m *Image) Check(ctx context.Context) error {
+	_, err := m.Free(ctx, 0)
+	return err
+}
+
 // Size is the size of the guest's disk.
-func (m *Image) Size() int64 { return m.meta.diskSize }
+func (m *Image) Size() int64 { return m.meta.DiskSize }
 
 // Info describes the image.
 func (m *Image) Info() vdisk.Info {
 	variant := "dynamic"
-	if m.meta.fixed {
+	switch {
+	case m.meta.HasParent:
+		variant = "differencing"
+	case m.meta.Fixed:
 		variant = "fixed"
 	}
 	return vdisk.Info{
 		Format:         "vhdx",
 		Variant:        variant,
-		VirtualSize:    m.meta.diskSize,
-		LogicalSector:  m.meta.logicalSector,
-		PhysicalSector: m.meta.physicalSector,
-		BlockSize:      m.meta.blockSize,
-		DiskID:         m.meta.diskID.String(),
+		VirtualSize:    m.meta.DiskSize,
+		LogicalSector:  m.meta.LogicalSector,
+		PhysicalSector: m.meta.PhysicalSector,
+		BlockSize:      m.meta.BlockSize,
+		DiskID:         m.meta.DiskID.String(),
+		Link:           m.header.DataWrite.String(),
 	}
 }
 
 // ReadAt is io.ReaderAt on the guest's disk. Blocks that are not present read
-// as zeros.
+// as zeros, or as the parent's.
 func (m *Image) ReadAt(p []byte, off int64) (int, error) {
-	in, end := vdisk.Window(p, off, m.meta.diskSize)
+	in, end := vdisk.Window(p, off, m.meta.DiskSize)
 	done := 0
 	for done < len(in) {
-		block, inside := (off+int64(done))/m.meta.blockSize, (off+int64(done))%m.meta.blockSize
-		part := in[done:min(int64(len(in)), int64(done)+m.meta.blockSize-inside)]
-		at, present, err := m.table.block(block)
+		n, err := m.read(in[done:], off+int64(done))
 		if err != nil {
 			return done, fmt.Errorf("read VHDX at %d: %w", off+int64(done), err)
 		}
-		if !present {
-			clear(part)
-		} else if err := readFull(m.v, part, at+inside); err != nil {
-			return done, fmt.Errorf("read VHDX block %d: %w", block, err)
-		}
-		done += len(part)
+		done += n
 	}
 	return done, end
 }
 
-// Extents lists absent blocks and holes of the file as zero, the rest as data.
+// read reads a part of p that is in one piece, and returns its length.
+func (m *Image) read(p []byte, off int64) (int, error) {
+	block, inside := off/m.meta.BlockSize, off%m.meta.BlockSize
+	p = p[:min(int64(len(p)), m.meta.BlockSize-inside)]
+	at, err := m.table.block(block)
+	if err != nil {
+		return 0, err
+	}
+	if at.part {
+		here, n, err := m.table.bitmap.run(block, inside, int64(len(p)))
+		if err != nil {
+			return 0, err
+		}
+		p = p[:n]
+		if !here {
+			at.kind = vdisk.Inherited
+		}
+	}
+	switch at.kind {
+	case vdisk.Data:
+		err = layout.ReadFull(m.v, p, at.at+inside)
+	case vdisk.Inherited:
+		err = vdisk.ReadBeneath(m.parent, p, off)
+	default:
+		clear(p)
+	}
+	return len(p), err
+}
+
+// Extents lists absent blocks and holes of the file as zero, the rest as data;
+// what a differencing image does not have is as in its parent.
 func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
+	if m.parent != nil {
+		return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent)
+	}
+	return m.Own(ctx, from, to)
+}
+
+// Own is Extents without the parent: what this image does not have is
+// vdisk.Inherited.
+func (m *Image) Own(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
 	return vdisk.Merge(func(yield func(vdisk.Extent, error) bool) {
-		err := vdisk.CheckRange(m.meta.diskSize, from, to)
+		err := vdisk.CheckRange(m.meta.DiskSize, from, to)
 		for off := from; err == nil && off < to; {
 			if err = ctx.Err(); err != nil {
 				break
@@ -134,8 +225,8 @@ func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Ext
 			if r, err = m.run(off, to); err != nil {
 				break
 			}
-			if !r.present {
-				if !yield(vdisk.Extent{Offset: off, Length: r.length, Kind: vdisk.Zero}, nil) {
+			if r.kind != vdisk.Data {
+				if !yield(vdisk.Extent{Offset: off, Length: r.length, Kind: r.kind}, nil) {
 					return
 				}
 			}
@@ -157,42 +248,52 @@ func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Ext
 
 // stored maps the bytes of the file that a run lies on; none when it is absent.
 func (m *Image) stored(ctx context.Context, r run) iter.Seq2[vdisk.Extent, error] {
-	if !r.present {
+	if r.kind != vdisk.Data {
 		return func(func(vdisk.Extent, error) bool) {}
 	}
 	return m.v.Extents(ctx, r.at, r.at+r.length)
 }
 
-// run is a stretch of the disk that is absent, or that lies in the file in one
-// piece from at on.
+// run is a stretch of the disk that is of one kind, and Data in one piece of the
+// file from at on.
 type run struct {
-	present bool
-	at      int64
-	length  int64
+	kind   vdisk.Kind
+	at     int64
+	length int64
 }
 
-// run returns the longest stretch from off on, not beyond to nor, so that the
-// caller gets to look at its context, beyond one page of the BAT.
+// run returns a stretch from off on, not beyond to nor, so that the caller gets
+// to look at its context, beyond one page of the BAT.
 func (m *Image) run(off, to int64) (run, error) {
 	t := m.table
-	block, inside := off/t.blockSize, off%t.blockSize
-	nextPage := t.blockAt((t.index(block)/pageEntries + 1) * pageEntries)
-	at, present, err := t.block(block)
+	block, inside := off/t.BlockSize, off%t.BlockSize
+	nextPage := t.BlockAt((t.Index(block)/pageEntries + 1) * pageEntries)
+	first, err := t.block(block)
 	if err != nil {
 		return run{}, err
+	}
+	r := run{kind: first.kind, at: first.at + inside}
+	if first.part {
+		here, n, err := t.bitmap.run(block, inside, min(t.BlockSize-inside, to-off))
+		if !here {
+			r.kind = vdisk.Inherited
+		}
+		r.length = n
+		return r, err
 	}
 	end := block + 1
 	if t.empty(block) {
 		end = nextPage
 	}
-	for ; end < nextPage && end*t.blockSize < to; end++ {
-		a, p, err := t.block(end)
+	for ; end < nextPage && end*t.BlockSize < to; end++ {
+		next, err := t.block(end)
 		if err != nil {
 			return run{}, err
 		}
-		if p != present || p && a != at+(end-block)*t.blockSize {
+		if next.kind != first.kind || next.part || next.kind == vdisk.Data && next.at != first.at+(end-block)*t.BlockSize {
 			break
 		}
 	}
-	return run{present: present, at: at + inside, length: min(end*t.blockSize, to) - off}, nil
+	r.length = min(end*t.BlockSize, to) - off
+	return r, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
 func random(seed uint64, n int64) []byte {
@@ -34,8 +35,8 @@ func TestBuiltImages(t *testing.T) {
 		{diskSize: 64 * tib, blockSize: 256 * mib},
 		{diskSize: 20 << 30, blockSize: 256 * mib, sector: 512}, // 16 blocks a chunk
 		{diskSize: 6 * tib, blockSize: mib, sector: 4096},
-		{diskSize: 3 * mib, items: []item{{"11111111-2222-3333-4444-555555555555", 0, []byte("hello")}}},
-		{diskSize: 3 * mib, extra: []region{{"11111111-2222-3333-4444-555555555555", 8 * mib, mib, false}}},
+		{diskSize: 3 * mib, items: []layout.Item{itm("11111111-2222-3333-4444-555555555555", 0, []byte("hello"))}},
+		{diskSize: 3 * mib, extra: []layout.Region{reg("11111111-2222-3333-4444-555555555555", 8*mib, mib, false)}},
 	} {
 		t.Run(fmt.Sprintf("%+v", d)[:40], func(t *testing.T) {
 			x := build(t, d)
@@ -50,7 +51,7 @@ func TestBuiltImages(t *testing.T) {
 				x.put(b, random(uint64(b), min(100_000, d.diskSize-b*x.d.blockSize)))
 			}
 			if !seen[2] {
-				x.setEntry(2, stateZero)
+				x.setEntry(2, layout.Zero)
 			}
 			m := x.check()
 			if got := m.Info(); got.LogicalSector != int(x.d.sector) || got.BlockSize != x.d.blockSize ||
@@ -84,31 +85,31 @@ func TestBlockStates(t *testing.T) {
 		entry uint64
 		err   error
 	}{
-		{stateNotPresent, nil},
-		{stateUndefined, nil},
-		{stateZero, nil},
-		{stateUnmapped, nil},
-		{stateUnmappedOld, nil},
-		{stateUnmapped | 5<<20, nil}, // an old place that means nothing
+		{layout.NotPresent, nil},
+		{layout.Undefined, nil},
+		{layout.Zero, nil},
+		{layout.Unmapped, nil},
+		{layout.UnmappedOld, nil},
+		{layout.Unmapped | 5<<20, nil}, // an old place that means nothing
 		{4, vdisk.ErrFormat},
-		{statePartiallyPresent | 5<<20, vdisk.ErrFormat},
-		{stateFullyPresent, vdisk.ErrFormat},             // at 0
-		{stateFullyPresent | 1<<20, vdisk.ErrFormat},     // in the log
-		{stateFullyPresent | 2<<20, vdisk.ErrFormat},     // in the metadata
-		{stateFullyPresent | 3<<20, vdisk.ErrFormat},     // in the BAT
-		{stateFullyPresent | 4<<20, vdisk.ErrFormat},     // in block 0
-		{stateFullyPresent | 5<<20, vdisk.ErrFormat},     // in its second half
-		{stateFullyPresent | 6<<20 | 8, vdisk.ErrFormat}, // reserved bit
-		{stateFullyPresent | 6<<20, nil},
-		{stateFullyPresent | 7<<20, vdisk.ErrTruncated},
-		{stateFullyPresent | 0xFFFFFFFFFFF00000, vdisk.ErrTruncated},
+		{layout.PartiallyPresent | 5<<20, vdisk.ErrFormat},
+		{layout.FullyPresent, vdisk.ErrFormat},             // at 0
+		{layout.FullyPresent | 1<<20, vdisk.ErrFormat},     // in the log
+		{layout.FullyPresent | 2<<20, vdisk.ErrFormat},     // in the metadata
+		{layout.FullyPresent | 3<<20, vdisk.ErrFormat},     // in the BAT
+		{layout.FullyPresent | 4<<20, vdisk.ErrFormat},     // in block 0
+		{layout.FullyPresent | 5<<20, vdisk.ErrFormat},     // in its second half
+		{layout.FullyPresent | 6<<20 | 8, vdisk.ErrFormat}, // reserved bit
+		{layout.FullyPresent | 6<<20, nil},
+		{layout.FullyPresent | 7<<20, vdisk.ErrTruncated},
+		{layout.FullyPresent | 0xFFFFFFFFFFF00000, vdisk.ErrTruncated},
 	} {
 		t.Run(fmt.Sprintf("%#x", c.entry), func(t *testing.T) {
 			x := build(t, draft{diskSize: 6 * mib})
 			x.put(0, random(1, 100))
 			x.Truncate(8 * mib)
 			x.setEntry(2, c.entry)
-			m, err := Open(x.Sparse)
+			m, err := Open(x.Sparse, nil)
 			if !errors.Is(err, c.err) {
 				t.Fatalf("open: %v, want %v", err, c.err)
 			}
@@ -133,24 +134,24 @@ func TestRefused(t *testing.T) {
 	}{
 		{"no identifier", draft{}, func(x *built) { x.write([]byte("vhdxfilf"), 0) }, vdisk.ErrFormat, "identifier"},
 		{"no headers", draft{noHeader1: true, noHeader2: true}, nil, vdisk.ErrFormat, "header"},
-		{"bad header checksums", draft{noHeader2: true}, func(x *built) { x.write([]byte{1}, headerAt1+4000) }, vdisk.ErrFormat, "header"},
-		{"different headers, same number", draft{}, func(x *built) { x.write(headerBytes(7, guid{}, 2*mib), headerAt2) }, vdisk.ErrFormat, "sequence"},
+		{"bad header checksums", draft{noHeader2: true}, func(x *built) { x.write([]byte{1}, layout.HeaderAt1+4000) }, vdisk.ErrFormat, "header"},
+		{"different headers, same number", draft{}, func(x *built) { x.write(headerBytes(7, layout.GUID{}, 2*mib), layout.HeaderAt2) }, vdisk.ErrFormat, "sequence"},
 		{"version", draft{}, func(x *built) {
-			b := headerBytes(9, guid{}, mib)
+			b := headerBytes(9, layout.GUID{}, mib)
 			put16(b[66:], 2)
-			put32(b[4:], checksum(b))
-			x.write(b, headerAt1)
+			put32(b[4:], layout.Checksum(b))
+			x.write(b, layout.HeaderAt1)
 		}, vdisk.ErrUnsupported, "version 2"},
 		{"no region tables", draft{noRegions1: true, noRegions2: true}, nil, vdisk.ErrFormat, "region table"},
-		{"required region", draft{extra: []region{{unknown, 8 * mib, mib, true}}}, nil, vdisk.ErrUnsupported, unknown},
-		{"overlapping regions", draft{extra: []region{{unknown, testBATAt, mib, false}}}, nil, vdisk.ErrFormat, "overlaps"},
-		{"region over log", draft{extra: []region{{unknown, testLogAt, mib, false}}}, nil, vdisk.ErrFormat, "overlaps"},
-		{"region in the head", draft{extra: []region{{unknown, 0, mib, false}}}, nil, vdisk.ErrFormat, "region"},
-		{"two BATs", draft{extra: []region{{regionBAT, 8 * mib, mib, false}}}, nil, vdisk.ErrFormat, "twice"},
-		{"required item", draft{items: []item{{unknown, 4, []byte("x")}}}, nil, vdisk.ErrUnsupported, unknown},
-		{"required user item", draft{items: []item{{itemDiskSize, 5, []byte("12345678")}}}, nil, vdisk.ErrUnsupported, itemDiskSize},
-		{"item twice", draft{items: []item{{itemDiskSize, 6, []byte("12345678")}}}, nil, vdisk.ErrFormat, "twice"},
-		{"differencing", draft{parameters: 2}, nil, vdisk.ErrUnsupported, "differencing"},
+		{"required region", draft{extra: []layout.Region{reg(unknown, 8*mib, mib, true)}}, nil, vdisk.ErrUnsupported, unknown},
+		{"overlapping regions", draft{extra: []layout.Region{reg(unknown, testBATAt, mib, false)}}, nil, vdisk.ErrFormat, "overlaps"},
+		{"region over log", draft{extra: []layout.Region{reg(unknown, testLogAt, mib, false)}}, nil, vdisk.ErrFormat, "overlaps"},
+		{"region in the head", draft{extra: []layout.Region{reg(unknown, 0, mib, false)}}, nil, vdisk.ErrFormat, "region"},
+		{"two BATs", draft{extra: []layout.Region{reg(layout.RegionBAT, 8*mib, mib, false)}}, nil, vdisk.ErrFormat, "twice"},
+		{"required item", draft{items: []layout.Item{itm(unknown, 4, []byte("x"))}}, nil, vdisk.ErrUnsupported, unknown},
+		{"required user item", draft{items: []layout.Item{itm(layout.ItemDiskSize, 5, []byte("12345678"))}}, nil, vdisk.ErrUnsupported, layout.ItemDiskSize},
+		{"item twice", draft{items: []layout.Item{itm(layout.ItemDiskSize, 6, []byte("12345678"))}}, nil, vdisk.ErrFormat, "twice"},
+		{"differencing", draft{parameters: 2}, nil, vdisk.ErrUnsupported, `differencing image, its parent (".\\base.vhdx")`},
 		{"block size", draft{blockSize: 3 * mib}, nil, vdisk.ErrFormat, "block size"},
 		{"block size too large", draft{blockSize: 512 * mib}, nil, vdisk.ErrFormat, "block size"},
 		{"sector size", draft{sector: 1024}, nil, vdisk.ErrFormat, "sector size"},
@@ -161,8 +162,8 @@ func TestRefused(t *testing.T) {
 			x.write(b, testMetaAt)
 		}, vdisk.ErrFormat, "BAT needs"},
 		{"metadata table", draft{}, func(x *built) { x.write([]byte("metadatb"), testMetaAt) }, vdisk.ErrFormat, "metadata"},
-		{"item outside its region", draft{}, func(x *built) { x.write([]byte{0, 0, 16, 0}, testMetaAt+64+16) }, vdisk.ErrFormat, itemFileParameters},
-		{"cut in the BAT", draft{}, func(x *built) { x.Truncate(testBATAt + 100) }, vdisk.ErrTruncated, regionBAT},
+		{"item outside its region", draft{}, func(x *built) { x.write([]byte{0, 0, 16, 0}, testMetaAt+64+16) }, vdisk.ErrFormat, layout.ItemFileParameters},
+		{"cut in the BAT", draft{}, func(x *built) { x.Truncate(testBATAt + 100) }, vdisk.ErrTruncated, layout.RegionBAT},
 		{"cut in the head", draft{}, func(x *built) { x.Truncate(70_000) }, vdisk.ErrTruncated, "header"},
 		{"empty file", draft{}, func(x *built) { x.Truncate(0) }, vdisk.ErrTruncated, "identifier"},
 		{"file too large", draft{}, func(x *built) { x.Truncate(129 * tib) }, vdisk.ErrUnsupported, "bytes"},
@@ -175,7 +176,7 @@ func TestRefused(t *testing.T) {
 			if c.spoil != nil {
 				c.spoil(x)
 			}
-			_, err := Open(x.Sparse)
+			_, err := Open(x.Sparse, nil)
 			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("open: %v; want %v about %q", err, c.want, c.text)
 			}
@@ -186,17 +187,17 @@ func TestRefused(t *testing.T) {
 // Identical headers with one number are what disk2vhd writes.
 func TestTwinHeaders(t *testing.T) {
 	x := build(t, draft{diskSize: 10 * mib})
-	x.write(headerBytes(7, guid{}, mib), headerAt2)
+	x.write(headerBytes(7, layout.GUID{}, mib), layout.HeaderAt2)
 	x.check()
 }
 
 // The newer header counts even when it is the second.
 func TestNewerHeader(t *testing.T) {
-	x := build(t, draft{diskSize: 10 * mib, logGUID: guid{1}}) // says there is a log to replay
-	if _, err := Open(x.Sparse); !errors.Is(err, vdisk.ErrFormat) {
+	x := build(t, draft{diskSize: 10 * mib, logGUID: layout.GUID{1}}) // says there is a log to replay
+	if _, err := Open(x.Sparse, nil); !errors.Is(err, vdisk.ErrFormat) {
 		t.Fatalf("open with an empty log to replay: %v", err)
 	}
-	x.write(headerBytes(8, guid{}, mib), headerAt2)
+	x.write(headerBytes(8, layout.GUID{}, mib), layout.HeaderAt2)
 	x.check()
 }
 
@@ -207,7 +208,7 @@ func TestLastBlockCut(t *testing.T) {
 	x.Truncate(at + mib)
 	vdisktest.Run(t, x.check(), x.want)
 	x.Truncate(at + mib - 1)
-	if _, err := Open(x.Sparse); !errors.Is(err, vdisk.ErrTruncated) || !strings.Contains(err.Error(), "block 1 (disk offset 2097152)") {
+	if _, err := Open(x.Sparse, nil); !errors.Is(err, vdisk.ErrTruncated) || !strings.Contains(err.Error(), "block 1 (disk offset 2097152)") {
 		t.Errorf("one byte less: %v", err)
 	}
 }
@@ -240,14 +241,8 @@ func TestLargestTable(t *testing.T) {
 	if d := time.Since(begin); d > 5*time.Second {
 		t.Errorf("the map took %v", d)
 	}
-	held := 0
-	for i := range m.table.slots {
-		if m.table.slots[i].Load() != nil {
-			held++
-		}
-	}
-	if held > 3 || len(m.table.slots) > maxPages {
-		t.Errorf("%d of %d pages are held", held, len(m.table.slots))
+	if pages, err := m.table.survey(t.Context()); err != nil || len(pages) > 3 {
+		t.Errorf("%d pages are read (%v)", len(pages), err)
 	}
 	vdisktest.Run(t, m, x.want)
 }
@@ -272,7 +267,7 @@ func TestClaims(t *testing.T) {
 			c, plain = new(claims), map[int64]bool{} // a refused claim may have taken a part
 		}
 	}
-	if !c.claim(maxFileSize-mib, mib) || c.claim(maxFileSize-mib, 1) {
+	if !c.claim(layout.MaxFileSize-mib, mib) || c.claim(layout.MaxFileSize-mib, 1) {
 		t.Error("the last MiB")
 	}
 }

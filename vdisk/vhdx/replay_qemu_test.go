@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-backup/millrace/vdisk/overlay"
 	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
 // TestReplayAgainstQEMU lets qemu-img replay the log of a built image into a
@@ -20,9 +21,9 @@ func TestReplayAgainstQEMU(t *testing.T) {
 	if err != nil {
 		t.Skip("needs qemu-img")
 	}
-	x := dirty(t, int(mib-2*sectorSize), func(at int64) []logEntry {
-		tail := int(mib - 2*sectorSize)
-		present := func(at int64) uint64 { return uint64(at) | stateFullyPresent }
+	x := dirty(t, int(mib-2*layout.SectorSize), func(at int64) []logEntry {
+		tail := int(mib - 2*layout.SectorSize)
+		present := func(at int64) uint64 { return uint64(at) | layout.FullyPresent }
 		size := at + 4*mib
 		return []logEntry{
 			{sequence: 5, tail: tail, flushed: size, last: size, changes: []overlay.Patch{change(testBATAt, batSector(present(at)))}},
@@ -52,7 +53,7 @@ func TestReplayAgainstQEMU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := Open(file)
+	m, err := Open(file, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,13 +9,14 @@ import (
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/overlay"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
-var testGUID = guid{0xA, 0xB, 0xC}
+var testGUID = layout.GUID{0xA, 0xB, 0xC}
 
 // batSector is a sector of the BAT with the given entries at its beginning.
 func batSector(entries ...uint64) []byte {
-	b := make([]byte, sectorSize)
+	b := make([]byte, layout.SectorSize)
 	for i, e := range entries {
 		put64(b[8*i:], e)
 	}
@@ -40,12 +41,12 @@ func dirty(t testing.TB, start int, entries func(at int64) []logEntry) *built {
 		list[i].guid = testGUID
 	}
 	x.write(ringOf(int(mib), start, list...), testLogAt)
-	x.write(headerBytes(9, testGUID, mib), headerAt1)
+	x.write(headerBytes(9, testGUID, mib), layout.HeaderAt1)
 	return x
 }
 
 func TestReplay(t *testing.T) {
-	present := func(at int64) uint64 { return uint64(at) | stateFullyPresent }
+	present := func(at int64) uint64 { return uint64(at) | layout.FullyPresent }
 	for _, c := range []struct {
 		name    string
 		start   int
@@ -54,23 +55,23 @@ func TestReplay(t *testing.T) {
 		{"one entry", 0, func(at int64) []logEntry {
 			return []logEntry{{sequence: 5, changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}}}
 		}},
-		{"wraps around", int(mib - 2*sectorSize), func(at int64) []logEntry {
-			tail := int(mib - 2*sectorSize)
+		{"wraps around", int(mib - 2*layout.SectorSize), func(at int64) []logEntry {
+			tail := int(mib - 2*layout.SectorSize)
 			return []logEntry{
 				{sequence: 5, tail: tail, changes: []overlay.Patch{change(testBATAt, batSector(present(at)))}},
 				{sequence: 6, tail: tail, changes: []overlay.Patch{zeroed(testBATAt, mib), change(testBATAt, batSector(present(at), present(at+2*mib)))}},
 			}
 		}},
-		{"an entry wraps around", int(mib - sectorSize), func(at int64) []logEntry {
-			tail := int(mib - sectorSize)
+		{"an entry wraps around", int(mib - layout.SectorSize), func(at int64) []logEntry {
+			tail := int(mib - layout.SectorSize)
 			return []logEntry{
 				{sequence: 5, tail: tail, changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
 			}
 		}},
 		{"entries before the tail are done", 0, func(at int64) []logEntry {
 			return []logEntry{
-				{sequence: 5, changes: []overlay.Patch{change(testMetaAt, make([]byte, sectorSize))}}, // would wipe the metadata
-				{sequence: 6, tail: int(2 * sectorSize), changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
+				{sequence: 5, changes: []overlay.Patch{change(testMetaAt, make([]byte, layout.SectorSize))}}, // would wipe the metadata
+				{sequence: 6, tail: int(2 * layout.SectorSize), changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
 			}
 		}},
 		{"later entries win", 0, func(at int64) []logEntry {
@@ -83,7 +84,7 @@ func TestReplay(t *testing.T) {
 			tail := 512 * 1024
 			return []logEntry{
 				{sequence: 50, tail: tail, changes: []overlay.Patch{change(testBATAt, batSector(present(at), present(at+2*mib)))}},
-				{sequence: 7, tail: tail + int(2*sectorSize), changes: []overlay.Patch{change(testMetaAt, make([]byte, sectorSize))}},
+				{sequence: 7, tail: tail + int(2*layout.SectorSize), changes: []overlay.Patch{change(testMetaAt, make([]byte, layout.SectorSize))}},
 			}
 		}},
 		{"sequence above 32 bits", 0, func(at int64) []logEntry {
@@ -92,7 +93,7 @@ func TestReplay(t *testing.T) {
 		{"many descriptors", 0, func(at int64) []logEntry {
 			var list []overlay.Patch
 			for range 126 + 128 + 3 {
-				list = append(list, zeroed(testBATAt, sectorSize))
+				list = append(list, zeroed(testBATAt, layout.SectorSize))
 			}
 			list = append(list, change(testBATAt, batSector(present(at), present(at+2*mib))))
 			return []logEntry{{sequence: 1, changes: list}}
@@ -100,7 +101,7 @@ func TestReplay(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			x := dirty(t, c.start, c.entries)
-			m, err := Open(x.Sparse)
+			m, err := Open(x.Sparse, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,10 +113,10 @@ func TestReplay(t *testing.T) {
 // Payload is never logged, but if it is, reading must agree with what a
 // replay into the file would leave. So must the size of the file.
 func TestReplayOverPayload(t *testing.T) {
-	sector := random(77, sectorSize)
+	sector := random(77, layout.SectorSize)
 	x := dirty(t, 0, func(at int64) []logEntry {
 		return []logEntry{{sequence: 3, last: at + 6*mib, changes: []overlay.Patch{
-			change(testBATAt, batSector(uint64(at)|stateFullyPresent, uint64(at+2*mib)|stateFullyPresent, uint64(at+4*mib)|stateFullyPresent)),
+			change(testBATAt, batSector(uint64(at)|layout.FullyPresent, uint64(at+2*mib)|layout.FullyPresent, uint64(at+4*mib)|layout.FullyPresent)),
 			zeroed(at+mib, 64*kib),
 			change(at+mib+4096, sector),
 			change(at+4*mib-4096, sector),
@@ -131,7 +132,7 @@ func TestReplayOverPayload(t *testing.T) {
 
 func TestReplayRefused(t *testing.T) {
 	good := func(at int64) []logEntry {
-		return []logEntry{{sequence: 5, changes: []overlay.Patch{change(testBATAt, batSector(uint64(at)|stateFullyPresent))}}}
+		return []logEntry{{sequence: 5, changes: []overlay.Patch{change(testBATAt, batSector(uint64(at)|layout.FullyPresent))}}}
 	}
 	for _, c := range []struct {
 		name  string
@@ -139,21 +140,21 @@ func TestReplayRefused(t *testing.T) {
 		want  error
 	}{
 		{"nothing spoilt", func(x *built) {}, nil},
-		{"entry checksum", func(x *built) { x.write([]byte{1}, testLogAt+60) }, vdisk.ErrFormat},
+		{"entry layout.Checksum", func(x *built) { x.write([]byte{1}, testLogAt+60) }, vdisk.ErrFormat},
 		{"data of another entry", func(x *built) {
 			b := logEntry{sequence: 5, guid: testGUID, changes: []overlay.Patch{change(testBATAt, batSector(7))}}.bytes()
-			put32(b[sectorSize+4092:], 4)
-			put32(b[4:], checksum(b))
+			put32(b[layout.SectorSize+4092:], 4)
+			put32(b[4:], layout.Checksum(b))
 			x.write(b, testLogAt)
 		}, vdisk.ErrFormat},
 		{"descriptor of another entry", func(x *built) {
 			b := logEntry{sequence: 5, guid: testGUID, changes: []overlay.Patch{change(testBATAt, batSector(7))}}.bytes()
 			put64(b[entryHeaderSize+24:], 4)
-			put32(b[4:], checksum(b))
+			put32(b[4:], layout.Checksum(b))
 			x.write(b, testLogAt)
 		}, vdisk.ErrFormat},
 		{"another log's", func(x *built) {
-			x.write(headerBytes(10, guid{9}, mib), headerAt1)
+			x.write(headerBytes(10, layout.GUID{9}, mib), layout.HeaderAt1)
 		}, vdisk.ErrFormat},
 		{"tail outside the run", func(x *built) {
 			x.write(logEntry{sequence: 5, guid: testGUID, tail: 4096 * 9}.bytes(), testLogAt)
@@ -167,41 +168,26 @@ func TestReplayRefused(t *testing.T) {
 		{"change not aligned", func(x *built) {
 			x.write(logEntry{sequence: 5, guid: testGUID, changes: []overlay.Patch{zeroed(testBATAt+512, 4096)}}.bytes(), testLogAt)
 		}, vdisk.ErrFormat},
-		{"log too large", func(x *built) { x.write(headerBytes(10, testGUID, 65*mib), headerAt1) }, vdisk.ErrUnsupported},
-		{"log past the end", func(x *built) { x.write(headerBytes(10, testGUID, 64*mib), headerAt1) }, vdisk.ErrTruncated},
+		{"log too large", func(x *built) { x.write(headerBytes(10, testGUID, 65*mib), layout.HeaderAt1) }, vdisk.ErrUnsupported},
+		{"log past the end", func(x *built) { x.write(headerBytes(10, testGUID, 64*mib), layout.HeaderAt1) }, vdisk.ErrTruncated},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			x := dirty(t, 0, good)
 			c.spoil(x)
-			if _, err := Open(x.Sparse); !errors.Is(err, c.want) {
+			if _, err := Open(x.Sparse, nil); !errors.Is(err, c.want) {
 				t.Errorf("open: %v, want %v", err, c.want)
 			}
 		})
 	}
 }
 
-// A ring that is full of headers, each of which claims all of the ring, must
-// not cost a checksum over the ring for each.
-func TestLogWorkIsBounded(t *testing.T) {
-	full := make([]byte, maxLogSize)
-	for at := 0; at < len(full); at += int(sectorSize) {
-		h := logEntry{sequence: 1, guid: testGUID}.bytes()
-		put32(h[8:], uint32(len(full)))
-		copy(full[at:], h[:64])
-	}
-	r := &ring{b: full, guid: testGUID, work: 16 * len(full)}
-	if _, err := r.active(); !errors.Is(err, vdisk.ErrFormat) {
-		t.Errorf("search: %v", err)
-	}
-}
-
 func TestGUID(t *testing.T) {
-	for _, s := range []string{regionBAT, itemParentLocator} {
-		if got := parseGUID(s).String(); got != s {
+	for _, s := range []string{layout.RegionBAT, layout.ItemParentLocator} {
+		if got := layout.ParseGUID(s).String(); got != s {
 			t.Errorf("%s comes back as %s", s, got)
 		}
 	}
-	if g := parseGUID(regionBAT); fmt.Sprintf("%x", g[:4]) != "6677c22d" {
+	if g := layout.ParseGUID(layout.RegionBAT); fmt.Sprintf("%x", g[:4]) != "6677c22d" {
 		t.Errorf("first field is not little-endian: %x", g[:4])
 	}
 }
@@ -211,7 +197,7 @@ func TestGUID(t *testing.T) {
 func TestChecksum(t *testing.T) {
 	b := []byte("1234XXXX56789")
 	zeroed := []byte("1234\x00\x00\x00\x0056789")
-	if got, want := checksum(b), crc32.Checksum(zeroed, crc32.MakeTable(crc32.Castagnoli)); got != want {
+	if got, want := layout.Checksum(b), crc32.Checksum(zeroed, crc32.MakeTable(crc32.Castagnoli)); got != want {
 		t.Errorf("%#x, want %#x", got, want)
 	}
 	if got := crc32.Checksum([]byte("123456789"), crc32.MakeTable(crc32.Castagnoli)); got != 0xE3069283 {

@@ -1,4 +1,4 @@
-package vhdx
+package create_test
 
 import (
 	"bytes"
@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"iter"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -18,47 +16,18 @@ import (
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
+	"github.com/millrace-backup/millrace/vdisk/vhdx"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/create"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
-// tape is a File that keeps what was done to it.
-type tape struct {
-	*vdisktest.Sparse
-	done []effect
-	fail int // the number of the effect that fails; 0: none
-}
+const kib, mib, tib, pageEntries, copyGrain, newBATAt = layout.KiB, layout.MiB, layout.TiB, 8192, 4 * layout.KiB, 3 * layout.MiB
 
-// effect is a write, or a sync when b is nil.
-type effect struct {
-	off int64
-	b   []byte
-}
-
-var errTape = errors.New("tape is torn")
-
-func newTape() *tape { return &tape{Sparse: vdisktest.NewSparse(0)} }
-
-func (f *tape) Seek(off int64, whence int) (int64, error) {
-	if whence != io.SeekEnd {
-		return 0, errors.New("seek is for the size only")
-	}
-	return f.Size() + off, nil
-}
-
-func (f *tape) record(e effect) error {
-	if f.done = append(f.done, e); len(f.done) == f.fail {
-		return errTape
-	}
-	return nil
-}
-
-func (f *tape) Sync() error { return f.record(effect{}) }
-
-func (f *tape) WriteAt(b []byte, off int64) (int, error) {
-	if err := f.record(effect{off, bytes.Clone(b)}); err != nil {
-		return 0, err
-	}
-	f.Truncate(max(f.Size(), off+int64(len(b))))
-	return f.Sparse.WriteAt(b, off)
+func random(seed uint64, n int64) []byte {
+	b := make([]byte, n)
+	rnd := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	_, _ = rnd.Read(b) // never fails
+	return b
 }
 
 // scattered is a disk with data here and there: around the borders of blocks,
@@ -86,8 +55,8 @@ func scattered(t testing.TB, size, block, sector int64) *vdisktest.Sparse {
 	return disk
 }
 
-func createdCases() map[string]CreateOptions {
-	return map[string]CreateOptions{
+func createdCases() map[string]create.Options {
+	return map[string]create.Options{
 		"default":   {},
 		"1M":        {BlockSize: mib},
 		"2M":        {BlockSize: 2 * mib, PhysicalSector: 512},
@@ -98,7 +67,7 @@ func createdCases() map[string]CreateOptions {
 	}
 }
 
-func TestCreate(t *testing.T) {
+func TestDisk(t *testing.T) {
 	for name, o := range createdCases() {
 		block, sector := int64(32*mib), int64(512)
 		if o.BlockSize != 0 {
@@ -117,14 +86,14 @@ func TestCreate(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s-%d", name, size), func(t *testing.T) {
-				disk, f := scattered(t, size, block, sector), newTape()
-				if err := Create(t.Context(), f, disk, o); err != nil {
+				disk, f := scattered(t, size, block, sector), vdisktest.NewTape()
+				if err := create.Disk(t.Context(), f, disk, o); err != nil {
 					t.Fatal(err)
 				}
 				if f.Size()%mib != 0 {
 					t.Errorf("file of %d bytes", f.Size())
 				}
-				m, err := Open(f.Sparse)
+				m, err := vhdx.Open(f.Sparse, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -174,10 +143,10 @@ func TestCreateIsThrifty(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var files []*tape
+	var files []*vdisktest.Tape
 	for range 2 {
-		f := newTape()
-		if err := Create(t.Context(), f, disk, CreateOptions{BlockSize: mib, Random: rand.NewChaCha8([32]byte{7})}); err != nil {
+		f := vdisktest.NewTape()
+		if err := create.Disk(t.Context(), f, disk, create.Options{BlockSize: mib, Random: rand.NewChaCha8([32]byte{7})}); err != nil {
 			t.Fatal(err)
 		}
 		if want := int64(newBATAt + mib + 2*mib); f.Size() != want {
@@ -188,7 +157,7 @@ func TestCreateIsThrifty(t *testing.T) {
 	if err := vdisktest.Equal(files[0], files[1], 0, files[0].Size()); err != nil {
 		t.Errorf("same disk, same ids: %v", err)
 	}
-	m, err := Open(files[0].Sparse)
+	m, err := vhdx.Open(files[0].Sparse, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,114 +170,38 @@ func TestCreateIsThrifty(t *testing.T) {
 	}
 }
 
-// Whatever the moment at which the power fails, and whichever of the writes
-// since the last sync had reached the disk: the file is refused or is whole.
-func TestCreateSurvivesPowerLoss(t *testing.T) {
-	disk := scattered(t, 20*mib+512, mib, 512)
-	for _, fixed := range []bool{false, true} {
-		f := newTape()
-		if err := Create(t.Context(), f, disk, CreateOptions{BlockSize: mib, Fixed: fixed}); err != nil {
-			t.Fatal(err)
-		}
-		rnd, whole := rand.New(rand.NewPCG(1, 2)), 0
-		for round := range 600 {
-			cut := rnd.IntN(len(f.done) + 1)
-			if round <= len(f.done) {
-				cut = round
-			}
-			left := survivors(f.done[:cut], rnd)
-			m, err := Open(left)
-			if err != nil {
-				continue
-			}
-			whole++
-			if m.Size() != disk.Size() {
-				t.Fatalf("after %d of %d effects the disk has %d bytes", cut, len(f.done), m.Size())
-			}
-			if err := vdisktest.Equal(m, disk, 0, disk.Size()); err != nil {
-				t.Fatalf("after %d of %d effects: %v", cut, len(f.done), err)
-			}
-		}
-		if whole == 0 || whole == 600 {
-			t.Errorf("%d of 600 files were whole: the test looks at nothing", whole)
-		}
+// Order of writes, power loss and errors: what every format is held to.
+func TestWriter(t *testing.T) {
+	for name, o := range map[string]create.Options{"dynamic": {BlockSize: mib}, "fixed": {BlockSize: mib, Fixed: true}, "4096": {LogicalSector: 4096}} {
+		t.Run(name, func(t *testing.T) {
+			vdisktest.RunCreate(t, vdisktest.Maker{
+				Create: func(ctx context.Context, f vdisk.File, from vdisk.Image) error { return create.Disk(ctx, f, from, o) },
+				Open:   func(file vdisk.Image) (vdisk.Image, error) { return vhdx.Open(file, nil) },
+				Begin: func(f vdisk.File, size int64) (io.WriterAt, func() error, error) {
+					w, err := create.NewWriter(f, size, o)
+					return w, w.Finish, err
+				},
+			}, vdisktest.Scattered(12*mib+4096, mib))
+		})
 	}
 }
 
-// survivors is a file with all that was synced and half of what was not.
-func survivors(done []effect, rnd *rand.Rand) *vdisktest.Sparse {
-	synced := 0
-	for i, e := range done {
-		if e.b == nil {
-			synced = i
-		}
-	}
-	out := vdisktest.NewSparse(0)
-	for i, e := range done {
-		if e.b != nil && (i < synced || rnd.IntN(2) == 0) {
-			out.Truncate(max(out.Size(), e.off+int64(len(e.b))))
-			_, _ = out.WriteAt(e.b, e.off) // inside the size
-		}
-	}
-	return out
-}
-
-// Every error of the file comes back, and nothing is done after it.
-func TestCreateFails(t *testing.T) {
-	disk := scattered(t, 9*mib, mib, 512)
-	whole := newTape()
-	if err := Create(t.Context(), whole, disk, CreateOptions{BlockSize: mib}); err != nil {
-		t.Fatal(err)
-	}
-	for n := range whole.done {
-		f := newTape()
-		f.fail = n + 1
-		if err := Create(t.Context(), f, disk, CreateOptions{BlockSize: mib}); !errors.Is(err, errTape) || len(f.done) != n+1 {
-			t.Errorf("effect %d fails: %v, %d effects", n, err, len(f.done))
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := Create(ctx, newTape(), disk, CreateOptions{}); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	if err := Create(t.Context(), newTape(), short{disk}, CreateOptions{}); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("source that ends early: %v", err)
-	}
-	used := newTape()
-	used.Truncate(1)
-	if err := Create(t.Context(), used, disk, CreateOptions{}); !errors.Is(err, fs.ErrExist) || len(used.done) != 0 {
-		t.Errorf("file that is not empty: %v", err)
-	}
-	if err := Create(t.Context(), newTape(), disk, CreateOptions{Random: strings.NewReader("short")}); err == nil {
+func TestRefused(t *testing.T) {
+	if err := create.Disk(t.Context(), vdisktest.NewTape(), vdisktest.NewSparse(mib), create.Options{Random: strings.NewReader("short")}); err == nil {
 		t.Error("ids without a source")
 	}
 	for _, c := range []struct {
 		size int64
-		o    CreateOptions
+		o    create.Options
 	}{
-		{mib + 1, CreateOptions{}}, {mib + 512, CreateOptions{LogicalSector: 4096}}, {65 * tib, CreateOptions{}},
-		{mib, CreateOptions{BlockSize: 3 * mib}}, {mib, CreateOptions{BlockSize: mib / 2}}, {mib, CreateOptions{BlockSize: 512 * mib}},
-		{mib, CreateOptions{LogicalSector: 1024}}, {mib, CreateOptions{PhysicalSector: -1}},
+		{mib + 1, create.Options{}}, {mib + 512, create.Options{LogicalSector: 4096}}, {65 * tib, create.Options{}},
+		{mib, create.Options{BlockSize: 3 * mib}}, {mib, create.Options{BlockSize: mib / 2}}, {mib, create.Options{BlockSize: 512 * mib}},
+		{mib, create.Options{LogicalSector: 1024}}, {mib, create.Options{PhysicalSector: -1}},
 	} {
-		if err := Create(t.Context(), newTape(), vdisktest.NewSparse(c.size), c.o); !errors.Is(err, vdisk.ErrUnsupported) || errors.Is(err, vdisk.ErrFormat) {
+		if err := create.Disk(t.Context(), vdisktest.NewTape(), vdisktest.NewSparse(c.size), c.o); !errors.Is(err, vdisk.ErrUnsupported) || errors.Is(err, vdisk.ErrFormat) {
 			t.Errorf("%d bytes, %+v: %v", c.size, c.o, err)
 		}
 	}
-}
-
-// short is a disk that promises more than it has.
-type short struct{ *vdisktest.Sparse }
-
-func (s short) ReadAt(p []byte, off int64) (int, error) {
-	if off > 4*mib {
-		return 0, io.EOF
-	}
-	return s.Sparse.ReadAt(p, off)
-}
-
-func (s short) Extents(_ context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	return func(yield func(vdisk.Extent, error) bool) { yield(vdisk.Extent{Offset: from, Length: to - from}, nil) }
 }
 
 // TestCreateAgainstQEMU lets qemu-img check and read what was created.
@@ -391,7 +284,7 @@ func writeSparse(t *testing.T, path string, disk vdisk.Image) {
 	}
 }
 
-func createFrom(t *testing.T, path, from string, o CreateOptions) {
+func createFrom(t *testing.T, path, from string, o create.Options) {
 	t.Helper()
 	src, err := os.Open(from)
 	if err != nil {
@@ -407,7 +300,7 @@ func createFrom(t *testing.T, path, from string, o CreateOptions) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := Create(t.Context(), f, disk, o); err != nil {
+	if err := create.Disk(t.Context(), f, disk, o); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,24 +1,36 @@
-package vhdx
+// Package journal is the log of a VHDX file: a ring of entries, each a set of
+// 4 KiB sectors to write and ranges to zero, by which changes of the file's
+// structures become whole or do not happen. Section 2.3 of the specification.
+//
+// [Read] finds what a log that was left behind has to change; who reads the file
+// lays it over it, who opens it for writing makes it so. [Entry] is what a writer
+// puts into the ring. The package writes nothing itself: the order in which
+// entries, structures and headers reach the disk is vdisk/vhdx/inplace's.
+//
+// A ring is bytes that anybody may have made. Memory is bounded by its size, at
+// most layout.MaxLogSize, and time by a few passes over it.
+package journal
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/overlay"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
-
-// The log is a ring of entries, each a set of 4 KiB sectors to write and
-// ranges to zero. Section 2.3.
 
 const (
 	entryHeaderSize = 64 // section 2.3.1.1
 	descriptorSize  = 32 // sections 2.3.1.2 and 2.3.1.3
+
+	inFirst = (int(layout.SectorSize) - entryHeaderSize) / descriptorSize // descriptors beside the header
 )
 
 // ring is the log's bytes in memory.
 type ring struct {
 	b    []byte
-	guid guid
+	guid layout.GUID
 	work int // bytes that may still be checksummed, see entry
 }
 
@@ -33,37 +45,46 @@ type entry struct {
 	last        int64 // and needs at least this one after replay
 }
 
-// readLog returns the file as replaying its log would leave it.
-func readLog(file vdisk.Image, h header) (*overlay.Image, error) {
-	if h.logGUID == (guid{}) {
-		return overlay.New(file, 0, nil), nil
+// Changes is what a log has to change, oldest first.
+type Changes struct {
+	Patches []overlay.Patch
+	Size    int64 // the file has at least this size afterwards
+}
+
+// Read returns the changes that the log of a file holds; none when the header
+// says that it is empty.
+func Read(file vdisk.Image, h layout.Header) (Changes, error) {
+	if h.LogGUID.IsZero() {
+		return Changes{}, nil
 	}
-	if h.logOffset+h.logLength > file.Size() {
-		return nil, truncated("log of %d bytes at %d, file ends at %d", h.logLength, h.logOffset, file.Size())
+	if h.LogOffset+h.LogLength > file.Size() {
+		return Changes{}, layout.Truncated("log of %d bytes at %d, file ends at %d", h.LogLength, h.LogOffset, file.Size())
 	}
-	r := &ring{b: make([]byte, h.logLength), guid: h.logGUID, work: 16 * int(h.logLength)}
-	if err := readFull(file, r.b, h.logOffset); err != nil {
-		return nil, fmt.Errorf("read log: %w", err)
+	r := newRing(make([]byte, h.LogLength), h.LogGUID)
+	if err := layout.ReadFull(file, r.b, h.LogOffset); err != nil {
+		return Changes{}, fmt.Errorf("read log: %w", err)
 	}
 	active, err := r.active()
 	if err != nil {
-		return nil, err
+		return Changes{}, err
 	}
 	head := active[len(active)-1]
 	if file.Size() < head.flushed {
-		return nil, truncated("log says the file has %d bytes, it ends at %d", head.flushed, file.Size())
+		return Changes{}, layout.Truncated("log says the file has %d bytes, it ends at %d", head.flushed, file.Size())
 	}
-	if head.last > maxFileSize {
-		return nil, badFormat("log extends the file to %d bytes", head.last)
+	if head.last > layout.MaxFileSize {
+		return Changes{}, layout.BadFormat("log extends the file to %d bytes", head.last)
 	}
-	var changes []overlay.Patch
+	out := Changes{Size: head.last}
 	for _, e := range active {
-		if changes, err = e.patches(changes); err != nil {
-			return nil, err
+		if out.Patches, err = e.patches(out.Patches); err != nil {
+			return Changes{}, err
 		}
 	}
-	return overlay.New(file, head.last, changes), nil
+	return out, nil
 }
+
+func newRing(b []byte, id layout.GUID) *ring { return &ring{b: b, guid: id, work: 16 * len(b)} }
 
 // active returns the entries to replay, oldest first: of all runs of entries
 // whose newest names an oldest inside the run, the one that ends with the
@@ -73,10 +94,10 @@ func (r *ring) active() ([]entry, error) {
 	for start := 0; start < len(r.b); {
 		run, length := r.run(start)
 		if r.work < 0 {
-			return nil, badFormat("log entries overlap too often")
+			return nil, layout.BadFormat("log entries overlap too often")
 		}
 		if len(run) == 0 {
-			start += int(sectorSize)
+			start += int(layout.SectorSize)
 			continue
 		}
 		start += length
@@ -92,7 +113,7 @@ func (r *ring) active() ([]entry, error) {
 		}
 	}
 	if len(best) == 0 {
-		return nil, badFormat("log is to be replayed and has no valid sequence")
+		return nil, layout.BadFormat("log is to be replayed and has no valid sequence")
 	}
 	return best, nil
 }
@@ -122,16 +143,16 @@ func (r *ring) entry(at int) (entry, bool) {
 	h := r.b[at:][:entryHeaderSize]
 	e := entry{
 		at:          at,
-		sequence:    le64(h[16:]),
-		tail:        int(le32(h[12:])),
-		descriptors: int(le32(h[24:])),
-		flushed:     int64(le64(h[48:])),
-		last:        int64(le64(h[56:])),
+		sequence:    binary.LittleEndian.Uint64(h[16:]),
+		tail:        int(binary.LittleEndian.Uint32(h[12:])),
+		descriptors: int(binary.LittleEndian.Uint32(h[24:])),
+		flushed:     int64(binary.LittleEndian.Uint64(h[48:])),
+		last:        int64(binary.LittleEndian.Uint64(h[56:])),
 	}
-	length := int(le32(h[8:]))
-	if string(h[:4]) != "loge" || guid(h[32:48]) != r.guid || e.sequence == 0 ||
-		length == 0 || length%int(sectorSize) != 0 || length > len(r.b) ||
-		e.tail%int(sectorSize) != 0 || e.flushed < 0 || e.last < 0 ||
+	length := int(binary.LittleEndian.Uint32(h[8:]))
+	if string(h[:4]) != "loge" || layout.GUID(h[32:48]) != r.guid || e.sequence == 0 ||
+		length == 0 || length%int(layout.SectorSize) != 0 || length > len(r.b) ||
+		e.tail%int(layout.SectorSize) != 0 || e.flushed < 0 || e.last < 0 ||
 		entryHeaderSize+e.descriptors*descriptorSize > length {
 		return entry{}, false
 	}
@@ -143,7 +164,7 @@ func (r *ring) entry(at int) (entry, bool) {
 	} else {
 		e.b = append(append(make([]byte, 0, length), r.b[at:]...), r.b[:at+length-len(r.b)]...)
 	}
-	return e, checksum(e.b) == le32(h[4:]) && e.whole()
+	return e, layout.Checksum(e.b) == binary.LittleEndian.Uint32(h[4:]) && e.whole()
 }
 
 // whole reports whether every descriptor and data sector of the entry belongs
@@ -157,14 +178,14 @@ func (e entry) whole() bool {
 		case "desc":
 			s, ok := e.data(data)
 			if !ok || string(s[:4]) != "data" ||
-				uint64(le32(s[4:]))<<32|uint64(le32(s[4092:])) != e.sequence {
+				uint64(binary.LittleEndian.Uint32(s[4:]))<<32|uint64(binary.LittleEndian.Uint32(s[4092:])) != e.sequence {
 				return false
 			}
 			data++
 		default:
 			return false
 		}
-		if le64(d[24:]) != e.sequence {
+		if binary.LittleEndian.Uint64(d[24:]) != e.sequence {
 			return false
 		}
 	}
@@ -178,7 +199,7 @@ func (e entry) descriptor(i int) []byte {
 // data returns the entry's data sector number i. They follow the sectors that
 // hold the descriptors, in the order of their descriptors. Section 2.3.1.4.
 func (e entry) data(i int) ([]byte, bool) {
-	sector := int(sectorSize)
+	sector := int(layout.SectorSize)
 	at := (entryHeaderSize+e.descriptors*descriptorSize+sector-1)/sector*sector + i*sector
 	if at+sector > len(e.b) {
 		return nil, false
@@ -191,23 +212,23 @@ func (e entry) patches(list []overlay.Patch) ([]overlay.Patch, error) {
 	data := 0
 	for i := range e.descriptors {
 		d := e.descriptor(i)
-		p := overlay.Patch{Offset: int64(le64(d[16:]))}
-		length := sectorSize
+		p := overlay.Patch{Offset: int64(binary.LittleEndian.Uint64(d[16:]))}
+		length := layout.SectorSize
 		if string(d[:4]) == "zero" {
-			length = int64(le64(d[8:]))
+			length = int64(binary.LittleEndian.Uint64(d[8:]))
 		} else {
 			// The sector lent its first 8 and last 4 bytes to the log's own
 			// marks; the descriptor keeps them.
 			s, _ := e.data(data)
 			data++
-			p.Data = make([]byte, 0, sectorSize)
+			p.Data = make([]byte, 0, layout.SectorSize)
 			p.Data = append(p.Data, d[8:16]...)
 			p.Data = append(p.Data, s[8:4092]...)
 			p.Data = append(p.Data, d[4:8]...)
 		}
-		if p.Offset < 0 || length < 0 || p.Offset%sectorSize != 0 || length%sectorSize != 0 ||
-			p.Offset > maxFileSize || length > maxFileSize-p.Offset {
-			return nil, badFormat("log entry %d changes %d bytes at %d", e.sequence, length, p.Offset)
+		if p.Offset < 0 || length < 0 || p.Offset%layout.SectorSize != 0 || length%layout.SectorSize != 0 ||
+			p.Offset > layout.MaxFileSize || length > layout.MaxFileSize-p.Offset {
+			return nil, layout.BadFormat("log entry %d changes %d bytes at %d", e.sequence, length, p.Offset)
 		}
 		if p.End = p.Offset + length; length > 0 {
 			list = append(list, p)
