@@ -76,7 +76,7 @@ func (b *bitmaps) load(number int64) ([]byte, error) {
 	return page, nil
 }
 
-var errNoSectors = errors.New("vhdx: internal error: no sectors asked for")
+var errNoSectors = errors.New("internal error: no sectors asked for")
 
 // run returns whether the bytes of a block at inside are in this image, and for
 // how many of the next length bytes that stays so.

@@ -84,7 +84,7 @@ func ReadGUID(s string) (g GUID, ok bool) {
 func ParseGUID(s string) GUID {
 	g, ok := ReadGUID(s)
 	if !ok {
-		panic("vhdx: internal error: " + s + " is not a GUID")
+		panic("layout: internal error: " + s + " is not a GUID")
 	}
 	return g
 }
