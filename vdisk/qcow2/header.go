@@ -100,7 +100,11 @@ func readHeader(file vdisk.Image) (header, error) {
 		return h, badFormat("header begins %q", b[:4])
 	}
 	h.version = be.Uint32(b[4:])
-	if h.version != 2 && h.version != 3 {
+	switch h.version {
+	case 2, 3:
+	case 0:
+		return h, badFormat("version 0: its writer did not finish it")
+	default:
 		return h, unsupported("version %d", h.version)
 	}
 	switch n := be.Uint32(b[20:]); {
