@@ -1,7 +1,7 @@
 // Package restore reads points back: whole disks, onto anything that can be
 // written to, and checks that a point could be restored without restoring it.
 //
-// [Raw] makes a raw disk file, [Disk] writes a disk onto a [Target], [Verify]
+// [Raw] makes a disk file, raw or of a format that the caller brings, [Disk] writes a disk onto a [Target], [Verify]
 // follows every reference of a point and reads as much of it as asked.
 //
 // Words. A *piece* is a range of a disk that lies in one chunk, or is zeros. A
@@ -42,6 +42,8 @@ var (
 	ErrExists = fmt.Errorf("already exists: %w", fs.ErrExist)
 	// ErrNotFile: what is there is no ordinary file, so not even Force replaces it.
 	ErrNotFile = errors.New("not an ordinary file")
+	// ErrForm: the format that was asked for cannot hold this disk.
+	ErrForm = errors.New("the disk does not fit the format")
 )
 
 // Target is what a disk is written onto: at least as long as the disk, all zeros

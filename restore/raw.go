@@ -12,19 +12,31 @@ import (
 	"github.com/millrace-backup/millrace/restore/part"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
+	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/direct"
 )
 
-// RawOptions are Options, and whether what is there may go.
+// RawOptions are Options, what the file is to be, and whether what is there may go.
 type RawOptions struct {
 	Options
+	// Image begins an image of another format in a new file; nil: the file is the
+	// disk, byte for byte. What it cannot hold is vdisk.ErrUnsupported, and ErrForm
+	// is what the caller sees.
+	Image func(f vdisk.File, size int64) (Image, error)
 	// Force lets the new file take the place of an ordinary file that is there.
 	// It does so in one step, when the new one is whole: until then, and if the
 	// restore fails, the old one stays.
 	Force bool
 }
 
-// Raw restores d into a sparse raw disk file at path. ErrExists if something is
+// Image is a disk image that is being written: a target, which Finish makes a
+// valid, durable file of its format. Until then nobody takes it for one.
+type Image interface {
+	Target
+	Finish() error
+}
+
+// Raw restores d into a sparse raw disk file at path, or into an image (o.Image). ErrExists if something is
 // there and Force is off, ErrNotFile if that is no ordinary file.
 //
 // The file is written under a temp name beside path, synced, then renamed without
@@ -42,7 +54,11 @@ func Raw(ctx context.Context, v *vault.Vault, d events.PointDisk, path string, o
 		return fail(err)
 	}
 	temp := f.Name()
-	if err := fill(ctx, v, d, f, o.Options); err != nil {
+	write := fill
+	if o.Image != nil {
+		write = fillImage
+	}
+	if err := write(ctx, v, d, f, o); err != nil {
 		_ = f.Close()
 		_ = os.Remove(temp)
 		return fail(err)
@@ -71,7 +87,7 @@ func free(path string, force bool) error {
 }
 
 // fill writes the disk into f, syncs and closes it.
-func fill(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o Options) error {
+func fill(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o RawOptions) error {
 	if err := makeSparse(f); err != nil {
 		return err
 	}
@@ -79,11 +95,31 @@ func fill(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o
 		return err
 	}
 	to := direct.New(f)
-	if err := Disk(ctx, v, d, to, o); err != nil {
+	if err := Disk(ctx, v, d, to, o.Options); err != nil {
 		_ = to.Close()
 		return err
 	}
 	if err := to.Sync(); err != nil {
+		_ = to.Close()
+		return err
+	}
+	return to.Close()
+}
+
+// fillImage writes the disk into f as an image, which syncs, and closes f. Of
+// Windows' own accord the file is not sparse: Hyper-V attaches no image that is.
+func fillImage(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o RawOptions) error {
+	to := direct.New(f)
+	image, err := o.Image(to, d.Size)
+	switch {
+	case errors.Is(err, vdisk.ErrUnsupported):
+		err = fmt.Errorf("%w: %v", ErrForm, err)
+	case err == nil:
+		if err = Disk(ctx, v, d, image, o.Options); err == nil {
+			err = image.Finish()
+		}
+	}
+	if err != nil {
 		_ = to.Close()
 		return err
 	}

@@ -48,6 +48,9 @@ func (f *File) WriteAt(b []byte, off int64) (int, error) {
 	return n, err
 }
 
+// ReadAt reads what was written either way, by way of the cache.
+func (f *File) ReadAt(b []byte, off int64) (int, error) { return f.plain.ReadAt(b, off) }
+
 // Sync makes durable what was written either way.
 func (f *File) Sync() error { return f.plain.Sync() }
 

@@ -349,7 +349,7 @@ func (a verb) writeLoose(ctx context.Context, v *vault.Vault, l salvage.Loose, p
 
 // fileStem makes the beginning of a file name of a guest's name.
 func fileStem(name string) string {
-	name = fileName(name)
+	name = fileName(name, ".raw")
 	if name == "" {
 		return "guest"
 	}

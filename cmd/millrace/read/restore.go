@@ -34,26 +34,31 @@ func Restore(app *session.App) *cobra.Command {
 	var o restoreOptions
 	c := &cobra.Command{
 		Use:   "restore POINT --to PATH",
-		Short: "Restore disks of a point to raw files",
-		Long: `Restore disks of a point to raw files; holes stay holes.
+		Short: "Restore disks of a point to disk files",
+		Long: `Restore disks of a point to files: raw, or as images of Hyper-V or QEMU.
+
+Holes stay holes. vhdx, vhd and qcow2 take the room that their data need, vhdx-fixed
+and vhd-fixed have a place for every byte. A disk keeps its size to the byte; one
+that is no multiple of 512 bytes fits raw only, one over 2040 GiB no vhd.
 
 PATH is the file to make if the point has one disk or --disk chooses one, and PATH
 is not a folder; else it is a folder, made if it is missing, and each disk becomes
-NAME.raw in it. A file appears under its name only when it is whole and durable.`,
+NAME.raw (.vhdx, .vhd, .qcow2) in it. A file appears under its name only when it is
+whole and durable.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
 			case o.to == "":
 				return fault.Usage("restore needs --to PATH")
-			case o.format != "raw":
-				return fault.Usage("--format %s: this version writes raw disks only", o.format)
+			case formOf(o.format) == nil:
+				return fault.Usage("--format %s: there is %s", o.format, formNames())
 			}
 			return a.restore(c.Context(), args[0], o)
 		},
 	}
 	c.Flags().StringVar(&o.to, "to", "", "file or folder to restore to")
 	c.Flags().StringVar(&o.disk, "disk", "", "only this disk: its number or name as show prints it")
-	c.Flags().StringVar(&o.format, "format", "raw", "form of the disks: raw")
+	c.Flags().StringVar(&o.format, "format", "raw", "form of the disks: "+formNames())
 	c.Flags().BoolVar(&o.force, "force", false, "replace files that are there")
 	return c
 }
@@ -81,7 +86,8 @@ func (a verb) restore(ctx context.Context, name string, o restoreOptions) error 
 	if err != nil {
 		return fault.At("choose disk of point", id.Short(point.Point), err)
 	}
-	paths, err := targets(disks, o.to)
+	form := formOf(o.format)
+	paths, err := targets(disks, o.to, form.ext)
 	if err != nil {
 		return fault.At("restore to", o.to, err)
 	}
@@ -90,7 +96,7 @@ func (a verb) restore(ctx context.Context, name string, o restoreOptions) error 
 	fact.Host, _ = os.Hostname()
 	var done []restoredDisk
 	for n, d := range disks {
-		r, err := a.restoreDisk(ctx, v, d, paths[n], o.force)
+		r, err := a.restoreDisk(ctx, v, d, paths[n], restore.RawOptions{Force: o.force, Image: form.image(a.Now())})
 		if err != nil {
 			return err
 		}
@@ -108,16 +114,15 @@ func (a verb) restore(ctx context.Context, name string, o restoreOptions) error 
 	return nil
 }
 
-func (a verb) restoreDisk(ctx context.Context, v *session.Vault, d events.PointDisk, path string, force bool) (restoredDisk, error) {
+func (a verb) restoreDisk(ctx context.Context, v *session.Vault, d events.PointDisk, path string, o restore.RawOptions) (restoredDisk, error) {
 	p := a.Progress("restore " + session.Plain(d.Key))
 	defer p.Done()
 	r := restoredDisk{Disk: d.Disk, Key: d.Key, Path: path, Bytes: d.Size}
-	err := restore.Raw(ctx, v.Vault, d, path, restore.RawOptions{Force: force, Options: restore.Options{
-		Progress: func(now restore.Progress) {
-			r.Written = now.Written
-			p.At(now.Done, now.Size)
-		},
-	}})
+	o.Progress = func(now restore.Progress) {
+		r.Written = now.Written
+		p.At(now.Done, now.Size)
+	}
+	err := restore.Raw(ctx, v.Vault, d, path, o)
 	return r, fault.At("restore disk to", path, err)
 }
 
@@ -140,7 +145,8 @@ func chooseDisks(point events.PointCommitted, which string) ([]events.PointDisk,
 }
 
 // targets names the file for each disk. The folder is made if there is to be one.
-func targets(disks []events.PointDisk, to string) ([]string, error) {
+// Their names end in ext.
+func targets(disks []events.PointDisk, to, ext string) ([]string, error) {
 	info, err := os.Stat(to)
 	isFolder := err == nil && info.IsDir() || strings.HasSuffix(to, "/") || strings.HasSuffix(to, string(filepath.Separator))
 	if len(disks) == 1 && !isFolder {
@@ -156,9 +162,9 @@ func targets(disks []events.PointDisk, to string) ([]string, error) {
 	used := map[string]bool{}
 	var paths []string
 	for n, d := range disks {
-		name := fileName(d.Key)
+		name := fileName(d.Key, ext)
 		if name == "" || used[strings.ToLower(name)] {
-			name = fmt.Sprintf("disk-%d.raw", n)
+			name = fmt.Sprintf("disk-%d%s", n, ext)
 		}
 		used[strings.ToLower(name)] = true
 		paths = append(paths, filepath.Join(to, name))
@@ -168,8 +174,8 @@ func targets(disks []events.PointDisk, to string) ([]string, error) {
 
 // fileName makes a file name of a disk's key, which came from a guest or out of a
 // vault and may be anything: only the last element, without what any system
-// takes for more than a letter, ending in .raw.
-func fileName(key string) string {
+// takes for more than a letter, ending in ext.
+func fileName(key, ext string) string {
 	key = key[strings.LastIndexAny(key, `/\:`)+1:]
 	key = strings.Map(func(r rune) rune {
 		if r < ' ' || strings.ContainsRune(`<>"|?*`, r) || r == 0x7f {
@@ -177,14 +183,14 @@ func fileName(key string) string {
 		}
 		return r
 	}, key)
-	if ext := strings.ToLower(filepath.Ext(key)); ext == ".vhdx" || ext == ".vhd" || ext == ".raw" || ext == ".img" || ext == ".qcow2" {
-		key = key[:len(key)-len(ext)]
+	if old := strings.ToLower(filepath.Ext(key)); old == ".vhdx" || old == ".vhd" || old == ".raw" || old == ".img" || old == ".qcow2" {
+		key = key[:len(key)-len(old)]
 	}
 	key = strings.Trim(key, ". ")
 	if key == "" || len(key) > 200 {
 		return ""
 	}
-	return key + ".raw"
+	return key + ext
 }
 
 func absolute(path string) string {

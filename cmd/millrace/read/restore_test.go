@@ -28,7 +28,7 @@ func TestFileNames(t *testing.T) {
 		"what?.img":                "what_.raw",
 		strings.Repeat("long", 80): "",
 	} {
-		if got := fileName(key); got != want {
+		if got := fileName(key, ".raw"); got != want {
 			t.Errorf("key %q: got %q, want %q", key, got, want)
 		}
 	}
@@ -62,7 +62,7 @@ func TestTargets(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			to := dir + string(filepath.Separator) + c.to
-			got, err := targets(c.disks, to)
+			got, err := targets(c.disks, to, ".raw")
 			var short []string
 			for _, g := range got {
 				rel, relErr := filepath.Rel(dir, g)
