@@ -10,6 +10,11 @@
 // own file. Formats that are known but not readable (VMDK, VDI, QED)
 // are refused with vdisk.ErrUnsupported: the container's bytes are not the
 // guest's disk.
+//
+// A differencing image is opened with its parents, down to the image that has
+// none, if the caller allows the folders that they are in ([Options].Parents):
+// [FindParents] says how they are looked for. A file's word on where its parent is
+// leads nowhere else. The chain must have an end, and the ids must fit.
 package open
 
 import (
@@ -26,24 +31,35 @@ import (
 	"github.com/millrace-backup/millrace/vdisk/vhdx"
 )
 
-// Options say how to open a file. The zero value opens by signature.
+// Options say how to open a file. The zero value opens by signature, and single
+// images only.
 type Options struct {
 	Format string // "" by signature, or "raw", "vhdx", "vhd", "qcow2"
+	// Parents are the folders in and below which parents of a differencing image may
+	// be. Without any, such an image is refused.
+	Parents []string
 }
 
-// Disk is an open image together with its file. It is a vdisk.Image for many
-// goroutines at once.
+// Disk is an open image together with its file, and those of its parents. It is a
+// vdisk.Image for many goroutines at once.
 type Disk struct {
 	vdisk.Image
-	info vdisk.Info
-	f    *os.File
+	info    vdisk.Info
+	f       *os.File
+	parents *Parents
 }
 
 // Info describes the image.
 func (d *Disk) Info() vdisk.Info { return d.info }
 
-// Close closes the file. No read may be under way.
-func (d *Disk) Close() error { return d.f.Close() }
+// Layers are the images of a chain, the one that was opened first and its oldest
+// parent last.
+func (d *Disk) Layers() []Layer {
+	return append([]Layer{{d.f.Name(), d.info, d.Image}}, d.parents.Layers()...)
+}
+
+// Close closes the files. No read may be under way.
+func (d *Disk) Close() error { return errors.Join(d.f.Close(), d.parents.Close()) }
 
 // Path opens the image at path for reading.
 func Path(path string, o Options) (*Disk, error) {
@@ -61,39 +77,45 @@ func Path(path string, o Options) (*Disk, error) {
 // File opens the image in f, which must be open for reading. The Disk takes f
 // over; when File fails, f is still the caller's to close.
 func File(f *os.File, o Options) (*Disk, error) {
+	parents := FindParents(f.Name(), o.Parents...)
+	m, info, err := image(f, o.Format, parents.Find)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open image %s: %w", f.Name(), err), parents.Close())
+	}
+	return &Disk{Image: m, info: info, f: f, parents: parents}, nil
+}
+
+// image opens what is in f.
+func image(f *os.File, format string, find vdisk.FindParent) (vdisk.Image, vdisk.Info, error) {
 	file, err := raw.Open(f)
 	if err != nil {
-		return nil, err
+		return nil, vdisk.Info{}, err
 	}
-	format := o.Format
 	if format == "" {
 		if format, err = Probe(file, file.Size()); err != nil {
-			return nil, fmt.Errorf("open image %s: %w", f.Name(), err)
+			return nil, vdisk.Info{}, err
 		}
+	}
+	var m interface {
+		vdisk.Image
+		Info() vdisk.Info
 	}
 	switch format {
 	case "", "raw":
-		return &Disk{Image: file, info: file.Info(), f: f}, nil
+		m = file
 	case "vhdx":
-		x, err := vhdx.Open(file, vdisk.NoParent)
-		if err != nil {
-			return nil, fmt.Errorf("open image %s: %w", f.Name(), err)
-		}
-		return &Disk{Image: x, info: x.Info(), f: f}, nil
+		m, err = vhdx.Open(file, find)
 	case "qcow2":
-		x, err := qcow2.Open(file, vdisk.NoParent)
-		if err != nil {
-			return nil, fmt.Errorf("open image %s: %w", f.Name(), err)
-		}
-		return &Disk{Image: x, info: x.Info(), f: f}, nil
+		m, err = qcow2.Open(file, find)
 	case "vhd":
-		x, err := vhd.Open(file, vdisk.NoParent)
-		if err != nil {
-			return nil, fmt.Errorf("open image %s: %w", f.Name(), err)
-		}
-		return &Disk{Image: x, info: x.Info(), f: f}, nil
+		m, err = vhd.Open(file, find)
+	default:
+		err = fmt.Errorf("%w: format %s", vdisk.ErrUnsupported, format)
 	}
-	return nil, fmt.Errorf("open image %s: %w: format %s", f.Name(), vdisk.ErrUnsupported, format)
+	if err != nil {
+		return nil, vdisk.Info{}, err
+	}
+	return m, m.Info(), nil
 }
 
 // signatures lists what formats have at the beginning of a file.

@@ -1,0 +1,263 @@
+package open
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/millrace-backup/millrace/vdisk"
+)
+
+// Errors about the parents of a differencing image.
+var (
+	// ErrNoParent says that no file in the allowed folders has a name that the
+	// child gives.
+	ErrNoParent = errors.New("parent image not found")
+	// ErrWrongParent says that there is such a file and that it is not the one: it
+	// has another id, another format, or is the child of its own child.
+	ErrWrongParent = errors.New("not the parent image")
+)
+
+// maxDepth is how many parents may lie one below the other. Hyper-V makes 50
+// checkpoints at most.
+const maxDepth = 64
+
+// Parents finds the parents of one image, and theirs, in folders that the caller
+// allows. See [FindParents].
+type Parents struct {
+	folders []string
+	child   string // path of the image whose parent is looked for; that of the last parent later
+	chain   []layer
+}
+
+// layer is an open image of a chain.
+type layer struct {
+	Layer
+	f *os.File
+}
+
+// Layer is one image of a chain.
+type Layer struct {
+	Path  string
+	Info  vdisk.Info
+	Image vdisk.Image // the merged view from here downwards
+}
+
+// FindParents returns what opens the parents of the image at path. Each of folders
+// and what is below it may hold parents, and nothing else may: not by "..", not by
+// an absolute path, not by a symbolic link that leads out. Close closes the files.
+//
+// A parent is looked for where the child says, in the order that it gives: its
+// relative path first, from the folder of the child; absolute paths where they lead
+// into an allowed folder. Paths of Windows are understood on any system. After
+// that the names alone count, in the folder of the child if it is allowed, then in
+// each allowed folder itself. The first file that is the parent is taken; whether
+// it is tells its id. Only a child that says so has a raw parent.
+func FindParents(path string, folders ...string) *Parents {
+	return &Parents{folders: folders, child: path}
+}
+
+// Close closes the files of all parents. No read may be under way.
+func (p *Parents) Close() error {
+	var all []error
+	for _, l := range p.chain {
+		all = append(all, l.f.Close())
+	}
+	p.chain = nil
+	return errors.Join(all...)
+}
+
+// Layers are the parents that were opened, the image's own first.
+func (p *Parents) Layers() []Layer {
+	var out []Layer
+	for _, l := range p.chain {
+		out = append(out, l.Layer)
+	}
+	return out
+}
+
+// Find is the vdisk.FindParent of the image, for one Open of it.
+func (p *Parents) Find(want vdisk.Parent) (vdisk.Image, error) { return p.find(want, p.child, nil, 1) }
+
+// find opens the parent that the image at child asks for. above are the files of
+// its children.
+func (p *Parents) find(want vdisk.Parent, child string, above []fs.FileInfo, depth int) (vdisk.Image, error) {
+	if len(p.folders) == 0 {
+		return vdisk.NoParent(want)
+	}
+	if depth > maxDepth {
+		return nil, fmt.Errorf("%w: more than %d images one below the other", vdisk.ErrUnsupported, maxDepth)
+	}
+	st, err := os.Stat(child)
+	if err != nil {
+		return nil, fmt.Errorf("find parent of %s: %w", child, err)
+	}
+	above = append(above[:len(above):len(above)], st)
+	var wrong []error
+	for _, c := range p.candidates(want, child) {
+		image, err := p.try(want, c, above, depth)
+		if err == nil {
+			return image, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			wrong = append(wrong, err)
+		}
+	}
+	if len(wrong) > 0 {
+		return nil, errors.Join(wrong...)
+	}
+	return nil, fmt.Errorf("%w: %s asks for %s; allow the folder that it is in", ErrNoParent, child, names(want))
+}
+
+func names(want vdisk.Parent) string {
+	var out []string
+	for _, c := range want.Paths {
+		out = append(out, fmt.Sprintf("%q", c.Path))
+	}
+	return strings.Join(out, " or ")
+}
+
+// candidate is a file in an allowed folder.
+type candidate struct{ folder, name string }
+
+// candidates are the files that may be the parent, without doubles.
+func (p *Parents) candidates(want vdisk.Parent, child string) []candidate {
+	home := real(filepath.Dir(child))
+	var out []candidate
+	add := func(folder, name string) {
+		c := candidate{folder, filepath.Clean(name)}
+		if filepath.IsLocal(c.name) && !slices.Contains(out, c) {
+			out = append(out, c)
+		}
+	}
+	// inside adds an absolute path if it lies in an allowed folder.
+	inside := func(path string) {
+		for _, folder := range p.folders {
+			if name, err := filepath.Rel(real(folder), path); err == nil {
+				add(folder, name)
+			}
+		}
+	}
+	for _, c := range want.Paths {
+		at := local(c)
+		switch {
+		case c.Kind == vdisk.RelativePath && !filepath.IsAbs(at):
+			inside(filepath.Join(home, at))
+		case filepath.IsAbs(at):
+			inside(filepath.Join(real(filepath.Dir(at)), filepath.Base(at)))
+		}
+	}
+	for _, c := range want.Paths {
+		name := base(c)
+		if name == "" {
+			continue
+		}
+		inside(filepath.Join(home, name))
+		for _, folder := range p.folders {
+			add(folder, name)
+		}
+	}
+	return out
+}
+
+// real is a folder's path without symbolic links, if it can be told.
+func real(folder string) string {
+	if abs, err := filepath.Abs(folder); err == nil {
+		folder = abs
+	}
+	if to, err := filepath.EvalSymlinks(folder); err == nil {
+		return to
+	}
+	return folder
+}
+
+// local is a path in the form of this system.
+func local(c vdisk.ParentPath) string {
+	if !c.Windows {
+		return filepath.FromSlash(c.Path)
+	}
+	at := strings.TrimPrefix(c.Path, `\\?\`)
+	return filepath.FromSlash(strings.ReplaceAll(at, `\`, "/"))
+}
+
+// base is the last element of a path, or "" if it has none that can be a file.
+func base(c vdisk.ParentPath) string {
+	at := c.Path
+	if c.Windows {
+		at = strings.ReplaceAll(at, `\`, "/")
+	}
+	name := path.Base(at)
+	if name == "." || name == ".." || name == "/" || strings.ContainsAny(name, ":\x00") {
+		return ""
+	}
+	return name
+}
+
+// try opens a candidate and makes sure that it is the parent.
+func (p *Parents) try(want vdisk.Parent, c candidate, above []fs.FileInfo, depth int) (vdisk.Image, error) {
+	root, err := os.OpenRoot(c.folder)
+	if err != nil {
+		return nil, fmt.Errorf("parent folder: %w", err)
+	}
+	defer root.Close()
+	// Not opened yet: opening a pipe would wait for who writes to it.
+	if st, err := root.Stat(c.name); err != nil {
+		return nil, err
+	} else if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: %s is not a regular file", ErrWrongParent, filepath.Join(c.folder, c.name))
+	}
+	f, err := root.Open(c.name)
+	if err != nil {
+		return nil, err
+	}
+	at := len(p.chain)
+	l, err := p.open(want, f, filepath.Join(c.folder, c.name), above, depth)
+	if err != nil {
+		for _, below := range p.chain[at:] {
+			err = errors.Join(err, below.f.Close())
+		}
+		p.chain = p.chain[:at]
+		return nil, errors.Join(err, f.Close())
+	}
+	p.chain = slices.Insert(p.chain, at, l)
+	return l.Image, nil
+}
+
+func (p *Parents) open(want vdisk.Parent, f *os.File, path string, above []fs.FileInfo, depth int) (layer, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return layer{}, err
+	}
+	for _, child := range above {
+		if os.SameFile(child, st) {
+			return layer{}, fmt.Errorf("%w: %s is a child of itself", ErrWrongParent, path)
+		}
+	}
+	format := want.Format
+	if format == "" {
+		// The format of a parent is not guessed where there is no signature: bytes of
+		// a guest would decide what is read.
+		if format, err = Probe(f, st.Size()); err != nil {
+			return layer{}, err
+		}
+		if format == "" {
+			return layer{}, fmt.Errorf("%w: %s has no signature of a disk format, and the child does not say that it is raw", ErrWrongParent, path)
+		}
+	}
+	m, info, err := image(f, format, func(next vdisk.Parent) (vdisk.Image, error) {
+		return p.find(next, path, above, depth+1)
+	})
+	if err != nil {
+		return layer{}, fmt.Errorf("parent %s: %w", path, err)
+	}
+	if len(want.Links) > 0 && !slices.ContainsFunc(want.Links, func(id string) bool { return strings.EqualFold(id, info.Link) }) {
+		return layer{}, fmt.Errorf("%w: %s has the id %s, the child asks for %s; it was changed since the child was made, or is another disk",
+			ErrWrongParent, path, info.Link, strings.Join(want.Links, " or "))
+	}
+	return layer{Layer{path, info, m}, f}, nil
+}
