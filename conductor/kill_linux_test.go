@@ -57,18 +57,23 @@ type bed struct {
 
 func newBed(t *testing.T, size int64) *bed {
 	t.Helper()
+	b := emptyBed(t, vault.CreateOptions{})
+	writeImage(t, b.image, size)
+	return b
+}
+
+// emptyBed is one whose guest has no image yet.
+func emptyBed(t *testing.T, o vault.CreateOptions) *bed {
+	t.Helper()
 	b := &bed{root: filepath.Join(t.TempDir(), "vault"), state: t.TempDir(), image: filepath.Join(t.TempDir(), "guest.raw")}
 	st, err := dir.Create(b.root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.vault, _, err = vault.Create(t.Context(), st, []byte("secret"), vault.CreateOptions{
-		KDF: vault.KDF{Name: "argon2id", MemoryKiB: 8 << 10, Time: 1, Threads: 1}, Now: time.Now,
-	})
-	if err != nil {
+	o.KDF, o.Now = vault.KDF{Name: "argon2id", MemoryKiB: 8 << 10, Time: 1, Threads: 1}, time.Now
+	if b.vault, _, err = vault.Create(t.Context(), st, []byte("secret"), o); err != nil {
 		t.Fatal(err)
 	}
-	writeImage(t, b.image, size)
 	return b
 }
 

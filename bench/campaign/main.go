@@ -34,12 +34,11 @@ import (
 	"github.com/millrace-backup/millrace/bench/campaign/resume"
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
-	"github.com/millrace-backup/millrace/bench/campaign/vhdxcut"
 )
 
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
-	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign(), vhdxcut.Campaign()}
+	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign()}
 }
 
 func main() {

@@ -19,15 +19,8 @@ import (
 	"github.com/millrace-backup/millrace/vault/seal"
 )
 
-const cellSize = 4 << 20
-
-// parcelSize is that of a parcel where nobody says.
-func parcelSize(transport string) int {
-	if transport == flow.Inline {
-		return cellSize
-	}
-	return 2 * cellSize
-}
+// parcelSize is that of a parcel, and of the cell it is.
+const parcelSize = 4 << 20
 
 // Options of a job.
 type Options struct {
@@ -59,13 +52,12 @@ func Conduct(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	parcel := parcelSize(o.Transport)
 	work := flow.Work{
-		Domain: domain, Transport: o.Transport, ParcelSize: int64(parcel), CellSize: cellSize,
+		Domain: domain, Transport: o.Transport, ParcelSize: parcelSize, CellSize: parcelSize,
 		Guests: []flow.WorkGuest{{Name: "relay"}},
-		Disks:  []flow.WorkDisk{{Info: events.DiskInfo{VirtualSize: int64(o.Parcels) * int64(parcel)}}},
+		Disks:  []flow.WorkDisk{{Info: events.DiskInfo{VirtualSize: int64(o.Parcels) * parcelSize}}},
 	}
-	slots, err := arena.New(arena.Shape{RawSlots: 6, RawSize: parcel, SealedSlots: 12, SealedSize: arena.SealedSize(parcel), RecentEntries: 1 << 10})
+	slots, err := arena.New(arena.Shape{RawSlots: 8, RawSize: parcelSize, SealedSlots: 24, SealedSize: arena.SealedSize(parcelSize), RecentEntries: 1 << 10})
 	if err != nil {
 		return err
 	}

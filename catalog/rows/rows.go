@@ -16,6 +16,7 @@ type Row struct {
 	Offset, Length uint32 // in the parcel
 	Zero           bool
 	Known          bool // the chunk was there before
+	Counted        bool // the caller counted the chunk by this row
 	Chunk          id.Chunk
 	From           uint32 // in the chunk
 	Pack           uint32
@@ -27,7 +28,7 @@ type Row struct {
 const rowBytes = 4 + 4 + 1 + 32 + 5*4
 
 // Append encodes a row behind b, the rows before it in its parcel: offset, length
-// u32 ‖ 1 zero, 2 known u8 ‖ chunk 32 ‖ from, pack, at, stored, raw u32, little-endian.
+// u32 ‖ 1 zero, 2 known, 4 counted u8 ‖ chunk 32 ‖ from, pack, at, stored, raw u32, little-endian.
 func Append(b []byte, r Row) []byte {
 	b = binary.LittleEndian.AppendUint32(b, r.Offset)
 	b = binary.LittleEndian.AppendUint32(b, r.Length)
@@ -38,6 +39,9 @@ func Append(b []byte, r Row) []byte {
 	if r.Known {
 		kind |= 2
 	}
+	if r.Counted {
+		kind |= 4
+	}
 	b = append(append(b, kind), r.Chunk[:]...)
 	for _, n := range [...]uint32{r.From, r.Pack, r.At, r.Stored, r.Raw} {
 		b = binary.LittleEndian.AppendUint32(b, n)
@@ -47,7 +51,7 @@ func Append(b []byte, r Row) []byte {
 
 func decode(b []byte) (r Row) {
 	n := func(at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
-	r = Row{Offset: n(0), Length: n(4), Zero: b[8]&1 != 0, Known: b[8]&2 != 0, From: n(41), Pack: n(45), At: n(49), Stored: n(53), Raw: n(57)}
+	r = Row{Offset: n(0), Length: n(4), Zero: b[8]&1 != 0, Known: b[8]&2 != 0, Counted: b[8]&4 != 0, From: n(41), Pack: n(45), At: n(49), Stored: n(53), Raw: n(57)}
 	copy(r.Chunk[:], b[9:])
 	return r
 }
@@ -105,6 +109,39 @@ func (p Parcel) Rows() iter.Seq[Row] {
 			}
 		}
 	}
+}
+
+// Sums is what a parcel counted for: bytes that were known and new, and what was
+// counted of chunks. Those that are known count with the parcel; of the new ones here
+// are those that nobody has any more, since of the others it counts that they are there.
+type Sums struct {
+	Known, New             int64
+	KnownChunks, NewChunks uint64
+	Stored                 int64
+}
+
+// Count sums a parcel up whose packs may be lost, and reports whether one is.
+func (p Parcel) Count(lost func(pack uint32) bool) (s Sums, some bool) {
+	for r := range p.Rows() {
+		if r.Zero {
+			continue
+		}
+		gone := lost(r.Pack)
+		some = some || gone
+		switch {
+		case r.Known:
+			s.Known += int64(r.Length)
+			if r.Counted {
+				s.KnownChunks++
+			}
+		default:
+			s.New += int64(r.Length)
+			if r.Counted && gone {
+				s.NewChunks, s.Stored = s.NewChunks+1, s.Stored+int64(r.Stored)
+			}
+		}
+	}
+	return s, some
 }
 
 // All yields the parcels that have rows by their number; each is valid until the

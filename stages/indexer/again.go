@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/ledger/table"
+	"github.com/millrace-backup/millrace/flow/asks"
 )
 
 // maxAgain is how many parcels of a guest a job stores again because packs went
@@ -79,7 +80,8 @@ func (x *indexer) storeAgain(ctx context.Context, n uint32, gone map[flow.PackID
 	if len(list) > maxAgain {
 		return x.park(n, trust.Fault(fmt.Errorf("%d parcels need it, or others that have gone: %w", len(list), why)))
 	}
-	g.wanted, g.asked, g.confirmed = list, false, false
+	x.asks.Want(asks.Parcels{Guest: n, Fresh: true, List: list})
+	g.asked, g.confirmed = false, false
 	return nil
 }
 
@@ -94,26 +96,20 @@ func (x *indexer) forget(ctx context.Context, n uint32, gone map[flow.PackID]err
 		}
 	}
 	counted := map[uint32]int64{}
+	lost := func(pack uint32) bool {
+		k := &x.packs[pack]
+		return gone[flow.PackID{Job: k.job, Name: k.Name}] != nil
+	}
 	for p, err := range d.rows.All() {
 		if err != nil {
 			return nil, err
 		}
-		known, fresh := int64(0), int64(0)
-		for r := range p.Rows() {
-			switch {
-			case r.Zero:
-				continue
-			case r.Known:
-				known += int64(r.Length)
-			default:
-				fresh += int64(r.Length)
-			}
-			k := &x.packs[r.Pack]
-			in[p.Number] = in[p.Number] || gone[flow.PackID{Job: k.job, Name: k.Name}] != nil
-		}
+		c, some := p.Count(lost)
+		in[p.Number] = in[p.Number] || some
 		if in[p.Number] {
-			d.known, d.fresh = d.known-known, d.fresh-fresh
-			counted[p.Number] = known + fresh
+			d.known, d.fresh = d.known-c.Known, d.fresh-c.New
+			d.knownChunks, d.newChunks, d.stored = d.knownChunks-c.KnownChunks, d.newChunks-c.NewChunks, d.stored-c.Stored
+			counted[p.Number] = c.Known + c.New
 		}
 	}
 	if d.stale == nil {
@@ -136,7 +132,7 @@ func (x *indexer) forget(ctx context.Context, n uint32, gone map[flow.PackID]err
 // small runs of zeros may have counted as unchanged with what is around them.
 func (s *state) discount(p *flow.Parcel) error {
 	d := &s.disks[p.Disk]
-	first, err := s.spool.digests.Get(d.first + uint64(p.Number))
+	first, err := s.spool.Digests.Get(d.first + uint64(p.Number))
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace-backup/millrace/catalog/layers"
 	"github.com/millrace-backup/millrace/catalog/spill"
+	"github.com/millrace-backup/millrace/catalog/spool"
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
@@ -78,7 +79,7 @@ type tables struct {
 
 // writeTables writes the tables of a guest's point.
 func (x *indexer) writeTables(ctx context.Context, n uint32) (tables, error) {
-	scratch, err := spill.Create(filepath.Join(x.w.Config.Folder, spoolFolder, "commit"))
+	scratch, err := spill.Create(filepath.Join(x.w.Config.Folder, spool.Folder, "commit"))
 	if err != nil {
 		return tables{}, err
 	}

@@ -318,7 +318,8 @@ func TestKnownInADistrustedPack(t *testing.T) {
 	for _, at := range j.known {
 		j.x.distrusted[flow.PackID{Job: at.Job, Name: at.Pack}] = true
 	}
-	if ask := j.tell(&flow.Message{Parcel: p}); ask == nil || !ask.Fresh || p.Pieces[0].Verdict != flow.Known {
+	j.tell(&flow.Message{Parcel: p})
+	if ask := j.ask(); ask == nil || !ask.Fresh || p.Pieces[0].Verdict != flow.Known {
 		t.Fatalf("asked %+v for a parcel of verdict %d", ask, p.Pieces[0].Verdict)
 	}
 }

@@ -1,6 +1,7 @@
 package indexer
 
 import (
+	"encoding/binary"
 	"errors"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/table"
+	"github.com/millrace-backup/millrace/flow/asks"
 )
 
 // say appends a fact of another job.
@@ -43,7 +45,7 @@ func (j *job) committed() bool {
 func (j *job) settle() {
 	j.Helper()
 	g := &j.x.guests[0]
-	for n := 0; n < 3 && g.fault == nil && len(g.wanted) == 0 && g.point.IsZero(); n++ {
+	for n := 0; n < 3 && g.fault == nil && j.x.complete(0) && g.point.IsZero(); n++ {
 		must(j, j.x.commit(j.Context(), 0))
 	}
 }
@@ -52,12 +54,14 @@ func (j *job) settle() {
 // parcels to be stored again, and returns which these were.
 func (j *job) afresh() []flow.RecheckEntry {
 	j.Helper()
-	g := &j.x.guests[0]
-	list := g.wanted
-	g.wanted = nil
+	ask := j.ask()
+	if ask == nil || !ask.Fresh {
+		j.Fatalf("asked %+v", ask)
+	}
+	list := ask.Reread
 	for _, e := range list {
-		if ask := j.tell(&flow.Message{Parcel: j.decided(int(e.Disk), e.Number)}); ask == nil || !ask.Fresh || ask.Reread[0] != e {
-			j.Errorf("%v was taken although it is known to be stale: %+v", e, ask)
+		if j.tell(&flow.Message{Parcel: j.decided(int(e.Disk), e.Number)}); j.x.disks[e.Disk].has(e.Number) {
+			j.Errorf("%v was taken although it is known to be stale", e)
 		}
 		p := j.parcel(int(e.Disk), e.Number)
 		p.Fresh = true
@@ -118,8 +122,8 @@ func TestPackRetiredWhileTheJobRuns(t *testing.T) {
 				}
 				return
 			}
-			if f != nil || j.committed() || len(j.x.guests[0].wanted) == 0 || j.x.complete(0) {
-				t.Fatalf("fault %+v, committed %v, wanted %v", f, j.committed(), j.x.guests[0].wanted)
+			if f != nil || j.committed() || j.x.complete(0) {
+				t.Fatalf("fault %+v, committed %v, complete %v", f, j.committed(), j.x.complete(0))
 			}
 			again := j.afresh()
 			if how == "own" && len(again) == 4 {
@@ -132,8 +136,13 @@ func TestPackRetiredWhileTheJobRuns(t *testing.T) {
 			b.want(p, image)
 			m, err := table.OpenMap(t.Context(), b.v, p.Disks[0])
 			must(t, err)
+			stored, bytes := map[id.Chunk]bool{}, int64(0)
 			for x, err := range m.Range(t.Context(), 0, m.Size()) {
 				must(t, err)
+				if x.Pack.Job == j.x.w.Config.Job && !stored[x.Chunk] {
+					stored[x.Chunk] = true
+					bytes += int64(x.Stored)
+				}
 				if x.Pack == (table.PackRef{Job: gone.Job, Name: gone.Pack}) {
 					t.Fatalf("the point has %d bytes at %d in the pack that has gone", x.Length, x.Offset)
 				}
@@ -141,6 +150,8 @@ func TestPackRetiredWhileTheJobRuns(t *testing.T) {
 			for _, f := range j.facts() {
 				if d, ok := f.(events.DiskSealed); ok && (d.ZeroBytes+d.UnchangedBytes+d.KnownBytes+d.NewBytes != d.Size || d.Reread != uint32(len(again)) || min(d.ZeroBytes, d.UnchangedBytes, d.KnownBytes, d.NewBytes) < 0) {
 					t.Errorf("%+v does not add up", d)
+				} else if ok && (d.NewChunks != uint64(len(stored)) || d.StoredBytes != bytes || d.KnownChunks > 99) {
+					t.Errorf("%d chunks of %d bytes are new, %d known; the point has %d of %d", d.NewChunks, d.StoredBytes, d.KnownChunks, len(stored), bytes)
 				}
 			}
 		})
@@ -181,7 +192,7 @@ func TestGonePackAndTheJobsOtherParcels(t *testing.T) {
 		j.decide(p)
 		j.store(p)
 		j.closePack([]*flow.Parcel{p})
-		if ask := j.tell(&flow.Message{Parcel: p}); ask != nil && ask.Fresh {
+		if j.tell(&flow.Message{Parcel: p}); !j.x.disks[0].has(n) {
 			turned++
 		}
 	}
@@ -232,4 +243,89 @@ func TestFencedJobCommitsNothing(t *testing.T) {
 	}
 	// Nobody else is stopped by it.
 	must(t, b.whole(2, nil, image).x.commit(t.Context(), 0))
+}
+
+// A parcel that was stored again into a pack which goes as well, before it comes, is
+// asked for once more; and no point has it.
+func TestStoredAgainIntoAPackThatGoes(t *testing.T) {
+	b := newLab(t)
+	image := noisy(6, 2*labCell)
+	j := b.begin(1, labCell, nil, image)
+	j.tell(j.plan())
+	ready := []*flow.Parcel{j.parcel(0, 0), j.parcel(0, 1)}
+	for _, p := range ready {
+		p.Fresh = true
+		j.decide(p)
+		j.store(p)
+	}
+	j.closePack(ready)
+	j.tell(&flow.Message{Parcel: ready[0]})
+	j.x.gone[flow.PackID{Job: j.x.w.Config.Job, Name: ready[0].Packs[0].Name}] = true
+	j.tell(&flow.Message{Parcel: ready[1]})
+	if ask := j.ask(); j.x.disks[0].has(1) || ask == nil || !ask.Fresh || ask.Reread[0].Number != 1 {
+		t.Fatalf("asked %+v", ask)
+	}
+	j.tell(&flow.Message{Parcel: ready[1]}) // and once more, by its asked-for reading
+	if ask := j.ask(); ask == nil || !ask.Fresh || ask.Reread[0].Number != 1 {
+		t.Fatalf("asked %+v", ask)
+	}
+}
+
+// References by the thousand that lead nowhere: however many parcels are refused, few
+// are on their way at a time, so that no queue fills with questions; all come in.
+func TestManyRefusedParcels(t *testing.T) {
+	const n = 600
+	b := newLab(t)
+	image := make([]byte, n*labCell)
+	for k := range n { // no two cells are equal
+		binary.LittleEndian.PutUint32(image[k*labCell:], uint32(k+1))
+	}
+	first := b.begin(1, labCell, nil, image)
+	first.run()
+	j := b.begin(2, labCell, nil, image)
+	j.tell(j.plan())
+	for k := range first.x.packs {
+		j.x.gone[flow.PackID{Job: first.x.packs[k].job, Name: first.x.packs[k].Name}] = true
+	}
+	var out []flow.RecheckEntry
+	ask := func() {
+		for a := j.ask(); a != nil; a = j.ask() {
+			out = append(out, a.Reread...)
+		}
+		if len(out) > asks.Window {
+			t.Fatalf("%d parcels are on their way", len(out))
+		}
+	}
+	for k := range uint32(n) {
+		p := j.parcel(0, k)
+		j.decide(p)
+		j.tell(&flow.Message{Parcel: p})
+		ask()
+	}
+	if j.x.disks[0].left != n {
+		t.Fatalf("%d of %d parcels were taken", n-j.x.disks[0].left, n)
+	}
+	for came := 0; len(out) > 0; came++ {
+		p := j.parcel(0, out[0].Number)
+		p.Fresh, out = true, out[1:]
+		j.through([]*flow.Parcel{p})
+		ask()
+	}
+	b.want(j.commit(), image)
+}
+
+// A parcel that has come, is stale, and is lost on its way is asked for as what it
+// is: to be stored again.
+func TestLostOnItsWayToBeStoredAgain(t *testing.T) {
+	b := newLab(t)
+	j := b.whole(1, nil, noisy(6, 4*labCell))
+	pack := j.x.packs[0]
+	b.say(events.PacksRetired{Packs: []events.PackName{{Job: pack.job, Pack: pack.Name}}})
+	j.settle()
+	asked := j.ask()
+	for _, p := range j.x.missing(0, 99) {
+		if !p.Fresh || len(p.List) != len(asked.Reread) {
+			t.Errorf("missing %+v, asked %+v", p, asked)
+		}
+	}
 }

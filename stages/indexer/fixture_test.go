@@ -146,7 +146,7 @@ func (j *job) indexer(path string, cfg flow.Config) *indexer {
 	x.guard = ledger.Guard{Job: w.Config.Job, Check: x.trust.Heed}
 	x.journal, err = journal.Open(path, x.replay)
 	must(j, err)
-	j.Cleanup(func() { _ = x.journal.Close(); _ = x.spool.close() })
+	j.Cleanup(func() { _ = x.journal.Close(); _ = x.spool.Close() })
 	return x
 }
 
@@ -292,14 +292,20 @@ func (j *job) closePack(parcels []*flow.Parcel) {
 }
 
 // tell gives the indexer a message as it comes over the wire.
-func (j *job) tell(m *flow.Message) *flow.Ask {
+func (j *job) tell(m *flow.Message) {
 	j.Helper()
-	ask, err := j.learn(m)
-	must(j, err)
-	return ask
+	must(j, j.learn(m))
 }
 
-func (j *job) learn(m *flow.Message) (*flow.Ask, error) {
+// ask is what the indexer asks for now, nil if that is nothing.
+func (j *job) ask() *flow.Ask {
+	if p := j.x.asks.Next(); p != nil {
+		return p.Ask()
+	}
+	return nil
+}
+
+func (j *job) learn(m *flow.Message) error {
 	j.Helper()
 	b, err := m.Encode()
 	must(j, err)
@@ -320,12 +326,24 @@ func (j *job) through(parcels []*flow.Parcel) {
 		}
 		j.closePack(parcels[:n])
 		for _, p := range parcels[:n] {
-			if ask := j.tell(&flow.Message{Parcel: p}); ask != nil {
+			if j.tell(&flow.Message{Parcel: p}); !j.x.disks[p.Disk].has(p.Number) {
 				j.Fatalf("%s does not resolve", p)
 			}
 		}
 		parcels = parcels[n:]
 	}
+}
+
+// lacks is what has not come: the first time, and the second.
+func (j *job) lacks(limit int) (first, second []flow.RecheckEntry) {
+	for _, p := range j.x.missing(0, limit) {
+		if p.Pass == flow.PassRecheck {
+			second = p.List
+		} else {
+			first = append(first, p.List...)
+		}
+	}
+	return first, second
 }
 
 // run does a whole job, everything in random order and some of it twice.
@@ -355,8 +373,7 @@ func (j *job) run() *events.PointCommitted {
 	j.through(parcels[early:])
 	j.tell(j.plan())
 	if !j.x.complete(0) || j.x.guests[0].fault != nil {
-		out, again := j.x.missing(0, 10)
-		j.Fatalf("incomplete: %v, again %v, fault %v", out, again, j.x.guests[0].fault)
+		j.Fatalf("incomplete: %v, fault %v", j.x.missing(0, 10), j.x.guests[0].fault)
 	}
 	return j.commit()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/live"
+	"github.com/millrace-backup/millrace/flow/asks"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/patient"
 )
@@ -43,6 +44,7 @@ type indexer struct {
 	guard                             ledger.Guard
 	trust                             *trust.Packs
 	signed                            ledger.Checkpoint
+	asks                              asks.Book
 	dirty                             bool // something changed that progress should tell
 }
 
@@ -64,7 +66,7 @@ func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index, p *pat
 	if err != nil {
 		return halt(w, err)
 	}
-	defer func() { _ = s.spool.close() }()
+	defer func() { _ = s.spool.Close() }()
 	x := &indexer{
 		state: s, w: w, vault: v, patience: p, ledger: l, told: work.Position, dirty: true,
 		live:        live.Copy{JS: w.JetStream(), Stream: address.FactStream(w.Config.Job), Subject: address.FactSubject(w.Config.Job)},
@@ -175,6 +177,11 @@ func (x *indexer) turn(ctx context.Context, d *flow.Delivery) error {
 			return err
 		}
 	}
+	if p := x.asks.Next(); p != nil {
+		if err := x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: p.Ask()}); err != nil {
+			return fmt.Errorf("ask for %d parcels again: %w", len(p.List), err)
+		}
+	}
 	if x.unrecorded >= recordEvery || time.Since(x.lastRecord) >= recordAge {
 		if err := x.record(ctx); err != nil {
 			return err
@@ -195,35 +202,42 @@ func (x *indexer) handle(ctx context.Context, d *flow.Delivery) error {
 	if p := d.Parcel; p != nil {
 		x.w.Meter.In(uint64(p.Length))
 	}
-	ask, err := x.learn(ctx, d.Message)
-	switch {
-	case err != nil:
+	if err := x.learn(ctx, d.Message); err != nil {
 		return err
-	case ask != nil:
-		return x.w.Forward(ctx, d, flow.Snapshot, &flow.Message{Ask: ask})
 	}
 	return d.Done()
 }
 
 // learn journals a message and folds it in. When it returns without error the
-// message may be acknowledged; ask, unless nil, goes to snapshot first.
-func (x *indexer) learn(ctx context.Context, m *flow.Message) (ask *flow.Ask, err error) {
+// message may be acknowledged.
+func (x *indexer) learn(ctx context.Context, m *flow.Message) error {
 	var how decision
 	if p := m.Parcel; p != nil {
+		var err error
 		how, err = x.accept(p)
 		var f *flow.Fault
 		switch {
 		case errors.As(err, &f) && f.Class == flow.Park: // it says that its guest has failed: keep that of it
 			m = &flow.Message{Fault: f}
 		case err != nil:
-			return nil, err
+			return err
 		case how.again:
 			// Delta took for known what the index cannot place. The parcel is
-			// read again, and this time nothing is taken as known.
-			return &flow.Ask{Guest: x.work.Disks[p.Disk].Guest, Reread: []flow.RecheckEntry{{Disk: p.Disk, Number: p.Number}}, Fresh: true}, nil
-		case !how.take:
-			return nil, nil
+			// read again, and this time nothing is taken as known. A crash before
+			// it is asked for leaves one that has not come, which findLost finds.
+			e := flow.RecheckEntry{Disk: p.Disk, Number: p.Number}
+			if p.Fresh { // the answer to a question, and not good enough
+				x.asks.Came(e, p.Pass)
+			}
+			if n := x.work.Disks[p.Disk].Guest; !x.guests[n].settled() {
+				x.asks.Want(asks.Parcels{Guest: n, Fresh: true, List: []flow.RecheckEntry{e}})
+			}
+			return nil
 		default:
+			x.asks.Came(flow.RecheckEntry{Disk: p.Disk, Number: p.Number}, p.Pass)
+			if !how.take {
+				return nil
+			}
 			x.blocks.Keep(p)
 		}
 	}
@@ -232,22 +246,22 @@ func (x *indexer) learn(ctx context.Context, m *flow.Message) (ask *flow.Ask, er
 		if a.Confirmed && int(a.Guest) < len(x.guests) { // a confirmation is of the moment: not journaled
 			x.guests[a.Guest].confirmed = true
 		}
-		return nil, nil
+		return nil
 	}
 	b, err := m.Encode()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := x.journal.Append(b); err != nil {
-		return nil, err
+		return err
 	}
 	if err := x.fold(m, how); err != nil {
-		return nil, err
+		return err
 	}
 	if m.Answer != nil {
-		return nil, x.released(ctx, m.Answer)
+		return x.released(ctx, m.Answer)
 	}
-	return nil, nil
+	return nil
 }
 
 // fold changes the state by a message that is in the journal; how is what accept
@@ -299,22 +313,18 @@ func (x *indexer) advance(ctx context.Context, n uint32) error {
 		}
 		g.recorded = true
 	}
-	settled := g.fault != nil || !g.point.IsZero()
 	switch {
-	case settled && !g.released && !g.releasing:
+	case g.settled() && !g.released && !g.releasing && x.mayAsk():
 		g.releasing = true
+		x.asks.Drop(n)
 		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Release: true}})
-	case settled:
+	case g.settled():
 		return nil
-	case len(g.wanted) > 0:
-		list := g.wanted
-		g.wanted = nil
-		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Reread: list, Fresh: true}})
 	case !x.complete(n):
 		return nil
 	case g.confirmed:
 		return x.commit(ctx, n)
-	case !g.asked:
+	case !g.asked && x.mayAsk():
 		g.asked = true
 		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Confirm: true}})
 	}
@@ -413,29 +423,36 @@ func (x *indexer) findLost(ctx context.Context) error {
 			return nil
 		}
 	}
+	// No question is on its way either: whatever was asked is asked again.
+	x.asks.Lost()
+	plans := 0
 	for n := range x.guests {
 		g := &x.guests[n]
-		// No question is on its way either: whatever was asked is asked again.
 		g.asked, g.releasing = false, false
-		if g.fault != nil || !g.point.IsZero() {
-			continue
-		}
-		if !g.planned { // still to come, or lost with the server that had it
+		switch {
+		case g.settled():
+		case g.planned:
+			for _, p := range x.missing(uint32(n), asks.Window) {
+				x.asks.Want(p)
+			}
+		case plans < asks.Window: // still to come, or lost with the server that had it
+			plans++
 			if err := x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: uint32(n), Plan: true}}); err != nil {
 				return err
-			}
-			continue
-		}
-		out, again := x.missing(uint32(n), flow.MaxQueued/4)
-		for pass, list := range [][]flow.RecheckEntry{flow.PassBackup: out, flow.PassRecheck: again} {
-			if len(list) == 0 {
-				continue
-			}
-			ask := &flow.Ask{Guest: uint32(n), Reread: list, Pass: uint8(pass)}
-			if err := x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: ask}); err != nil {
-				return fmt.Errorf("ask for %d lost parcels: %w", len(list), err)
 			}
 		}
 	}
 	return nil
+}
+
+// mayAsk reports whether snapshot may be asked one thing more about a guest: of
+// these questions too there are never so many that the indexer would wait for it.
+func (x *indexer) mayAsk() bool {
+	open := 0
+	for n := range x.guests {
+		if g := &x.guests[n]; g.settled() && g.releasing && !g.released || !g.settled() && g.asked && !g.confirmed {
+			open++
+		}
+	}
+	return open < asks.Window
 }

@@ -58,7 +58,7 @@ func TestMemoryOfAFullDisk(t *testing.T) {
 	work.ParcelSize, work.CellSize = bigCell, bigCell
 	work.Disks[0].Info.VirtualSize = int64(*full) << 30
 	var err error
-	must(t, j.x.spool.close())
+	must(t, j.x.spool.Close())
 	j.x.state, err = newState(work, memIndex{}, j.x.recent, j.x.w.Config.Folder, 0)
 	must(t, err)
 	before, most := heap(), int64(0)

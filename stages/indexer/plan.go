@@ -2,9 +2,11 @@ package indexer
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/asks"
 )
 
 // takePlan enters a guest's plan; a second one, of a restarted snapshot, changes
@@ -128,27 +130,34 @@ func (s *state) planDisk(n uint32, c events.ChangesResolved) {
 	}
 }
 
-// missing lists parcels of the plan that have not come, and those that have not
-// come a second time, at most limit of each.
-func (s *state) missing(n uint32, limit int) (out, again []flow.RecheckEntry) {
+// missing lists parcels of a guest's plan that have not come: the first time, once
+// more because what they had has gone, and the second time of those that are read
+// twice. There are at most limit of each kind.
+func (s *state) missing(guest uint32, limit int) []asks.Parcels {
+	first, stale, twice := asks.Parcels{Guest: guest}, asks.Parcels{Guest: guest, Fresh: true}, asks.Parcels{Guest: guest, Pass: flow.PassRecheck}
+	add := func(to *asks.Parcels, disk int, k uint32) {
+		if len(to.List) < limit {
+			to.List = append(to.List, flow.RecheckEntry{Disk: uint32(disk), Number: k})
+		}
+	}
 	for i := range s.disks {
 		d := &s.disks[i]
-		if s.work.Disks[i].Guest != n || !d.planned {
+		if s.work.Disks[i].Guest != guest || !d.planned || d.left == 0 && d.again == 0 {
 			continue
 		}
-		for k := uint32(0); d.again > 0 && k < s.work.Parcels(i) && len(again) < limit; k++ {
+		for k := range s.work.Parcels(i) {
 			if _, came := d.second[k]; bit(d.twice, k) && !came {
-				again = append(again, flow.RecheckEntry{Disk: uint32(i), Number: k})
+				add(&twice, i, k)
 			}
-		}
-		if d.left == 0 {
-			continue
-		}
-		for k := uint32(0); k < s.work.Parcels(i) && len(out) < limit; k++ {
-			if bit(d.plan.Cells, k) && !d.has(k) {
-				out = append(out, flow.RecheckEntry{Disk: uint32(i), Number: k})
+			if !bit(d.plan.Cells, k) || d.has(k) {
+				continue
+			}
+			if _, again := d.stale[k]; again {
+				add(&stale, i, k)
+			} else {
+				add(&first, i, k)
 			}
 		}
 	}
-	return out, again
+	return slices.DeleteFunc([]asks.Parcels{first, stale, twice}, func(p asks.Parcels) bool { return len(p.List) == 0 })
 }

@@ -2,52 +2,14 @@ package indexer
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"iter"
-	"os"
-	"path/filepath"
 
-	"github.com/millrace-backup/millrace/catalog/chunkindex"
 	"github.com/millrace-backup/millrace/catalog/rows"
-	"github.com/millrace-backup/millrace/catalog/spill"
 	"github.com/millrace-backup/millrace/ledger/table"
 )
 
-// spool is what the state has in files of the job's folder, because it grows with
-// the disks: where chunks went, the rows of parcels, a digest of each. A restarted
-// indexer makes them again from the journal.
-type spool struct {
-	stored  *chunkindex.Growing // chunks in this job's packs; delta workers follow it
-	rows    *spill.Log          // of all disks
-	digests *rows.Digests
-}
-
 // StoredFolder is where, in a job's folder, the index of what it stored grows.
 const StoredFolder = "stored"
-
-// spoolFolder is where the rest of the spool is.
-const spoolFolder = "indexer"
-
-func openSpool(folder string, chunks int) (*spool, error) {
-	if err := os.MkdirAll(filepath.Join(folder, spoolFolder), 0o700); err != nil {
-		return nil, fmt.Errorf("make the indexer's folder: %w", err)
-	}
-	s := &spool{}
-	var err error
-	if s.stored, err = chunkindex.Grow(filepath.Join(folder, StoredFolder), chunks); err != nil {
-		return nil, err
-	}
-	if s.rows, err = spill.Create(filepath.Join(folder, spoolFolder, "rows")); err != nil {
-		return nil, err
-	}
-	s.digests, err = rows.CreateDigests(filepath.Join(folder, spoolFolder, "digests"))
-	return s, err
-}
-
-func (s *spool) close() error {
-	return errors.Join(s.stored.Close(), s.rows.Close(), s.digests.Close())
-}
 
 // found lists what the job found of a disk and does not know to be as in the
 // parent, in order: chunks, zeros, and holes, which are zeros too. ends takes for

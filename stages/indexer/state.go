@@ -5,6 +5,7 @@ import (
 
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
 	"github.com/millrace-backup/millrace/catalog/rows"
+	"github.com/millrace-backup/millrace/catalog/spool"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
@@ -21,7 +22,7 @@ type state struct {
 	recent     *arena.Recent        // of this job's chunks: none that is there is missing in it, while it has room
 	guests     []guest
 	disks      []disk
-	spool      *spool
+	spool      *spool.Spool
 
 	packs      []pack
 	byName     map[id.Object]uint32 // into packs
@@ -48,8 +49,10 @@ type guest struct {
 	released  bool
 	releasing bool                 // asked for by this process
 	replaced  map[flow.PackID]bool // gone packs whose content this guest stores again
-	wanted    []flow.RecheckEntry  // ... the parcels that have some of it, to be asked for
 }
+
+// settled reports whether the guest has its point, or will have none.
+func (g *guest) settled() bool { return g.fault != nil || !g.point.IsZero() }
 
 type disk struct {
 	first   uint64 // number of its first parcel among those of all disks
@@ -83,12 +86,12 @@ func newState(work *flow.Work, base Index, recent *arena.Recent, folder string, 
 	s.disks = make([]disk, len(work.Disks))
 	first := uint64(0)
 	var err error
-	if s.spool, err = openSpool(folder, chunks); err != nil {
+	if s.spool, err = spool.Open(folder, StoredFolder, chunks); err != nil {
 		return nil, err
 	}
 	for n := range s.disks {
 		bits := (work.Parcels(n) + 7) / 8
-		s.disks[n] = disk{first: first, here: make([]byte, bits), twice: make([]byte, bits), second: map[uint32]rows.Digest{}, rows: rows.NewDisk(s.spool.rows)}
+		s.disks[n] = disk{first: first, here: make([]byte, bits), twice: make([]byte, bits), second: map[uint32]rows.Digest{}, rows: rows.NewDisk(s.spool.Rows)}
 		first += uint64(work.Parcels(n))
 	}
 	return s, nil
@@ -145,6 +148,9 @@ func (s *state) accept(p *flow.Parcel) (how decision, err error) {
 	if stale && !p.Fresh { // a duplicate of the first, or somebody asked who did not know
 		return decision{again: true}, nil
 	}
+	if s.wentIn(p) { // stored again, and that has gone as well
+		return decision{again: true}, nil
+	}
 	for i := range p.Pieces {
 		x := &p.Pieces[i]
 		switch {
@@ -173,6 +179,16 @@ func (s *state) accept(p *flow.Parcel) (how decision, err error) {
 	}
 	how.take = true
 	return how, nil
+}
+
+// wentIn reports whether what is new in a parcel lies in a pack that has gone.
+func (s *state) wentIn(p *flow.Parcel) bool {
+	for _, in := range p.Packs {
+		if n, ok := s.byName[in.Name]; ok && s.gone[flow.PackID{Job: s.packs[n].job, Name: in.Name}] {
+			return true
+		}
+	}
+	return false
 }
 
 // fits checks that the parcel is one of the job, whole.
@@ -215,7 +231,7 @@ func (s *state) own(c id.Chunk) (chunkindex.Place, bool) {
 	if !s.recent.Full() && !s.recent.Has(c) {
 		return chunkindex.Place{}, false
 	}
-	p, ok := s.spool.stored.Find(c)
+	p, ok := s.spool.Stored.Find(c)
 	return p, ok && !s.gone[flow.PackID{Job: p.Job, Name: p.Pack}]
 }
 
@@ -254,7 +270,7 @@ func (s *state) take(job id.Job, p *flow.Parcel, how decision) error {
 		if err := s.discount(p); err != nil {
 			return err
 		}
-	} else if err := s.spool.digests.Put(d.first+uint64(p.Number), rows.DigestOf(p)); err != nil {
+	} else if err := s.spool.Digests.Put(d.first+uint64(p.Number), rows.DigestOf(p)); err != nil {
 		return err
 	}
 	var packN uint32
@@ -298,10 +314,10 @@ func (s *state) takePiece(differ []byte, d *disk, x *flow.Piece, packN uint32, h
 		return differ, nil
 	case x.Verdict == flow.Known:
 		d.known += n
-		if x.From == 0 {
+		r.Known, r.Counted = true, x.From == 0
+		if r.Counted {
 			d.knownChunks++
 		}
-		r.Known = true
 		at := how.places[x.Chunk]
 		r.Pack, r.At, r.Stored, r.Raw = s.packNumber(flow.Pack{Name: at.Pack}, at.Job, false), at.Offset, at.Stored, at.Raw
 		return rows.Append(differ, r), nil
@@ -311,10 +327,11 @@ func (s *state) takePiece(differ []byte, d *disk, x *flow.Piece, packN uint32, h
 	d.fresh += n
 	r.Pack, r.At, r.Stored, r.Raw = packN, x.At, x.Stored, wholeOf(x)
 	if _, twin := s.own(x.Chunk); !twin {
+		r.Counted = true
 		d.stored += int64(x.Stored)
 		d.newChunks++
 		k := &s.packs[packN]
-		if err := s.spool.stored.Add(chunkindex.Row{Chunk: x.Chunk, Place: chunkindex.Place{Job: k.job, Pack: k.Name, Offset: x.At, Stored: x.Stored, Raw: r.Raw}}); err != nil {
+		if err := s.spool.Stored.Add(chunkindex.Row{Chunk: x.Chunk, Place: chunkindex.Place{Job: k.job, Pack: k.Name, Offset: x.At, Stored: x.Stored, Raw: r.Raw}}); err != nil {
 			return differ, err
 		}
 		s.recent.Add(x.Chunk) // durable and journaled: from now on it is known
@@ -330,7 +347,7 @@ func (s *state) compare(diskN, number uint32) error {
 	if !bit(d.twice, number) || !twice || !d.has(number) {
 		return nil
 	}
-	first, err := s.spool.digests.Get(d.first + uint64(number))
+	first, err := s.spool.Digests.Get(d.first + uint64(number))
 	if err != nil {
 		return err
 	}
@@ -367,7 +384,7 @@ func (s *state) compareAll(n uint32) error {
 }
 
 func (s *state) fail(n uint32, f *flow.Fault) {
-	if g := &s.guests[n]; g.fault == nil && g.point.IsZero() {
+	if g := &s.guests[n]; !g.settled() {
 		g.fault = f
 	}
 }

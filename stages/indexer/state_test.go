@@ -53,7 +53,7 @@ func TestParcelsThatAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := j.ready(0, 1)
 			spoil(p)
-			_, err := j.x.learn(t.Context(), &flow.Message{Parcel: p})
+			err := j.x.learn(t.Context(), &flow.Message{Parcel: p})
 			var f *flow.Fault
 			if !errors.As(err, &f) || f.Class != flow.Corrupt {
 				t.Errorf("got %v, want a fault that stops the job", err)
@@ -163,7 +163,7 @@ func TestPlanAfterParcels(t *testing.T) {
 		}
 		j.tell(&flow.Message{Parcel: j.ready(0, n)})
 	}
-	if out, again := j.x.missing(0, 9); out != nil || again != nil {
+	if out, again := j.lacks(9); out != nil || again != nil {
 		t.Error("parcels are missing from a plan that is not there")
 	}
 	j.tell(j.plan())
@@ -217,7 +217,7 @@ func TestReadTwice(t *testing.T) {
 					t.Fatal("complete before the second reading")
 				}
 			}
-			if out, again := j.x.missing(0, 9); len(again) != 1 || (len(out) == 0) != first {
+			if out, again := j.lacks(9); len(again) != 1 || (len(out) == 0) != first {
 				t.Errorf("missing %v, again %v", out, again)
 			}
 			if changed {
@@ -227,7 +227,7 @@ func TestReadTwice(t *testing.T) {
 			if !first {
 				j.tell(&flow.Message{Parcel: original})
 			}
-			if out, again := j.x.missing(0, 9); len(again)+len(out) != 0 {
+			if out, again := j.lacks(9); len(again)+len(out) != 0 {
 				t.Errorf("missing %v, again %v", out, again)
 			}
 			f := j.x.guests[0].fault
@@ -248,7 +248,8 @@ func TestReferenceThatLeadsNowhere(t *testing.T) {
 	for i := range p.Pieces {
 		p.Pieces[i].Verdict, p.Pieces[i].Stored = flow.Known, 0
 	}
-	ask := j.tell(&flow.Message{Parcel: p})
+	j.tell(&flow.Message{Parcel: p})
+	ask := j.ask()
 	if ask == nil || !ask.Fresh || ask.Pass != flow.PassBackup || len(ask.Reread) != 1 || ask.Reread[0] != (flow.RecheckEntry{Number: 1}) {
 		t.Fatalf("asked %+v", ask)
 	}
@@ -383,7 +384,7 @@ func TestMissing(t *testing.T) {
 		j.tell(&flow.Message{Parcel: j.ready(0, n)})
 	}
 	j.again(recheck[1:2])
-	out, again := j.x.missing(0, 100)
+	out, again := j.lacks(100)
 	if len(out) != 17+3 || len(again) != 2 {
 		t.Errorf("%d missing, %d to be read again", len(out), len(again))
 	}
@@ -392,7 +393,7 @@ func TestMissing(t *testing.T) {
 			t.Errorf("%v is missing, and it is not", e)
 		}
 	}
-	if out, again := j.x.missing(0, 2); len(out) != 2 || len(again) != 2 {
+	if out, again := j.lacks(2); len(out) != 2 || len(again) != 2 {
 		t.Errorf("%d and %d, the limit is 2", len(out), len(again))
 	}
 }
@@ -416,7 +417,7 @@ func TestReplayGivesTheSameState(t *testing.T) {
 			next.through([]*flow.Parcel{next.parcel(0, k)})
 		}
 		next.tell(next.plan())
-		_, left := next.x.missing(0, 100)
+		_, left := next.lacks(100)
 		next.again(left)
 		if !next.x.complete(0) {
 			t.Fatalf("cut at %d: incomplete", cut)
