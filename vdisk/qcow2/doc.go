@@ -34,7 +34,7 @@
 // they are read, because all of them together may be as large as a disk: damage in
 // them is an error of ReadAt or Extents, as is a cluster behind the end of the
 // file (vdisk.ErrTruncated). That no cluster of the file is used twice is not
-// checked. Memory is bounded whatever the file says: 40 bytes for each L1 entry
+// checked. Memory is bounded whatever the file says: 24 bytes for each L1 entry
 // while opening, of which there are at most 4 Mi, 16 MiB of L2 tables, and 16 MiB
 // of clusters that were decompressed, or eight of them. ReadAt may be called in
 // parallel; it allocates when a table is first needed or comes back, and for

@@ -78,7 +78,13 @@ func newTable(file vdisk.Image, h header, at uint64, entries uint32) (*table, er
 // check looks at the L1 table: every L2 table is a cluster of the file, and no
 // two are the same one, without which a small file could have a map without end.
 func (t *table) check() error {
-	var seen []uint64
+	tables := 0
+	for _, e := range t.l1 {
+		if e&offsetMask != 0 {
+			tables++
+		}
+	}
+	seen := make([]uint64, 0, tables)
 	for i, e := range t.l1 {
 		at := e & offsetMask
 		switch {

@@ -84,6 +84,8 @@ func newWriter(f vdisk.File, size int64, o CreateOptions) (*Writer, error) {
 		return nil, unsupported("disk of %d bytes; the format ends at 2040 GiB", size)
 	case bits.OnesCount64(uint64(blockSize)) != 1 || blockSize < minBlockSize || blockSize > maxBlockSize:
 		return nil, unsupported("blocks of %d bytes", blockSize)
+	case size/blockSize > maxBlocks:
+		return nil, unsupported("disk of %d bytes in blocks of %d: a table of more than %d", size, blockSize, maxBlocks)
 	}
 	if err := vdisk.CheckEmpty(f); err != nil {
 		return nil, err

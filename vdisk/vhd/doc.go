@@ -32,8 +32,8 @@
 // inside the file, and no two share a byte. An image whose file ends too early
 // fails with vdisk.ErrTruncated, broken rules give vdisk.ErrFormat, what this
 // package cannot read vdisk.ErrUnsupported. Memory is bounded whatever the file
-// says: 4 bytes for each block of the file while opening, 8 MiB of BAT pages and
-// 4 MiB of bitmaps. ReadAt may be called in parallel and allocates only when a
+// says: 4 bytes for each block while opening, of which there are at most 4 Mi,
+// 8 MiB of BAT pages and 4 MiB of bitmaps. ReadAt may be called in parallel and allocates only when a
 // page or a bitmap is first needed, or comes back. Extents skips holes of the
 // file inside blocks.
 //

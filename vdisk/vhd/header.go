@@ -22,6 +22,7 @@ const (
 	minBlockSize     = 64 << 10
 	maxBlockSize     = 256 << 20
 	defaultBlockSize = 2 << 20
+	maxBlocks        = 4 << 20 // the largest disk in blocks of 512 KiB
 
 	parentNameAt   = 64
 	parentNameSize = 512
@@ -83,6 +84,8 @@ func readHeader(file vdisk.Image, f footer) (header, error) {
 		return h, badFormat("blocks of %d bytes: not a power of two", h.blockSize)
 	case h.blockSize < minBlockSize || h.blockSize > maxBlockSize:
 		return h, unsupported("blocks of %d bytes; 64 KiB to 256 MiB can be read", h.blockSize)
+	case size/uint64(h.blockSize) > maxBlocks:
+		return h, unsupported("disk of %d bytes in blocks of %d: no more than %d blocks can be read", size, h.blockSize, maxBlocks)
 	case uint64(h.entries)*uint64(h.blockSize) < size:
 		return h, badFormat("BAT of %d blocks of %d bytes for a disk of %d", h.entries, h.blockSize, size)
 	}

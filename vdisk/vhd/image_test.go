@@ -176,6 +176,7 @@ func TestRefusals(t *testing.T) {
 		{"block size 0", dynamic(draft{header: func(b []byte) { b[33] = 0 }}), vdisk.ErrFormat, "power of two"},
 		{"block size 512", dynamic(draft{header: func(b []byte) { b[33], b[34] = 0, 2 }}), vdisk.ErrUnsupported, "64 KiB"},
 		{"block size 2 GiB", dynamic(draft{header: func(b []byte) { b[33], b[32] = 0, 0x80 }}), vdisk.ErrUnsupported, "256 MiB"},
+		{"too many blocks", dynamic(draft{footer: func(b []byte) { b[50] = 1 }, header: func(b []byte) { b[33], b[34] = 0x02, 0 }}), vdisk.ErrUnsupported, "blocks"},
 		{"table too small", dynamic(draft{header: func(b []byte) { b[31]-- }}), vdisk.ErrFormat, "BAT of 10 blocks"},
 		{"table behind the end", dynamic(draft{header: func(b []byte) { b[19] = 1 }}), vdisk.ErrTruncated, "BAT"},
 		{"block behind the end", changed(func(x *built) { x.entry(7, 1<<20) }), vdisk.ErrTruncated, "block 7"},

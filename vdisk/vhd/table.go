@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync/atomic"
 
 	"github.com/millrace-backup/millrace/vdisk"
@@ -120,7 +121,7 @@ func (t *table) place(p *page, number int64) (block, error) {
 // check reads all entries once: no block may lie on the structures or on another
 // block.
 func (t *table) check(f footer) error {
-	claims := newClaims(t.bitmapSize+t.blockSize, t.end)
+	var starts []uint32 // sectors
 	taken := [][2]int64{{0, footerSize}, {int64(f.dataOffset), headerSize}, {t.at, t.blocks * entrySize}}
 	p := new(page)
 	for number := range t.blocks {
@@ -142,47 +143,15 @@ func (t *table) check(f footer) error {
 				return badFormat("block %d at %d lies on the image's own structures at %d", number, b.at, s[0])
 			}
 		}
-		if !claims.claim(b.at) {
-			return badFormat("block %d at %d overlaps another block", number, b.at)
+		starts = append(starts, uint32(b.at/sectorSize))
+	}
+	slices.Sort(starts)
+	for i := 1; i < len(starts); i++ {
+		if gap := int64(starts[i]-starts[i-1]) * sectorSize; gap < t.bitmapSize+t.blockSize {
+			return badFormat("a block at %d overlaps one at %d", int64(starts[i-1])*sectorSize, int64(starts[i])*sectorSize)
 		}
 	}
 	return nil
-}
-
-// claims remembers where blocks are. Space is divided into pieces of the length
-// of a block: no two blocks can begin in the same one, and only neighbours can
-// overlap. What is kept grows with the places that are taken.
-type claims struct {
-	length int64
-	starts [][]uint32 // sector in which the block of a piece begins
-}
-
-const claimGroup = 4096
-
-func newClaims(length, end int64) *claims {
-	return &claims{length: length, starts: make([][]uint32, end/length/claimGroup+1)}
-}
-
-func (c *claims) claim(at int64) bool {
-	n := at / c.length
-	for i := max(0, n-1); i <= n+1; i++ {
-		if there := c.at(i); there != 0 && max(there-at, at-there) < c.length {
-			return false
-		}
-	}
-	group := &c.starts[n/claimGroup]
-	if *group == nil {
-		*group = make([]uint32, claimGroup)
-	}
-	(*group)[n%claimGroup] = uint32(at / sectorSize)
-	return true
-}
-
-func (c *claims) at(n int64) int64 {
-	if g := n / claimGroup; g >= int64(len(c.starts)) || c.starts[g] == nil {
-		return 0
-	}
-	return int64(c.starts[n/claimGroup][n%claimGroup]) * sectorSize
 }
 
 // bitmap has a bit for each sector of a block, the first one in the highest bit.
