@@ -78,7 +78,8 @@ type Options struct {
 
 // Limits of what an operator may ask for.
 const (
-	minMemory = 16 << 20
+	minMemory   = 16 << 20
+	usualParcel = 4 << 20 // what the numbers of slots are for
 )
 
 // Fill enters defaults and refuses what makes no sense.
@@ -104,7 +105,7 @@ func (o *Options) Fill() error {
 	}
 	cell := o.Vault.Config.CellSize
 	if o.ParcelSize == 0 {
-		o.ParcelSize = cell
+		o.ParcelSize = o.parcel(cell)
 	}
 	if o.ParcelSize < cell || o.ParcelSize%cell != 0 || o.ParcelSize > 32<<20 {
 		return fmt.Errorf("parcel size: %d is not a multiple of the cell size %d up to 32 MiB", o.ParcelSize, cell)
@@ -133,16 +134,30 @@ func (o *Options) Fill() error {
 	return nil
 }
 
+// parcel is how much travels together where nobody says: two cells, which halves what
+// messages cost, where that leaves enough slots to hold a pack in; one where the bytes
+// are in the messages, since a server holds many of those.
+func (o *Options) parcel(cell int64) int64 {
+	two := 2 * cell
+	if o.Transport == flow.Inline || len(o.Remote) > 0 || two > 8<<20 || o.Memory > 0 && o.Memory < 12*int64(arena.SealedSize(int(two))) {
+		return cell
+	}
+	return two
+}
+
 func ptr(s string) *string { return &s }
 
 // shape sizes the arena: slots to read into, and enough sealed ones that a whole
 // pack can be held until it is durable.
 func (o *Options) shape(disks []flow.WorkDisk) arena.Shape {
 	raw, sealed := int(o.ParcelSize), arena.SealedSize(int(o.ParcelSize))
+	// As many bytes whatever the parcels, within reason: larger ones need fewer slots.
+	scale := func(n int) int { return max(n/2, n*usualParcel/max(raw, usualParcel)) }
+	readers := o.Parallel[flow.Reader] + o.Parallel[flow.Chunker] + o.Parallel[flow.Seal]
 	s := arena.Shape{
 		RawSize: raw, SealedSize: sealed,
-		RawSlots:    max(8, 2*(o.Parallel[flow.Reader]+o.Parallel[flow.Chunker]+o.Parallel[flow.Seal])),
-		SealedSlots: max(24, 4*o.Parallel[flow.Seal]+16*o.Parallel[flow.Uploader]),
+		RawSlots:    max(scale(max(8, 2*readers)), readers+2), // one that each works on, and some that wait
+		SealedSlots: scale(max(24, 4*o.Parallel[flow.Seal]+16*o.Parallel[flow.Uploader])),
 	}
 	if o.Transport == flow.Inline { // a slot is free as soon as its bytes are in a message
 		s.RawSlots, s.SealedSlots = max(1, 4*o.Parallel[flow.Reader]), max(1, 4*o.Parallel[flow.Seal])

@@ -34,11 +34,12 @@ import (
 	"github.com/millrace-backup/millrace/bench/campaign/resume"
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
+	"github.com/millrace-backup/millrace/bench/campaign/vhdxcut"
 )
 
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
-	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign()}
+	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign(), vhdxcut.Campaign()}
 }
 
 func main() {

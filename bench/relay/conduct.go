@@ -19,8 +19,15 @@ import (
 	"github.com/millrace-backup/millrace/vault/seal"
 )
 
-// parcelSize is that of a parcel, and of the cell it is.
-const parcelSize = 4 << 20
+const cellSize = 4 << 20
+
+// parcelSize is that of a parcel where nobody says.
+func parcelSize(transport string) int {
+	if transport == flow.Inline {
+		return cellSize
+	}
+	return 2 * cellSize
+}
 
 // Options of a job.
 type Options struct {
@@ -52,12 +59,13 @@ func Conduct(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	parcel := parcelSize(o.Transport)
 	work := flow.Work{
-		Domain: domain, Transport: o.Transport, ParcelSize: parcelSize, CellSize: parcelSize,
+		Domain: domain, Transport: o.Transport, ParcelSize: int64(parcel), CellSize: cellSize,
 		Guests: []flow.WorkGuest{{Name: "relay"}},
-		Disks:  []flow.WorkDisk{{Info: events.DiskInfo{VirtualSize: int64(o.Parcels) * parcelSize}}},
+		Disks:  []flow.WorkDisk{{Info: events.DiskInfo{VirtualSize: int64(o.Parcels) * int64(parcel)}}},
 	}
-	slots, err := arena.New(arena.Shape{RawSlots: 8, RawSize: parcelSize, SealedSlots: 24, SealedSize: arena.SealedSize(parcelSize), RecentEntries: 1 << 10})
+	slots, err := arena.New(arena.Shape{RawSlots: 6, RawSize: parcel, SealedSlots: 12, SealedSize: arena.SealedSize(parcel), RecentEntries: 1 << 10})
 	if err != nil {
 		return err
 	}

@@ -15,10 +15,9 @@ import (
 	"github.com/millrace-backup/millrace/id"
 )
 
-// What a parcel carries in a backup of a disk full of files.
+// What a parcel carries for each of its cells in a backup of a disk full of files.
 const (
-	pieces     = 60
-	sealedSize = parcelSize / 2
+	pieceSize  = cellSize / 60
 	blocksSize = 1 + 16*1024 + 2*128 // the record of a cell in a sidecar
 	packSize   = 32 << 20
 	idle       = 25 * time.Millisecond
@@ -41,7 +40,7 @@ func Worker(ctx context.Context, control io.Reader) (err error) {
 		}
 		err = errors.Join(err, w.Close())
 	}()
-	s := &stage{w: w}
+	s := &stage{w: w, size: cfg.Work.ParcelSize}
 	switch cfg.Stage {
 	case flow.Snapshot:
 		return s.send(ctx)
@@ -62,6 +61,7 @@ func Worker(ctx context.Context, control io.Reader) (err error) {
 
 type stage struct {
 	w      *flow.Worker
+	size   int64 // of a parcel
 	pieces flow.Pieces
 	blocks []byte
 	held   []*flow.Delivery
@@ -70,8 +70,8 @@ type stage struct {
 // send is snapshot: it sends the parcels and stays until it is told to leave.
 func (s *stage) send(ctx context.Context) error {
 	for n := range s.w.Config.Work.Parcels(0) {
-		at := int64(n) * parcelSize
-		p := &flow.Parcel{Number: n, Offset: at, Length: parcelSize, Runs: []flow.Run{{Offset: at, Length: parcelSize}}}
+		at := int64(n) * s.size
+		p := &flow.Parcel{Number: n, Offset: at, Length: s.size, Runs: []flow.Run{{Offset: at, Length: s.size}}}
 		if err := s.w.Send(ctx, flow.Reader, &flow.Message{Parcel: p}); err != nil {
 			return err
 		}
@@ -89,13 +89,10 @@ func (s *stage) read(_ context.Context, d *flow.Delivery, slot arena.Slot) (stri
 // invent makes what the chunker would find out.
 func (s *stage) invent() {
 	from := rand.NewChaCha8([32]byte{1})
-	s.blocks = make([]byte, blocksSize)
+	s.blocks = make([]byte, s.size/cellSize*blocksSize)
 	_, _ = from.Read(s.blocks)
-	for n := range uint32(pieces) {
-		x := flow.Piece{Offset: n * (parcelSize / pieces), Length: parcelSize / pieces}
-		if n == pieces-1 {
-			x.Length = parcelSize - x.Offset
-		}
+	for at := int64(0); at < s.size; at += pieceSize {
+		x := flow.Piece{Offset: uint32(at), Length: uint32(min(pieceSize, s.size-at))}
 		_, _ = from.Read(x.Chunk[:])
 		s.pieces = append(s.pieces, x)
 	}
@@ -124,9 +121,9 @@ func (s *stage) seal(_ context.Context, d *flow.Delivery, slot arena.Slot) (stri
 	}
 	p := d.Parcel
 	for i := range p.Pieces {
-		p.Pieces[i].At, p.Pieces[i].Stored = uint32(i)*(sealedSize/pieces), sealedSize/pieces
+		p.Pieces[i].At, p.Pieces[i].Stored = p.Pieces[i].Offset/2, p.Pieces[i].Length/2
 	}
-	p.Claim = slot.Claim(sealedSize)
+	p.Claim = slot.Claim(int(s.size / 2))
 	return flow.Uploader, p, nil
 }
 
@@ -140,7 +137,7 @@ func (s *stage) upload(ctx context.Context) error {
 		if d != nil {
 			s.held = append(s.held, d)
 		}
-		full := len(s.held)*sealedSize >= packSize || len(s.held) >= flow.MaxAckPending/2 || s.w.Pressed(ctx, len(s.held), d == nil)
+		full := int64(len(s.held))*s.size/2 >= packSize || len(s.held) >= flow.MaxAckPending/2 || s.w.Pressed(ctx, len(s.held), d == nil)
 		if full || d == nil && len(s.held) > 0 && s.nothingComes(ctx) {
 			if err := s.flush(ctx); err != nil {
 				return err
@@ -158,7 +155,7 @@ func (s *stage) flush(ctx context.Context) error {
 	for _, d := range s.held {
 		out := *d.Parcel
 		out.Claim = arena.Claim{}
-		out.Packs = []flow.Pack{{Name: id.Object{1}, Size: packSize, Chunks: pieces, Raw: parcelSize}}
+		out.Packs = []flow.Pack{{Name: id.Object{1}, Size: packSize, Chunks: uint32(len(d.Parcel.Pieces)), Raw: d.Parcel.Length}}
 		if err := s.w.Forward(ctx, d, flow.Indexer, &flow.Message{Parcel: &out}); err != nil {
 			return err
 		}

@@ -78,7 +78,7 @@ means the same. A guest that fails gets no point and the others go on (exit 3).`
 	f.StringToStringVar(&o.parallel, "parallel", nil, "workers per stage, as chunker=2,seal=3")
 	f.IntVar(&o.cpus, "cpus", 0, "processors to plan for (default: this machine's)")
 	f.StringVar(&o.memory, "memory", "", "size of the arena, as 64MiB")
-	f.StringVar(&o.parcel, "parcel", "", "bytes that travel together, a multiple of the cell size (default: one cell)")
+	f.StringVar(&o.parcel, "parcel", "", "bytes that travel together, a multiple of the cell size (default: two cells, or one where bytes travel in messages or memory is short)")
 	f.StringVar(&o.profile, "profile", "", "folder in which each process of the job leaves a profile of its processor time")
 	_ = f.MarkHidden("profile") // for those who work on the program
 	f.StringVar(&o.metrics, "metrics", "", "serve figures of the job for Prometheus at this address, as 127.0.0.1:9465")

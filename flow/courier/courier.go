@@ -61,7 +61,7 @@ func Connect(d Dial, more ...nats.Option) (*nats.Conn, error) {
 type Courier struct {
 	nc       *nats.Conn
 	js       jetstream.JetStream
-	consumer jetstream.Consumer
+	letters  *puller
 	room     chan struct{} // one for each free place with the worker
 	places   int
 	cover    Cover
@@ -91,13 +91,17 @@ func Join(ctx context.Context, d Dial, stream, queue string, places int) (*Couri
 		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	consumer, err := js.Consumer(ctx, stream, queue)
-	if err != nil {
+	if _, err := js.Consumer(ctx, stream, queue); err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("open the queue of %s: %w", queue, err)
 	}
+	letters, err := newPuller(nc, stream, queue, places)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
 	c := &Courier{
-		nc: nc, js: js, consumer: consumer, held: map[*Letter]struct{}{}, places: places, room: make(chan struct{}, places),
+		nc: nc, js: js, letters: letters, held: map[*Letter]struct{}{}, places: places, room: make(chan struct{}, places),
 		cover: cover, patience: max(d.Patience, 20*time.Second),
 	}
 	for range places {
@@ -136,33 +140,31 @@ func (c *Courier) Lost() error {
 // only for as many as there is room for. A letter that accept refuses (false) has
 // been settled and takes no place; for the others, [Courier.Taken] gives it free.
 func (c *Courier) Receive(ctx context.Context, accept func(*Letter) bool) {
+	defer c.letters.leave()
 	for {
 		n := c.free(ctx)
 		if n == 0 {
 			return
 		}
-		pull, done := context.WithTimeout(ctx, 5*time.Second)
-		batch, err := c.consumer.Fetch(n, jetstream.FetchContext(pull))
-		if err == nil {
-			for msg := range batch.Messages() {
-				if accept(c.hold(msg)) {
-					n--
-				}
+		err := c.letters.pull(ctx, n, func(msg *nats.Msg) {
+			l := c.hold(msg)
+			if n == 0 { // of a request that was given up
+				_ = l.Again() // at the latest the ack wait does it
+			} else if accept(l) {
+				n--
 			}
-			err = batch.Error()
-		}
-		done()
+		})
 		for range n {
 			c.room <- struct{}{}
 		}
 		switch {
-		case err == nil, errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		case err == nil, ctx.Err() != nil:
 		case errors.Is(err, nats.ErrConnectionClosed):
 			c.mu.Lock()
 			c.lost = fmt.Errorf("receive: %w", err)
 			c.mu.Unlock()
 			return
-		default: // a server that is busy or gone
+		default: // a server that is busy or away
 			rest(ctx, 20*time.Millisecond)
 		}
 	}
@@ -212,7 +214,7 @@ func (c *Courier) Beat() {
 	}
 	c.mu.Unlock()
 	for _, l := range held {
-		_ = l.msg.InProgress() // a lost heartbeat means a duplicate, which everyone can take
+		_ = answer(c.nc, l.msg, working) // a lost heartbeat means a duplicate, which everyone can take
 	}
 }
 

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go"
 )
 
 // Letter is a message as its holder has it.
@@ -18,15 +18,15 @@ type Letter struct {
 	Err error
 
 	c   *Courier
-	msg jetstream.Msg
+	msg *nats.Msg
 }
 
-func (c *Courier) hold(msg jetstream.Msg) *Letter {
-	l := &Letter{Subject: msg.Subject(), Tries: 1, c: c, msg: msg}
+func (c *Courier) hold(msg *nats.Msg) *Letter {
+	l := &Letter{Subject: msg.Subject, Tries: 1, c: c, msg: msg}
 	if meta, err := msg.Metadata(); err == nil {
 		l.Tries, l.QueuedAt = meta.NumDelivered, meta.Timestamp
 	}
-	l.Data, l.Err = c.cover.Open(l.Subject, msg.Data())
+	l.Data, l.Err = c.cover.Open(l.Subject, msg.Data)
 	c.mu.Lock()
 	c.held[l] = struct{}{}
 	c.mu.Unlock()
@@ -42,7 +42,7 @@ func (l *Letter) forget() {
 // Done settles a letter: nobody gets it again, unless this word is lost.
 func (l *Letter) Done() error {
 	l.forget()
-	if err := l.msg.Ack(); err != nil {
+	if err := answer(l.c.nc, l.msg, ack); err != nil {
 		return fmt.Errorf("acknowledge: %w", err)
 	}
 	return nil
@@ -51,7 +51,7 @@ func (l *Letter) Done() error {
 // Again gives the letter back, to be delivered anew to any worker of the queue.
 func (l *Letter) Again() error {
 	l.forget()
-	if err := l.msg.Nak(); err != nil {
+	if err := answer(l.c.nc, l.msg, nak); err != nil {
 		return fmt.Errorf("give a message back: %w", err)
 	}
 	return nil
@@ -60,7 +60,7 @@ func (l *Letter) Again() error {
 // Later is Again after some time.
 func (l *Letter) Later(wait time.Duration) error {
 	l.forget()
-	if err := l.msg.NakWithDelay(wait); err != nil {
+	if err := answer(l.c.nc, l.msg, fmt.Sprintf(nak+` {"delay": %d}`, wait.Nanoseconds())); err != nil {
 		return fmt.Errorf("give a message back: %w", err)
 	}
 	return nil
@@ -69,5 +69,5 @@ func (l *Letter) Later(wait time.Duration) error {
 // Refuse settles a letter that nobody can read.
 func (l *Letter) Refuse() {
 	l.forget()
-	_ = l.msg.Term() // if it is lost, the next one refuses it
+	_ = answer(l.c.nc, l.msg, term) // if it is lost, the next one refuses it
 }

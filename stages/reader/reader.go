@@ -72,7 +72,7 @@ func (s *stage) read(ctx context.Context, d *flow.Delivery, slot arena.Slot) (st
 	if p.Length > int64(len(mem)) {
 		return "", nil, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "read", Object: p.String(), Cause: fmt.Sprintf("%d bytes, a slot has %d", p.Length, len(mem)), Remedy: "report this"}
 	}
-	if err := fill(im, p, mem[:p.Length]); err != nil {
+	if err := fill(im, p, mem[:p.Length], s.w.Config.Work.CellSize); err != nil {
 		return "", nil, unreadable("read", s.w.Config.Work.Disks[p.Disk].Info.Path, err)
 	}
 	p.Claim = slot.Claim(int(p.Length))
@@ -80,18 +80,33 @@ func (s *stage) read(ctx context.Context, d *flow.Delivery, slot arena.Slot) (st
 }
 
 // fill makes mem the bytes of the parcel: its runs as im has them, the rest zeros.
-func fill(im io.ReaderAt, p *flow.Parcel, mem []byte) error {
+// Cells that no run touches stay as they are: chunker knows from the runs that they
+// are holes and looks at none of their bytes, and clearing them is most of what a
+// parcel with little in it costs. A parcel without runs is looked at whole.
+func fill(im io.ReaderAt, p *flow.Parcel, mem []byte, cell int64) error {
+	if len(p.Runs) == 0 {
+		clear(mem)
+	}
 	at := int64(0)
 	for _, r := range p.Runs {
 		from := r.Offset - p.Offset
-		clear(mem[at:max(at, from)])
+		clearEdges(mem, at, from, cell) // runs are sorted and apart: a parcel that breaks this is no message
 		if err := readFull(im, mem[from:from+r.Length], r.Offset); err != nil {
 			return err
 		}
-		at = max(at, from+r.Length)
+		at = from + r.Length
 	}
-	clear(mem[at:])
+	clearEdges(mem, at, int64(len(mem)), cell)
 	return nil
+}
+
+// clearEdges clears what a gap between runs, from one byte to another, has of cells
+// that reach beyond it.
+func clearEdges(mem []byte, from, to, cell int64) {
+	first := min(to, (from+cell-1)/cell*cell)
+	last := max(first, to/cell*cell)
+	clear(mem[from:first])
+	clear(mem[last:to])
 }
 
 func readFull(im io.ReaderAt, b []byte, at int64) error {

@@ -173,7 +173,7 @@ func writeFile(t *testing.T, path string, b []byte) {
 // TestCompressed converts a disk into compressed clusters of both kinds, and
 // overwrites some of them.
 func TestCompressed(t *testing.T) {
-	const size = 24*mib + 512
+	const size = 5*mib + 512
 	for _, options := range []string{
 		"", "compression_type=zstd", "compat=0.10", "cluster_size=2M", "cluster_size=2M,compression_type=zstd", "cluster_size=4k",
 		"cluster_size=512", "extended_l2=on", "extended_l2=on,compression_type=zstd",

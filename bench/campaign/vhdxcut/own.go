@@ -1,0 +1,28 @@
+package vhdxcut
+
+import (
+	"context"
+	"iter"
+
+	"github.com/millrace-backup/millrace/vdisk"
+)
+
+// own is a layer on a disk that has a few sectors of its own.
+type own struct {
+	vdisk.Image
+	at, n int64
+}
+
+// ReadAt reads what the layer has, and nothing else is asked for.
+func (o own) ReadAt(p []byte, off int64) (int, error) {
+	return copy(p, pattern(2_000_000, o.n)[off-o.at:]), nil
+}
+
+// Own lists what is the layer's.
+func (o own) Own(_ context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
+	return vdisk.Merge(func(yield func(vdisk.Extent, error) bool) {
+		_ = yield(vdisk.Extent{Offset: from, Length: o.at - from, Kind: vdisk.Inherited}, nil) &&
+			yield(vdisk.Extent{Offset: o.at, Length: o.n, Kind: vdisk.Data}, nil) &&
+			yield(vdisk.Extent{Offset: o.at + o.n, Length: to - o.at - o.n, Kind: vdisk.Inherited}, nil)
+	})
+}
