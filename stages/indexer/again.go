@@ -11,8 +11,8 @@ import (
 	"github.com/millrace-backup/millrace/catalog/rows"
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/flow"
-	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/flow/asks"
+	"github.com/millrace-backup/millrace/ledger/table"
 )
 
 // maxAgain is how many parcels of a guest a job stores again because packs went

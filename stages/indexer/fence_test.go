@@ -7,10 +7,10 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/asks"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/table"
-	"github.com/millrace-backup/millrace/flow/asks"
 )
 
 // say appends a fact of another job.

@@ -12,11 +12,11 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/address"
+	"github.com/millrace-backup/millrace/flow/asks"
 	"github.com/millrace-backup/millrace/flow/journal"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/live"
-	"github.com/millrace-backup/millrace/flow/asks"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/patient"
 )

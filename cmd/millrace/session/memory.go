@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -109,18 +110,46 @@ func (m Memory) Keep(cfg vault.Config, c ledger.Checkpoint) error {
 	return fault.At("remember checkpoint in", file, writeFile(file, c.Note))
 }
 
-// longest is the highest number of a segment of a vault that the cache has a copy of.
-func (m Memory) longest(v id.Vault) (seen uint64, ok bool) {
-	entries, err := os.ReadDir(m.Cache(v, "ledger"))
-	if err != nil {
-		return 0, false
+// copies is how many segments of a vault there have been by the copies in the cache:
+// one more than the highest number of these. A cache that is there and cannot be read is
+// an error, as a checkpoint is. It is asked for before the ledger is opened: another
+// command may meanwhile append, and copy what it appended.
+func (m Memory) copies(v id.Vault) (count uint64, err error) {
+	folder := m.Cache(v, "ledger")
+	entries, err := os.ReadDir(folder)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return 0, nil
+	case err != nil:
+		return 0, &fault.Fault{Op: "read the copies of segments", Object: folder, Err: err,
+			Remedy: "give this account the right to read them; removing the folder trusts the vault as it is now"}
 	}
 	for _, e := range entries {
 		if n, err := strconv.ParseUint(e.Name(), 10, 64); err == nil && len(e.Name()) == 20 {
-			seen, ok = max(seen, n), true
+			count = max(count, n+1)
 		}
 	}
-	return seen, ok
+	return count, nil
+}
+
+// seen is the most that this machine knows of a vault: the newest checkpoint, or, where
+// none is remembered, how many of its segments there are copies of.
+func (m Memory) seen(cfg vault.Config) (c *ledger.Checkpoint, copies uint64, err error) {
+	if c, err = m.checkpoint(cfg); c != nil || err != nil {
+		return c, 0, err
+	}
+	copies, err = m.copies(cfg.ID)
+	return nil, copies, err
+}
+
+// shorter is the error of a ledger that ends at segment next although there are copies of
+// more.
+func (m Memory) shorter(v id.Vault, next, copies uint64) error {
+	if copies <= next {
+		return nil
+	}
+	return &fault.Fault{Err: fmt.Errorf("it ends at segment %d, seen was segment %d, of which %s has a copy: %w", next, copies, m.Cache(v, "ledger"), ledger.ErrRollback),
+		Remedy: "find out who set the vault back, and when; removing that folder trusts the vault as it is now"}
 }
 
 // Cache is a folder for what can be had again from the vault.

@@ -71,7 +71,7 @@ func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
 	// The password cost 64 MiB to try, which nothing else will ever need.
 	debug.FreeOSMemory()
 	o := &Vault{Vault: v, Location: canonical, memory: m, note: a.Note}
-	remembered, err := m.checkpoint(cfg)
+	remembered, copies, err := m.seen(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
 	}
 	o.Ledger, err = ledger.Open(ctx, v, ledger.Options{Cache: m.Cache(v.ID, "ledger"), Remembered: remembered, From: from, Now: a.Now})
 	if err == nil && remembered == nil {
-		err = a.unremembered(m, o, first)
+		err = a.unremembered(m, o, first, copies)
 	}
 	if err != nil {
 		return nil, ledgerFault(location, err)
@@ -109,11 +109,10 @@ func ledgerFault(location string, err error) error {
 // unremembered is for a vault of which no checkpoint is remembered. If that has been
 // lost, copies of its segments may still show that it was longer once; else its
 // state is trusted, and that is said.
-func (a *App) unremembered(m Memory, o *Vault, first bool) error {
+func (a *App) unremembered(m Memory, o *Vault, first bool, copies uint64) error {
 	next, _, _ := o.Ledger.Head()
-	if seen, ok := m.longest(o.ID); ok && seen >= next {
-		return &fault.Fault{Err: fmt.Errorf("it ends at segment %d, seen was segment %d, of which %s has a copy: %w", next, seen+1, m.Cache(o.ID, "ledger"), ledger.ErrRollback),
-			Remedy: "find out who set the vault back, and when; removing that folder trusts the vault as it is now"}
+	if err := m.shorter(o.ID, next, copies); err != nil {
+		return err
 	}
 	if !first {
 		a.Note("millrace: the checkpoint of vault %s that was remembered in %s is gone: the vault's state is trusted on first use", o.ID, m.checkpointFile(o.ID))

@@ -47,15 +47,24 @@ func (a *App) RescueVault(ctx context.Context, location string) (*vault.Vault, e
 }
 
 // Newer says that this machine has seen more of a vault than is there, or another
-// history of it; nil if it has not, or nothing is remembered. Nothing is written.
+// history of it, by the same signs as [App.OpenVault]; or that what it has seen cannot be
+// read, so that nobody knows. Nil if neither is so. Nothing is written.
 func (a *App) Newer(ctx context.Context, v *vault.Vault) error {
-	seen, err := Memory{a.Settings.State}.checkpoint(v.Config)
-	if err != nil || seen == nil {
-		return nil // what cannot be read says nothing
+	m := Memory{a.Settings.State}
+	seen, copies, err := m.seen(v.Config)
+	if err != nil {
+		return fmt.Errorf("whether the vault was set back is not known: %w", err)
 	}
-	_, err = ledger.Open(ctx, v, ledger.Options{Remembered: seen})
+	if seen == nil && copies == 0 {
+		return nil
+	}
+	l, err := ledger.Open(ctx, v, ledger.Options{Remembered: seen})
+	if err == nil {
+		next, _, _ := l.Head()
+		err = m.shorter(v.ID, next, copies)
+	}
 	if errors.Is(err, ledger.ErrRollback) || errors.Is(err, ledger.ErrForked) {
 		return fmt.Errorf("this machine remembers a later state of the vault: %w", err)
 	}
-	return nil
+	return nil // a ledger that cannot be read is for who rescues what is left of it
 }
