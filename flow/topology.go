@@ -21,10 +21,6 @@ func Stages() []string {
 	return []string{Snapshot, Reader, Chunker, Delta, Seal, Uploader, Indexer}
 }
 
-// Single reports whether a stage runs as exactly one worker: snapshot holds the
-// freeze, indexer holds the journal.
-func Single(stage string) bool { return stage == Snapshot || stage == Indexer }
-
 // hops says to whom a stage may send, apart from the indexer, to whom everyone
 // may (delta skips seal and uploader when a parcel holds nothing new, and a
 // parcel that cannot be done ends at the indexer as a fault).

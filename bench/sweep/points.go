@@ -29,7 +29,7 @@ const (
 func (p Point) flags() []string {
 	var workers []string
 	for _, stage := range slices.Sorted(maps.Keys(p.Parallel)) {
-		if !flow.Single(stage) {
+		if parallel.Check(stage, 2, nil) == nil {
 			workers = append(workers, fmt.Sprintf("%s=%d", stage, p.Parallel[stage]))
 		}
 	}
@@ -74,5 +74,5 @@ func around(n, most int) []int {
 	all := []int{1, (n + 1) / 2, n, n + 1, n + 2, 3 * n / 2, 2 * n}
 	slices.Sort(all)
 	all = slices.Compact(all)
-	return slices.DeleteFunc(all, func(k int) bool { return k > max(most, n) })
+	return slices.DeleteFunc(all, func(k int) bool { return k > min(max(most, n), parallel.MaxWorkers) })
 }

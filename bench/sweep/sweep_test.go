@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/millrace-backup/millrace/bench/gauge"
-	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/conductor/parallel"
 )
 
 // On any machine the points have their own names, the defaults first, and on one of
@@ -24,7 +24,7 @@ func TestPoints(t *testing.T) {
 			}
 			names[p.Name] = true
 			for stage, n := range p.Parallel {
-				if n < 1 || flow.Single(stage) && n != 1 {
+				if parallel.Check(stage, n, nil) != nil {
 					t.Errorf("%d processors, %s: %s=%d", cpus, p.Name, stage, n)
 				}
 			}

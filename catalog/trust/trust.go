@@ -135,15 +135,18 @@ func (p *Packs) Gone(ctx context.Context, uses iter.Seq2[Use, error]) (map[flow.
 	return gone, nil
 }
 
+// Remedy is what helps a guest that needs a pack which has gone.
+const Remedy = "run the job again, which stores what the pack had once more"
+
 // Fault is that of a guest which needs a pack that went while the job ran, and
 // could not be given again what was in it.
 func Fault(err error) *flow.Fault {
 	f := &flow.Fault{
 		Class: flow.Park, Code: "damaged", Op: "check packs of", Object: "the point", Cause: err.Error(), Err: err,
-		Remedy: "run the job again, which stores what the pack had once more; run millrace verify to see which points need it",
+		Remedy: Remedy + "; run millrace verify to see which points need it",
 	}
 	if errors.Is(err, ErrRetired) {
-		f.Code, f.Remedy = "pack-retired", "run the job again, which stores what the pack had once more"
+		f.Code, f.Remedy = "pack-retired", Remedy
 	}
 	return f
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,8 +22,30 @@ func peer(c *net.UnixConn) (name string, may bool) {
 		return "", false
 	}
 	name = "uid " + strconv.Itoa(int(cred.Uid))
-	if u, err := user.LookupId(strconv.Itoa(int(cred.Uid))); err == nil {
-		name = u.Username
+	if known := named(cred.Uid, user.LookupId); known != "" {
+		name = known
 	}
 	return name, cred.Uid == 0 || int(cred.Uid) == os.Geteuid()
+}
+
+// nameIn is how long a directory of users may take to say a name.
+const nameIn = time.Second
+
+// named is the name of a user; "" if nobody knows it, or does not say so in time: the
+// directory may be a server that is away, and who asks must not wait for that.
+func named(uid uint32, lookUp func(string) (*user.User, error)) string {
+	name := make(chan string, 1)
+	go func() {
+		if u, err := lookUp(strconv.Itoa(int(uid))); err == nil {
+			name <- u.Username
+		} else {
+			name <- ""
+		}
+	}()
+	select {
+	case n := <-name:
+		return n
+	case <-time.After(nameIn):
+		return ""
+	}
 }

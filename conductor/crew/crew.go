@@ -185,11 +185,15 @@ func (c *Crew) spawn(w *worker) error {
 	if err := w.cmd.Start(); err != nil {
 		return err
 	}
-	out := bufio.NewWriterSize(w.control, 64<<10)
-	if err := errors.Join(pipe.Write(out, cfg), out.Flush()); err != nil {
-		// It died at once; the watcher will see that.
-		c.Log.Warn("settings not taken", zap.String("stage", w.stage), zap.Error(err))
-	}
+	// Settings of many disks are more than a pipe holds. A worker that does not take
+	// them keeps this goroutine and not the crew, until it is killed.
+	c.exits.Go(func() {
+		out := bufio.NewWriterSize(w.control, 64<<10)
+		if err := errors.Join(pipe.Write(out, cfg), out.Flush()); err != nil {
+			// It died at once; the watcher will see that.
+			c.Log.Warn("settings not taken", zap.String("stage", w.stage), zap.Error(err))
+		}
+	})
 	return nil
 }
 

@@ -21,6 +21,7 @@ import (
 	"syscall"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/conductor/control"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
@@ -154,7 +155,7 @@ func Kinds() []Kind {
 		{"image-unreadable", nil, ExitFailed, "check that the image is whole and its disk healthy, then run the job again"},
 		{"freeze-failed", nil, ExitFailed, "check that the guest's disks are there and readable by this account, then run the job again"},
 		{"fenced", ledger.ErrFenced, ExitFailed, "another job has the guest now and what it commits counts; find out why this host was stopped or cut off from the vault for so long"},
-		{"pack-retired", nil, ExitFailed, "run the job again, which stores what the pack had once more"},
+		{"pack-retired", nil, ExitFailed, trust.Remedy},
 		{"vault-io", nil, ExitFailed, "check the vault's disk or server, then run the job again; what was stored is found again"},
 		{"stage-dies", nil, ExitFailed, "look into the logs of the job's folder under the state directory"},
 		{"queue-lost", nil, ExitFailed, "start the NATS server or mend the way to it, then run the job again; what was stored is found again"},
