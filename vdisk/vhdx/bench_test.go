@@ -4,30 +4,7 @@ import (
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
-	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
-
-// full is a disk in memory of which every block is present, though none has
-// data: its BAT is what costs.
-func full(b *testing.B, size, block int64) *built {
-	x := build(b, draft{diskSize: size, blockSize: block})
-	for i := range size / block {
-		x.write([]byte{byte(layout.FullyPresent), 0, byte((x.next >> 20 & 0xF) << 4), byte(x.next >> 24), byte(x.next >> 32), byte(x.next >> 40)}, x.entryAt(i))
-		x.next += block
-	}
-	x.Truncate(x.next)
-	return x
-}
-
-// BenchmarkOpen opens a 16 TiB disk with 2 MiB blocks, all of them present.
-func BenchmarkOpen(b *testing.B) {
-	x := full(b, 16*tib, 2*mib)
-	for b.Loop() {
-		if _, err := Open(x.Sparse, nil); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
 
 // BenchmarkExtents maps a 16 TiB disk with few present blocks of 2 MiB.
 func BenchmarkExtents(b *testing.B) {

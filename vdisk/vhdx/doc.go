@@ -24,8 +24,8 @@
 // its structures are wrong. Open replays it in memory: the file is never
 // written, and everything is read through the replayed changes.
 //
-// Guarantees. Open checks the BAT up to 16 MiB of it, which is all of it for
-// 64 TiB in blocks of 32 MiB: every present block lies inside the file and no two
+// Guarantees. Open checks the BAT up to 4 MiB of it, which is all of it for
+// 16 TiB in blocks of 32 MiB: every present block lies inside the file and no two
 // structures share a byte. What is beyond is checked when it is read, block by
 // block, or by [Image.Check]. An image whose file ends too early fails with
 // vdisk.ErrTruncated and names the block, broken rules give vdisk.ErrFormat, an

@@ -11,9 +11,9 @@ import (
 	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
-// eagerPages of the BAT are checked by Open, 16 MiB: that is all of it for 64 TiB
+// eagerPages of the BAT are checked by Open, 4 MiB: that is all of it for 16 TiB
 // in blocks of 32 MiB.
-const eagerPages = 256
+const eagerPages = 64
 
 // Image is the disk in a VHDX file; it is a [vdisk.Image].
 type Image struct {
@@ -110,7 +110,7 @@ func (m *Image) link(find vdisk.FindParent) error {
 	return nil
 }
 
-// Free checks the whole table, which Open does for tables of up to 16 MiB only:
+// Free checks the whole table, which Open does for tables of up to 4 MiB only:
 // every block is in the file, and no two structures share a byte. It returns the
 // stretches of the file that nothing lies on, in order, at most limit of them. It
 // costs memory for a bit of each MiB of the file.
