@@ -116,7 +116,7 @@ func build(t testing.TB, d draft) *built {
 }
 
 func headerBytes(sequence uint64, logGUID layout.GUID, logLength int64) []byte {
-	return layout.Header{Sequence: sequence, DataWrite: testDataWrite, LogGUID: logGUID, Version: 1, LogOffset: testLogAt, LogLength: logLength}.Bytes()
+	return layout.Header{Sequence: sequence, FileWrite: testDataWrite, DataWrite: testDataWrite, LogGUID: logGUID, Version: 1, LogOffset: testLogAt, LogLength: logLength}.Bytes()
 }
 
 func metadataBytes(d draft) []byte {

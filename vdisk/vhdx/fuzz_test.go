@@ -8,6 +8,7 @@ import (
 	"github.com/millrace-backup/millrace/vdisk/overlay"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/strict"
 )
 
 // FuzzOpen changes the structures of a small image, then repairs the checksums
@@ -32,6 +33,13 @@ func FuzzOpen(f *testing.F) {
 		return []logEntry{{sequence: 5, changes: []overlay.Patch{zeroed(testBATAt+4096, 4096), change(testBATAt, batSector(uint64(at)|layout.FullyPresent))}}}
 	}))
 
+	y := build(f, draft{diskSize: 10 * mib, parameters: 2})
+	y.setEntry(1, uint64(y.next)|layout.PartiallyPresent)
+	y.next += 2 * mib
+	y.write([]byte{0xF0, 1, 0x80}, y.bitmapAt(0)+512)
+	add(y)
+	add(build(f, draft{diskSize: 64 * tib, blockSize: 256 * mib, parameters: 2, sector: 4096}))
+
 	f.Fuzz(func(t *testing.T, head, region, meta, items, bat, logHead, logData []byte, size int64) {
 		file := vdisktest.NewSparse(max(0, min(size, layout.MaxFileSize+mib)))
 		put := func(b []byte, at, limit int64) []byte {
@@ -51,12 +59,42 @@ func FuzzOpen(f *testing.F) {
 			put(sum(entry[:n]), testLogAt, n)
 		}
 
-		m, err := Open(file, nil)
+		parent := below(3*mib, 0)
+		m, err := Open(file, finds(parent))
+		judge(t, file, parent, m, err)
 		if err != nil {
 			return
 		}
 		read(t, m)
 	})
+}
+
+// judge asks the strict reader: what it finds nothing wrong with must open, and
+// read the same at both ends.
+func judge(t *testing.T, file, parent *vdisktest.Sparse, m *Image, err error) {
+	if file.Size() > 64*mib {
+		return
+	}
+	s, wrong := strict.Open(file, file.Size(), parent)
+	if wrong != nil {
+		return
+	}
+	if err != nil {
+		t.Fatalf("the strict reader finds nothing wrong: %v", err)
+	}
+	if s.Size != m.Size() {
+		t.Fatalf("the strict reader sees %d bytes, not %d", s.Size, m.Size())
+	}
+	n := min(s.Size, 4096)
+	for _, off := range []int64{0, s.Size - n} {
+		want, err := s.Read(off, n)
+		if err != nil {
+			continue // the file ends inside the last block
+		}
+		if err := vdisktest.Equal(offset{m, off}, vdisktest.FromBytes(want), 0, n); err != nil {
+			t.Fatalf("the strict reader has something else at %d: %v", off, err)
+		}
+	}
 }
 
 // read maps the disk and reads a little of every extent.
