@@ -3,9 +3,7 @@ package qcow2
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"math/bits"
 	"regexp"
 	"strings"
@@ -74,25 +72,13 @@ func unsupported(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", vdisk.ErrUnsupported, fmt.Sprintf(format, args...))
 }
 
-// readFull fills p; a file that ends inside it is truncated.
-func readFull(file vdisk.Image, p []byte, off int64) error {
-	n, err := file.ReadAt(p, off)
-	switch {
-	case n == len(p):
-		return nil
-	case err == nil || errors.Is(err, io.EOF):
-		return truncated("%d bytes at %d: file ends at %d", len(p), off, file.Size())
-	}
-	return err
-}
-
 func readHeader(file vdisk.Image) (header, error) {
 	var h header
 	if file.Size() < sizeV2 {
 		return h, truncated("file of %d bytes has no header", file.Size())
 	}
 	b := make([]byte, min(file.Size(), maxHeader))
-	if err := readFull(file, b[:min(len(b), 4096)], 0); err != nil {
+	if err := vdisk.ReadFull(file, b[:min(len(b), 4096)], 0); err != nil {
 		return h, err
 	}
 	be := binary.BigEndian
@@ -118,7 +104,7 @@ func readHeader(file vdisk.Image) (header, error) {
 	// The header, its extensions and the backing file's name are in the first
 	// cluster; a name may begin behind it only in files of which no writer is known.
 	b = b[:min(len(b), 1<<h.clusterBits)]
-	if err := readFull(file, b, 0); err != nil {
+	if err := vdisk.ReadFull(file, b, 0); err != nil {
 		return h, err
 	}
 	if size := be.Uint64(b[24:]); size > maxDiskSize {

@@ -119,7 +119,7 @@ func (m *Image) read(p []byte, off int64) (int, error) {
 	p = p[:r.length]
 	switch {
 	case r.kind == stored:
-		err = readFull(m.file, p, r.at)
+		err = vdisk.ReadFull(m.file, p, r.at)
 	case r.kind == compressed:
 		err = m.inflate.read(p, off, uint64(r.at))
 	case r.kind == absent && m.parent != nil:
@@ -143,32 +143,12 @@ func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Ext
 // Own is Extents without the backing file: what this image does not have is
 // vdisk.Inherited.
 func (m *Image) Own(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	return vdisk.Merge(func(yield func(vdisk.Extent, error) bool) {
-		err := vdisk.CheckRange(m.header.size, from, to)
-		for off := from; err == nil && off < to; {
-			if err = ctx.Err(); err != nil {
-				break
-			}
-			var r run
-			if r, err = m.table.run(off, to); err != nil {
-				break
-			}
-			if r.kind != stored && !yield(vdisk.Extent{Offset: off, Length: r.length, Kind: m.kind(r.kind)}, nil) {
-				return
-			}
-			for e, mapErr := range m.stored(ctx, r) {
-				if err = mapErr; err != nil {
-					break
-				}
-				if !yield(vdisk.Extent{Offset: off + e.Offset - r.at, Length: e.Length, Kind: e.Kind}, nil) {
-					return
-				}
-			}
-			off += r.length
-		}
+	return vdisk.Runs(ctx, m.file, m.header.size, from, to, func(off, to int64) (vdisk.Run, error) {
+		r, err := m.table.run(off, to)
 		if err != nil {
-			yield(vdisk.Extent{}, fmt.Errorf("map qcow2: %w", err))
+			return vdisk.Run{}, fmt.Errorf("map qcow2: %w", err)
 		}
+		return vdisk.Run{Kind: m.kind(r.kind), Length: r.length, Stored: r.kind == stored, At: r.at}, nil
 	})
 }
 
@@ -180,13 +160,4 @@ func (m *Image) kind(k kind) vdisk.Kind {
 		return vdisk.Inherited
 	}
 	return vdisk.Zero
-}
-
-// stored maps the bytes of the file that a run lies on; none when it is not
-// stored as it is.
-func (m *Image) stored(ctx context.Context, r run) iter.Seq2[vdisk.Extent, error] {
-	if r.kind != stored {
-		return func(func(vdisk.Extent, error) bool) {}
-	}
-	return m.file.Extents(ctx, r.at, r.at+r.length)
 }

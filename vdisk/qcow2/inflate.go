@@ -81,7 +81,7 @@ func (f *inflater) fill(s *slot, entry uint64) error {
 	if length > uint64(len(s.in)) {
 		return badFormat("it has %d bytes", length)
 	}
-	if err := readFull(f.file, s.in[:length], int64(at)); err != nil {
+	if err := vdisk.ReadFull(f.file, s.in[:length], int64(at)); err != nil {
 		return err
 	}
 	s.source.Reset(s.in[:length])

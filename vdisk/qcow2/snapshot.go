@@ -52,7 +52,7 @@ func readSnapshots(file vdisk.Image, h header) ([]Snapshot, error) {
 			return nil, truncated("snapshot %d is at %d, file ends at %d", i, at, size)
 		}
 		b := make([]byte, snapshotHeadSize)
-		if err := readFull(file, b, int64(at)); err != nil {
+		if err := vdisk.ReadFull(file, b, int64(at)); err != nil {
 			return nil, err
 		}
 		be := binary.BigEndian
@@ -64,7 +64,7 @@ func readSnapshots(file vdisk.Image, h header) ([]Snapshot, error) {
 		if size-at-snapshotHeadSize < uint64(len(rest)) {
 			return nil, truncated("snapshot %d is at %d, file ends at %d", i, at, size)
 		}
-		if err := readFull(file, rest, int64(at)+snapshotHeadSize); err != nil {
+		if err := vdisk.ReadFull(file, rest, int64(at)+snapshotHeadSize); err != nil {
 			return nil, err
 		}
 		s := Snapshot{

@@ -60,7 +60,7 @@ func newTable(file vdisk.Image, h header, at uint64, entries uint32) (*table, er
 		return nil, truncated("L1 table of %d entries at %d, file ends at %d", need, at, file.Size())
 	}
 	b := make([]byte, need*8)
-	if err := readFull(file, b, int64(at)); err != nil {
+	if err := vdisk.ReadFull(file, b, int64(at)); err != nil {
 		return nil, err
 	}
 	t.l1 = make([]uint64, need)
@@ -118,7 +118,7 @@ func (t *table) load(number int64) ([]byte, error) {
 		return nil, nil
 	}
 	b := make([]byte, t.perPage*t.entrySize)
-	return b, readFull(t.file, b, int64(at)+first%t.perTable*t.entrySize)
+	return b, vdisk.ReadFull(t.file, b, int64(at)+first%t.perTable*t.entrySize)
 }
 
 // kind is how a stretch of the disk is stored.

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
@@ -125,7 +124,7 @@ func readFooter(file vdisk.Image) (f footer, length int64, err error) {
 		if n > size {
 			continue
 		}
-		if err := readFull(file, b[:n], size-n); err != nil {
+		if err := vdisk.ReadFull(file, b[:n], size-n); err != nil {
 			return f, 0, err
 		}
 		if f, err = parseFooter(b[:n]); err == nil {
@@ -139,7 +138,7 @@ func readFooter(file vdisk.Image) (f footer, length int64, err error) {
 	if size < footerSize {
 		return f, 0, found
 	}
-	if err := readFull(file, b, 0); err != nil {
+	if err := vdisk.ReadFull(file, b, 0); err != nil {
 		return f, 0, err
 	}
 	f, err = parseFooter(b)
@@ -209,15 +208,3 @@ func modified(stamp uint32) time.Time {
 }
 
 func epoch() time.Time { return time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) }
-
-// readFull fills p; a file that ends inside it is truncated.
-func readFull(file vdisk.Image, p []byte, off int64) error {
-	n, err := file.ReadAt(p, off)
-	switch {
-	case n == len(p):
-		return nil
-	case err == nil || errors.Is(err, io.EOF):
-		return truncated("%d bytes at %d: file ends at %d", len(p), off, file.Size())
-	}
-	return err
-}

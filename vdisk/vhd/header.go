@@ -55,7 +55,7 @@ func readHeader(file vdisk.Image, f footer) (header, error) {
 		return header{}, truncated("dynamic header at %d, file ends at %d", f.dataOffset, file.Size())
 	}
 	b := make([]byte, headerSize)
-	if err := readFull(file, b, int64(f.dataOffset)); err != nil {
+	if err := vdisk.ReadFull(file, b, int64(f.dataOffset)); err != nil {
 		return header{}, err
 	}
 	be := binary.BigEndian
@@ -153,7 +153,7 @@ func (l locator) path(file vdisk.Image) (vdisk.ParentPath, error) {
 		return p, truncated("parent locator %q has %d bytes at %d, file ends at %d", l.code, l.length, l.offset, size)
 	}
 	b := make([]byte, l.length)
-	if err := readFull(file, b, int64(l.offset)); err != nil {
+	if err := vdisk.ReadFull(file, b, int64(l.offset)); err != nil {
 		return p, err
 	}
 	switch l.code {

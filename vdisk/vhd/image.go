@@ -90,7 +90,7 @@ func (m *Image) ReadAt(p []byte, off int64) (int, error) {
 	in, end := vdisk.Window(p, off, m.size)
 	if m.table == nil {
 		if len(in) > 0 {
-			if err := readFull(m.file, in, off); err != nil {
+			if err := vdisk.ReadFull(m.file, in, off); err != nil {
 				return 0, fmt.Errorf("read VHD at %d: %w", off, err)
 			}
 		}
@@ -122,7 +122,7 @@ func (m *Image) read(p []byte, off int64) (int, error) {
 	p = p[:n]
 	switch {
 	case here:
-		err = readFull(m.file, p, b.at+t.bitmapSize+inside)
+		err = vdisk.ReadFull(m.file, p, b.at+t.bitmapSize+inside)
 	case m.parent != nil:
 		err = vdisk.ReadBeneath(m.parent, p, off)
 	default:
@@ -143,32 +143,12 @@ func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Ext
 // Own is Extents without the parent: what this image does not have is
 // vdisk.Inherited.
 func (m *Image) Own(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	return vdisk.Merge(func(yield func(vdisk.Extent, error) bool) {
-		err := vdisk.CheckRange(m.size, from, to)
-		for off := from; err == nil && off < to; {
-			if err = ctx.Err(); err != nil {
-				break
-			}
-			var r run
-			if r, err = m.run(off, to); err != nil {
-				break
-			}
-			if !r.here && !yield(vdisk.Extent{Offset: off, Length: r.length, Kind: m.elsewhere()}, nil) {
-				return
-			}
-			for e, mapErr := range m.stored(ctx, r) {
-				if err = mapErr; err != nil {
-					break
-				}
-				if !yield(vdisk.Extent{Offset: off + e.Offset - r.at, Length: e.Length, Kind: e.Kind}, nil) {
-					return
-				}
-			}
-			off += r.length
-		}
+	return vdisk.Runs(ctx, m.file, m.size, from, to, func(off, to int64) (vdisk.Run, error) {
+		r, err := m.run(off, to)
 		if err != nil {
-			yield(vdisk.Extent{}, fmt.Errorf("map VHD: %w", err))
+			return r, fmt.Errorf("map VHD: %w", err)
 		}
+		return r, nil
 	})
 }
 
@@ -180,45 +160,29 @@ func (m *Image) elsewhere() vdisk.Kind {
 	return vdisk.Zero
 }
 
-// stored maps the bytes of the file that a run lies on; none when it is absent.
-func (m *Image) stored(ctx context.Context, r run) iter.Seq2[vdisk.Extent, error] {
-	if !r.here {
-		return func(func(vdisk.Extent, error) bool) {}
-	}
-	return m.file.Extents(ctx, r.at, r.at+r.length)
-}
-
-// run is a stretch of the disk that this image does not have, or that lies in
-// the file in one piece from at on.
-type run struct {
-	here   bool
-	at     int64
-	length int64
-}
-
 // run returns a stretch from off on, not beyond to: a run of one block's bitmap,
 // or absent blocks up to the end of a page of the BAT.
-func (m *Image) run(off, to int64) (run, error) {
+func (m *Image) run(off, to int64) (vdisk.Run, error) {
 	if m.table == nil {
-		return run{true, off, to - off}, nil
+		return vdisk.Run{Stored: true, At: off, Length: to - off}, nil
 	}
 	t := m.table
 	number, inside := off/t.blockSize, off%t.blockSize
 	b, err := t.block(number)
 	if err != nil {
-		return run{}, err
+		return vdisk.Run{}, err
 	}
 	if b.present {
 		here, n, err := t.run(b, inside, min(t.blockSize-inside, to-off))
-		return run{here, b.at + t.bitmapSize + inside, n}, err
+		return vdisk.Run{Kind: m.elsewhere(), Stored: here, At: b.at + t.bitmapSize + inside, Length: n}, err
 	}
 	end := number + 1
 	for ; end%pageEntries != 0 && end*t.blockSize < to; end++ {
 		if next, err := t.place(b.page, end); err != nil {
-			return run{}, err
+			return vdisk.Run{}, err
 		} else if next.present {
 			break
 		}
 	}
-	return run{length: min(end*t.blockSize, to) - off}, nil
+	return vdisk.Run{Kind: m.elsewhere(), Length: min(end*t.blockSize, to) - off}, nil
 }

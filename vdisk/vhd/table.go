@@ -91,7 +91,7 @@ func newTable(file vdisk.Image, h header, diskSize, end int64) (*table, error) {
 // load fills p with the entries of its page; those behind the disk stay zero.
 func (t *table) load(p *page, number int64) error {
 	n := min(pageEntries, t.blocks-number*pageEntries)
-	return readFull(t.file, p.b[:n*entrySize], t.at+number*pageSize)
+	return vdisk.ReadFull(t.file, p.b[:n*entrySize], t.at+number*pageSize)
 }
 
 // block looks a block up. Its place was checked when the image was opened, and
@@ -163,7 +163,7 @@ func (t *table) loadBitmap(number int64) (bitmap, error) {
 		return nil, err
 	}
 	m := make(bitmap, t.bitmapSize)
-	return m, readFull(t.file, m, b.at)
+	return m, vdisk.ReadFull(t.file, m, b.at)
 }
 
 // run returns how many bytes of a block, from inside on and at most length, are

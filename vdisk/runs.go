@@ -1,0 +1,75 @@
+package vdisk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+)
+
+// Run is a stretch of a disk as a format finds it in its tables.
+type Run struct {
+	Kind   Kind
+	Length int64
+	// Stored says that the run lies in the image's file in one piece, from At on:
+	// holes of the file in it are zeros. Other data are stored in another way.
+	Stored bool
+	At     int64
+}
+
+// Runs lists the extents from from up to to of a disk of the given size, whose
+// image is in file: what next returns for an offset, one after the other. next
+// keeps its runs short enough that ctx is looked at now and then, and not beyond
+// to.
+func Runs(ctx context.Context, file Image, size, from, to int64, next func(off, to int64) (Run, error)) iter.Seq2[Extent, error] {
+	return Merge(func(yield func(Extent, error) bool) {
+		if err := CheckRange(size, from, to); err != nil {
+			yield(Extent{}, err)
+			return
+		}
+		for off := from; off < to; {
+			if err := ctx.Err(); err != nil {
+				yield(Extent{}, err)
+				return
+			}
+			r, err := next(off, to)
+			if err != nil {
+				yield(Extent{}, err)
+				return
+			}
+			if !r.Stored && !yield(Extent{Offset: off, Length: r.Length, Kind: r.Kind}, nil) {
+				return
+			}
+			if r.Stored && !stored(ctx, file, r, off, yield) {
+				return
+			}
+			off += r.Length
+		}
+	})
+}
+
+// stored yields the file's extents of a run that is at off of the disk. It
+// reports whether to go on.
+func stored(ctx context.Context, file Image, r Run, off int64, yield func(Extent, error) bool) bool {
+	for e, err := range file.Extents(ctx, r.At, r.At+r.Length) {
+		e.Offset += off - r.At
+		if !yield(e, err) || err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// ReadFull fills p with what is in an image's file at off. A file that ends
+// inside it is ErrTruncated.
+func ReadFull(file Image, p []byte, off int64) error {
+	n, err := file.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err == nil || errors.Is(err, io.EOF):
+		return fmt.Errorf("%w: %d bytes at %d: file ends at %d", ErrTruncated, len(p), off, file.Size())
+	}
+	return err
+}
