@@ -24,7 +24,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -204,7 +203,6 @@ func (c *Crew) spawn(w *worker) error {
 // instead of growing to five times what is in use.
 func workerEnvironment() []string {
 	env := []string{"GOMAXPROCS=1", "GOGC=400", "GOMEMLIMIT=64MiB", "GOTRACEBACK=single"}
-	env = append(env, strings.Fields(os.Getenv("MRX"))...)
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "SystemRoot", "USERPROFILE", "TEMP", "GOCOVERDIR"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
