@@ -35,8 +35,8 @@ func TestPackThatGoesWhileTheJobRuns(t *testing.T) {
 				if _, err := restore.Verify(t.Context(), b.vault, p.PointCommitted, restore.Options{ReadPercent: 100}); err != nil {
 					t.Errorf("verify: %v", err)
 				}
-				if s, _ := b.backup(t, nil); s.Finished.NewBytes != 0 {
-					t.Errorf("%d bytes were stored a third time", s.Finished.NewBytes)
+				if s, q := b.backup(t, nil); s.Finished.NewBytes != 0 {
+					t.Errorf("%d bytes were stored a third time: second scan %q (%+v), third %q (%+v)", s.Finished.NewBytes, p.ScanReason, f, q.ScanReason, s.Finished)
 				}
 			})
 		}
