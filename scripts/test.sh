@@ -41,8 +41,9 @@ GOOS=windows go build ./...
 status=0
 # What starts whole programs, dozens of processes each, is judged without the race
 # detector, which would make this three times as long, and so is the simulated disk,
-# which one goroutine tries in thousands of states: `make race` runs all with it.
-whole='/(bench.*|cmd/millrace|conductor|conductor/outpost|vault/store/crashfs)$'
+# which one goroutine tries in thousands of states, and formats of disks, which are held
+# against QEMU byte for byte: `make race` runs all with it.
+whole='/(bench.*|cmd/millrace|conductor|conductor/outpost|vault/store/crashfs|vdisk/(qcow2|vhd|vhdx|vhdx/create))$'
 say "tests${race:+ under the race detector}"
 # shellcheck disable=SC2046 # a list of words
 go test $race -count=1 -timeout 14m -json $(go list ./... | grep -vE "$whole") | go run ./bench/testreport || status=1
