@@ -51,7 +51,11 @@ func (b *bed) backup(t *testing.T, change func(*Options)) (Summary, *catalog.Poi
 // spoilAPack loses a pack of the vault, in one way or another.
 func (b *bed) spoilAPack(t *testing.T, how string) {
 	t.Helper()
-	path := b.objects(t, "packs")[0]
+	b.spoil(t, how, b.objects(t, "packs")[0])
+}
+
+func (b *bed) spoil(t *testing.T, how, path string) {
+	t.Helper()
 	var err error
 	switch how {
 	case "gone":

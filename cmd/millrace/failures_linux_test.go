@@ -326,7 +326,7 @@ func killedConductor(t *testing.T, exe string) {
 // underWay starts a job that stores slowly and returns when it has stored some.
 func (p *place) underWay(image string) *process {
 	p.Helper()
-	r := p.start("backup", image, "--codec", "zstd", "--parallel", "seal=1") // a slow one
+	r := p.start("backup", image, "--codec", "zstd", "--parallel", "seal=1", "--parcel", "4MiB") // a slow one, in small steps
 	r.until(func(l line) bool { return l.Type == "status" && l.Done > 0 })
 	return r
 }

@@ -114,8 +114,10 @@ func (d *heldDisk) sameAs(was hypervisor.Disk) error {
 		return errors.Join(err, f.Close())
 	}
 	defer image.Close()
-	if image.Info() != was.Info {
-		return fmt.Errorf("%w: inspected as %+v, is %+v", hypervisor.ErrChanged, was.Info, image.Info())
+	is := image.Info()
+	was.Info.Link, is.Link = "", ""
+	if is != was.Info {
+		return fmt.Errorf("%w: inspected as %+v, is %+v", hypervisor.ErrChanged, was.Info, is)
 	}
 	return nil
 }
