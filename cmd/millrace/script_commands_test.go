@@ -26,6 +26,9 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"cutnewest": cutNewest,
 		"damagekey": damageKey,
 		"point":     point,
+		"vhdx":      vhdx,
+
+		"checkpoint": checkpoint,
 	}
 }
 

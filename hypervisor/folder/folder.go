@@ -3,13 +3,21 @@
 // belong to one guest.
 //
 // Call [New] with a path, then Inspect. A file or block device is a guest with
-// one disk. A folder is one guest whose disks are its files *.vhdx, *.vhd,
+// one disk. A folder is one guest whose disks are its files *.vhdx, *.avhdx, *.vhd, *.avhd,
 // *.qcow2, *.raw and *.img, and others that have the signature of such an image, in the order of their
 // names; only the folder itself is looked at. Whatever else is there is listed
 // as unprotected. A file *.raw is raw whatever it contains, *.vhdx, *.vhd and *.qcow2 are
-// what their names say or an error, and any other is what its signature says, raw if it has none,
+// what their names say or an error (*.avhdx and *.avhd are what Hyper-V calls a
+// differencing VHDX or VHD), and any other is what its signature says, raw if it has none,
 // except where the name promises a format that is not readable (*.vmdk): a damaged image must
 // not pass for a raw disk. An image that cannot be opened is an error.
+//
+// A differencing image is a disk as its guest sees it: the merged view of the
+// image and its parents, which may lie in the folder and below it and nowhere
+// else. An image that others in the folder are laid on is no disk of its own, as
+// its bytes are the others'. A source that is a single differencing image is
+// refused: nobody said which folder its parents may be in. All files of a chain
+// are held still together.
 //
 // A guest that no hypervisor names gets its id from the vault and its path with
 // links resolved (a block device keeps its links: the kernel renames devices),
@@ -100,20 +108,11 @@ func (d *Driver) inspect(ctx context.Context) (hypervisor.Guest, error) {
 			return g, err
 		}
 	}
-	for _, c := range found {
-		if err := ctx.Err(); err != nil {
-			return g, err
-		}
-		disk := hypervisor.Disk{ID: id.NewDisk(g.ID, c.key), Key: c.key, Path: c.path}
-		image, err := openImage(c.path, c.format)
-		if err != nil {
-			return g, fmt.Errorf("disk %s: %w", c.key, err)
-		}
-		disk.Info = image.Info()
-		if err := image.Close(); err != nil {
-			return g, fmt.Errorf("disk %s: %w", c.key, err)
-		}
-		g.Disks = append(g.Disks, disk)
+	if err := probe(ctx, found, parentFolders(path)); err != nil {
+		return g, err
+	}
+	for _, c := range leaves(found) {
+		g.Disks = append(g.Disks, hypervisor.Disk{ID: id.NewDisk(g.ID, c.key), Key: c.key, Path: c.path, Info: c.info})
 	}
 	if len(g.Disks) == 0 {
 		return g, hypervisor.ErrNoDisks
@@ -143,6 +142,8 @@ func formatOf(path string) string {
 	switch ext := strings.ToLower(filepath.Ext(path)); ext {
 	case ".raw", ".vhdx", ".vhd", ".qcow2":
 		return ext[1:]
+	case ".avhdx", ".avhd":
+		return ext[2:]
 	}
 	return ""
 }
@@ -168,7 +169,7 @@ func (d *Driver) Open(ctx context.Context, disk hypervisor.Disk) (hypervisor.Ope
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	image, err := openImage(disk.Path, disk.Info.Format)
+	image, err := openImage(disk.Path, disk.Info.Format, parentFolders(d.path))
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", disk.Key, err)
 	}
@@ -176,13 +177,14 @@ func (d *Driver) Open(ctx context.Context, disk hypervisor.Disk) (hypervisor.Ope
 }
 
 // openImage opens the image at path by format, or by signature when it is "". A
-// file without a signature is raw then, unless its name promises otherwise.
-func openImage(path, format string) (*open.Disk, error) {
+// file without a signature is raw then, unless its name promises otherwise. Its
+// parents are looked for in the folders given.
+func openImage(path, format string, parents []string) (*open.Disk, error) {
 	f, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
-	image, err := open.File(f, open.Options{Format: format})
+	image, err := open.File(f, open.Options{Format: format, Parents: parents})
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/millrace-backup/millrace/hypervisor"
-	"github.com/millrace-backup/millrace/vdisk/open"
 )
 
 // record is what Hold.Record returns, as JSON.
@@ -22,6 +23,15 @@ type diskRecord struct {
 	Key    string `json:"key"`
 	Stamp  stamp  `json:"stamp"`
 	Leased bool   `json:"leased"` // nobody had it open for writing
+	// The files that it is laid on, its own parent first.
+	Parents []parentRecord `json:"parents,omitempty"`
+}
+
+// parentRecord is a file that a disk is laid on, at that instant.
+type parentRecord struct {
+	Path   string `json:"path"`
+	Stamp  stamp  `json:"stamp"`
+	Leased bool   `json:"leased"`
 }
 
 const (
@@ -70,22 +80,31 @@ func (d *Driver) Freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 }
 
 func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Policy) (hypervisor.Frozen, error) {
-	h, err := hold(ctx, g)
+	h, err := d.hold(ctx, g)
 	if err != nil {
 		return hypervisor.Frozen{}, err
 	}
 	fail := func(err error) (hypervisor.Frozen, error) {
 		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx))
 	}
+	for _, file := range h.files {
+		if err := file.settle(ctx); err != nil {
+			return fail(fmt.Errorf("%v: %w", file, err))
+		}
+	}
 	r := record{Format: recordFormat}
-	for i, disk := range h.disks {
-		if err := disk.settle(ctx); err != nil {
-			return fail(fmt.Errorf("disk %s: %w", disk.key, err))
+	for n, disk := range g.Disks {
+		if err := d.sameAs(disk, h.parents(n)); err != nil {
+			return fail(fmt.Errorf("disk %s: %w", disk.Key, err))
 		}
-		if err := disk.sameAs(g.Disks[i]); err != nil {
-			return fail(fmt.Errorf("disk %s: %w", disk.key, err))
+	}
+	for _, file := range h.files {
+		if !file.parent {
+			r.Disks = append(r.Disks, diskRecord{Key: file.key, Stamp: file.was, Leased: file.leased})
+			continue
 		}
-		r.Disks = append(r.Disks, diskRecord{Key: disk.key, Stamp: disk.was, Leased: disk.leased})
+		last := &r.Disks[len(r.Disks)-1]
+		last.Parents = append(last.Parents, parentRecord{Path: file.path, Stamp: file.was, Leased: file.leased})
 	}
 	// The instant is now: every disk is as it was recorded.
 	if err := h.Changed(ctx); err != nil {
@@ -102,22 +121,23 @@ func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 	return f, nil
 }
 
-// sameAs returns an error when the disk is not what was inspected: its format,
-// size or identity.
-func (d *heldDisk) sameAs(was hypervisor.Disk) error {
-	f, err := openFile(d.path)
+// sameAs returns an error when the disk is not what was inspected, its format, size
+// or identity, or is laid on other files than those that are held. A link is an id
+// of content, and stands for less than the stamps.
+func (d *Driver) sameAs(was hypervisor.Disk, held []*heldFile) error {
+	image, err := openImage(was.Path, was.Info.Format, parentFolders(d.path))
 	if err != nil {
 		return err
-	}
-	image, err := open.File(f, open.Options{Format: was.Info.Format})
-	if err != nil {
-		return errors.Join(err, f.Close())
 	}
 	defer image.Close()
 	is := image.Info()
 	was.Info.Link, is.Link = "", ""
 	if is != was.Info {
 		return fmt.Errorf("%w: inspected as %+v, is %+v", hypervisor.ErrChanged, was.Info, is)
+	}
+	below := parentPaths(image)
+	if !slices.EqualFunc(below, held, func(path string, f *heldFile) bool { return path == f.path }) {
+		return fmt.Errorf("%w: its parents are others than a moment ago, %s", hypervisor.ErrChanged, strings.Join(below, ", "))
 	}
 	return nil
 }
@@ -149,14 +169,14 @@ func (d *Driver) resume(ctx context.Context, g hypervisor.Guest, rec []byte) (hy
 			return hypervisor.Frozen{}, fmt.Errorf("record has disk %s, the guest %s", disk.Key, g.Disks[i].Key)
 		}
 	}
-	h, err := hold(ctx, g)
+	h, err := d.hold(ctx, g)
 	if errors.Is(err, os.ErrNotExist) {
 		return hypervisor.Frozen{}, errors.Join(hypervisor.ErrChanged, err)
 	} else if err != nil {
 		return hypervisor.Frozen{}, err
 	}
-	for i, disk := range h.disks {
-		disk.was = r.Disks[i].Stamp
+	if err := h.recall(r); err != nil {
+		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx))
 	}
 	h.record = append([]byte(nil), rec...)
 	if err := h.Changed(ctx); err != nil {
@@ -165,24 +185,47 @@ func (d *Driver) resume(ctx context.Context, g hypervisor.Guest, rec []byte) (hy
 	f := h.describe(g, true)
 	f.Consistency = hypervisor.Offline
 	for _, disk := range r.Disks {
-		if !disk.Leased {
+		free := disk.Leased
+		for _, parent := range disk.Parents {
+			free = free && parent.Leased
+		}
+		if !free {
 			f.Consistency = hypervisor.CrashConsistent
 		}
 	}
 	return f, nil
 }
 
+// recall gives every file the stamp that the record has of it.
+func (h *heldGuest) recall(r record) error {
+	for n, disk := range r.Disks {
+		parents := h.parents(n)
+		if !slices.EqualFunc(parents, disk.Parents, func(f *heldFile, p parentRecord) bool { return f.path == p.Path }) {
+			return fmt.Errorf("disk %s: %w: it is laid on other files than when it was frozen", disk.Key, hypervisor.ErrChanged)
+		}
+		for i, file := range parents {
+			file.was = disk.Parents[i].Stamp
+		}
+	}
+	for _, file := range h.files {
+		if !file.parent {
+			file.was = r.Disks[file.disk].Stamp
+		}
+	}
+	return nil
+}
+
 // describe says what was obtained for a guest.
 func (h *heldGuest) describe(g hypervisor.Guest, interrupted bool) hypervisor.Frozen {
 	f := hypervisor.Frozen{Hold: h, Consistency: hypervisor.Offline, Method: "folder", RecheckPercent: 1}
-	for _, disk := range h.disks {
-		if !disk.leased {
+	for _, file := range h.files {
+		if !file.leased {
 			f.Consistency = hypervisor.CrashConsistent
 			if f.Reason == "" {
-				f.Reason = fmt.Sprintf("disk %s: %s", disk.key, disk.unleased)
+				f.Reason = fmt.Sprintf("%v: %s", file, file.unleased)
 			}
 		}
-		if (!disk.leased || interrupted) && !stampsEveryWrite(disk.f) {
+		if (!file.leased || interrupted) && !stampsEveryWrite(file.f) {
 			f.RecheckPercent = 100
 		}
 	}

@@ -71,7 +71,7 @@ func keepTimes(t *testing.T, path string, change func()) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

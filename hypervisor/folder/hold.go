@@ -16,31 +16,42 @@ import (
 // a goroutine that gives a lease up when a writer wants it.
 type heldGuest struct {
 	record []byte
-	disks  []*heldDisk
+	files  []*heldFile // of all disks, each disk's own before its parents'
 	stop   chan struct{}
 	done   chan struct{} // closed when the goroutine has ended
 
-	mu       sync.Mutex // guards the rest, and all fields of disks that change
+	mu       sync.Mutex // guards the rest, and all fields of files that change
 	released bool
 	changed  error // the first change seen; it stays
 }
 
-// heldDisk is one of its disks.
-type heldDisk struct {
-	key, path string
-	f         *os.File
-	was       stamp
-	leased    bool   // a lease was had
-	unleased  string // why not
-	broken    bool   // and it was given up for a writer
+// heldFile is the image of one of its disks, or one that it is laid on.
+type heldFile struct {
+	disk     int    // its number
+	key      string // the disk's
+	parent   bool   // it is not the disk's own image
+	path     string
+	f        *os.File
+	was      stamp
+	leased   bool   // a lease was had
+	unleased string // why not
+	broken   bool   // and it was given up for a writer
+}
+
+// String names the file in an error.
+func (d *heldFile) String() string {
+	if d.parent {
+		return "disk " + d.key + ": parent " + d.path
+	}
+	return "disk " + d.key
 }
 
 // leasePoll is how often leases are looked at without being told: a signal may
 // be lost, and a writer must not wait long.
 const leasePoll = 250 * time.Millisecond
 
-// hold opens and leases the disks of a guest.
-func hold(ctx context.Context, g hypervisor.Guest) (*heldGuest, error) {
+// hold opens and leases the files of a guest's disks.
+func (d *Driver) hold(ctx context.Context, g hypervisor.Guest) (*heldGuest, error) {
 	if len(g.Disks) == 0 {
 		return nil, hypervisor.ErrNoDisks
 	}
@@ -51,19 +62,58 @@ func hold(ctx context.Context, g hypervisor.Guest) (*heldGuest, error) {
 		signal.Notify(wanted, signals...)
 	}
 	go h.watch(wanted)
-	for _, d := range g.Disks {
-		f, err := openFile(d.Path)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("disk %s: %w", d.Key, err), h.Release(ctx))
+	for n, disk := range g.Disks {
+		if err := d.holdDisk(h, n, disk); err != nil {
+			return nil, errors.Join(fmt.Errorf("disk %s: %w", disk.Key, err), h.Release(ctx))
 		}
-		disk := &heldDisk{key: d.Key, path: d.Path, f: f}
-		h.mu.Lock()
-		disk.unleased = takeLease(f)
-		disk.leased = disk.unleased == ""
-		h.disks = append(h.disks, disk)
-		h.mu.Unlock()
 	}
 	return h, nil
+}
+
+// holdDisk holds a disk's file, and then those that it says it is laid on: what a
+// file that is held says stays true.
+func (d *Driver) holdDisk(h *heldGuest, n int, disk hypervisor.Disk) error {
+	f, err := openFile(disk.Path)
+	if err != nil {
+		return err
+	}
+	h.add(&heldFile{disk: n, key: disk.Key, path: disk.Path, f: f})
+	image, err := openImage(disk.Path, disk.Info.Format, parentFolders(d.path))
+	if err != nil {
+		return err
+	}
+	below := parentPaths(image)
+	if err := image.Close(); err != nil {
+		return err
+	}
+	for _, path := range below {
+		f, err := openParent(path)
+		if err != nil {
+			return fmt.Errorf("parent: %w", err)
+		}
+		h.add(&heldFile{disk: n, key: disk.Key, parent: true, path: path, f: f})
+	}
+	return nil
+}
+
+// add takes a file over, and a lease on it if there is one to be had.
+func (h *heldGuest) add(file *heldFile) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	file.unleased = takeLease(file.f)
+	file.leased = file.unleased == ""
+	h.files = append(h.files, file)
+}
+
+// parents are the held files that disk n is laid on.
+func (h *heldGuest) parents(n int) []*heldFile {
+	var out []*heldFile
+	for _, file := range h.files {
+		if file.disk == n && file.parent {
+			out = append(out, file)
+		}
+	}
+	return out
 }
 
 // watch gives leases up as soon as they are wanted.
@@ -87,7 +137,7 @@ func (h *heldGuest) watch(wanted chan os.Signal) {
 
 // yield drops every lease that a writer waits for. h.mu is held.
 func (h *heldGuest) yield() {
-	for _, d := range h.disks {
+	for _, d := range h.files {
 		if d.leased && !d.broken && !leaseHeld(d.f) {
 			dropLease(d.f)
 			d.broken = true
@@ -107,7 +157,7 @@ func (h *heldGuest) Changed(ctx context.Context) error {
 	if h.released {
 		return hypervisor.ErrReleased
 	}
-	for _, d := range h.disks {
+	for _, d := range h.files {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -120,21 +170,21 @@ func (h *heldGuest) Changed(ctx context.Context) error {
 		what, err := d.compare()
 		h.mu.Lock()
 		if err != nil {
-			return fmt.Errorf("disk %s: %w", d.key, err)
+			return fmt.Errorf("%v: %w", d, err)
 		}
 		h.yield()
 		if d.broken {
 			what = "it was opened for writing"
 		}
 		if what != "" && h.changed == nil {
-			h.changed = fmt.Errorf("disk %s: %w: %s", d.key, hypervisor.ErrChanged, what)
+			h.changed = fmt.Errorf("%v: %w: %s", d, hypervisor.ErrChanged, what)
 		}
 	}
 	return h.changed
 }
 
 // compare names what differs from the record, or is "".
-func (d *heldDisk) compare() (string, error) {
+func (d *heldFile) compare() (string, error) {
 	for _, flush := range []bool{false, true} {
 		if flush {
 			if err := flushFile(d.f); err != nil {
@@ -177,7 +227,7 @@ func (h *heldGuest) Release(context.Context) error {
 	close(h.stop)
 	<-h.done
 	var errs []error
-	for _, d := range h.disks {
+	for _, d := range h.files {
 		errs = append(errs, d.f.Close()) // which ends the lease
 	}
 	return errors.Join(errs...)
@@ -201,7 +251,7 @@ const (
 // page moves them: the flush has made all pages clean, and those that became
 // dirty after it would have moved them. A leased file has no writer now, but a
 // Resume has to tell apart what happens once the lease is gone.
-func (d *heldDisk) settle(ctx context.Context) error {
+func (d *heldFile) settle(ctx context.Context) error {
 	for range settleTries {
 		before, err := stampOf(d.f)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/open"
 )
 
@@ -15,6 +16,11 @@ import (
 type candidate struct {
 	key, path string
 	format    string // "" by signature
+
+	// What probe finds.
+	info  vdisk.Info
+	file  os.FileInfo
+	below []os.FileInfo // the files that it is laid on
 }
 
 // scan sorts the entries of a folder into disks and the rest. Both come in the
@@ -90,7 +96,7 @@ func (c *candidate) refuse(dir string, e fs.DirEntry) (string, error) {
 // hasDiskName reports whether a file is a disk by its name.
 func hasDiskName(name string) bool {
 	switch strings.ToLower(filepath.Ext(name)) {
-	case ".vhdx", ".vhd", ".qcow2", ".raw", ".img":
+	case ".vhdx", ".avhdx", ".vhd", ".avhd", ".qcow2", ".raw", ".img":
 		return true
 	}
 	return false

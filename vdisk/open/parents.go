@@ -15,6 +15,9 @@ import (
 
 // Errors about the parents of a differencing image.
 var (
+	// ErrParentNeeded says that the image is a differencing one, and that no folder was
+	// allowed in which to look for its parent. It is a vdisk.ErrUnsupported.
+	ErrParentNeeded = errors.New("parent image is needed")
 	// ErrNoParent says that no file in the allowed folders has a name that the
 	// child gives.
 	ErrNoParent = errors.New("parent image not found")
@@ -88,7 +91,8 @@ func (p *Parents) Find(want vdisk.Parent) (vdisk.Image, error) { return p.find(w
 // its children.
 func (p *Parents) find(want vdisk.Parent, child string, above []fs.FileInfo, depth int) (vdisk.Image, error) {
 	if len(p.folders) == 0 {
-		return vdisk.NoParent(want)
+		_, err := vdisk.NoParent(want)
+		return nil, fmt.Errorf("%w: %w", ErrParentNeeded, err)
 	}
 	if depth > maxDepth {
 		return nil, fmt.Errorf("%w: more than %d images one below the other", vdisk.ErrUnsupported, maxDepth)
@@ -111,7 +115,8 @@ func (p *Parents) find(want vdisk.Parent, child string, above []fs.FileInfo, dep
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)
 	}
-	return nil, fmt.Errorf("%w: %s asks for %s; allow the folder that it is in", ErrNoParent, child, names(want))
+	return nil, fmt.Errorf("%w: %s asks for %s, which was looked for where that leads inside %s, and by its name there and beside the child",
+		ErrNoParent, child, names(want), strings.Join(p.folders, ", "))
 }
 
 func names(want vdisk.Parent) string {

@@ -30,6 +30,7 @@ import (
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/open"
 )
 
 // Exit codes; docs/operator.md says what each means.
@@ -148,6 +149,9 @@ func Kinds() []Kind {
 		{"ambiguous", catalog.ErrAmbiguous, ExitFailed, "give more of the name: the message lists what could be meant"},
 		{"image-truncated", vdisk.ErrTruncated, ExitFailed, "the disk image is shorter than it says: copy or export it again"},
 		{"image-damaged", vdisk.ErrFormat, ExitFailed, "the disk image is damaged: check it with qemu-img check, or export it again"},
+		{"parent-missing", open.ErrNoParent, ExitFailed, "put the parent image that the message names into the source's folder"},
+		{"folder-needed", open.ErrParentNeeded, ExitFailed, "give as the source the folder that holds the image and its parents, not the one file"},
+		{"parent-wrong", open.ErrWrongParent, ExitFailed, "put the parent image as it was when the child was made into the source's folder; export or copy the chain again"},
 		{"image-unsupported", vdisk.ErrUnsupported, ExitFailed, "convert the disk image with qemu-img to raw, VHDX, VHD or qcow2, without encryption or data in other files"},
 		{"source-changed", hypervisor.ErrChanged, ExitFailed, "the disk was written to while it was read, so no point was made: stop the guest, or back up a snapshot of it"},
 		{"consistency", hypervisor.ErrConsistency, ExitPart, "see which writer held the disk; --freeze prefer takes what can be had"},
