@@ -19,6 +19,12 @@
 // refused: nobody said which folder its parents may be in. All files of a chain
 // are held still together.
 //
+// A folder that has a folder "Virtual Machines" or "Virtual Hard Disks", or a file
+// *.vmcx, is an export of Hyper-V: everything below it is looked at, not the folder
+// alone. Name, id and the order of disks come from the machine's configuration, if
+// vmconfig can read it; if not, that is said (Guest.Config, Guest.Unprotected), and the
+// guest is taken from its files. What Guest.Config holds is a [Configuration].
+//
 // A guest that no hypervisor names gets its id from the vault and its path with
 // links resolved (a block device keeps its links: the kernel renames devices),
 // unless [Options] give one. Inside a folder, links are followed only to what
@@ -96,23 +102,43 @@ func (d *Driver) inspect(ctx context.Context) (hypervisor.Guest, error) {
 		return hypervisor.Guest{}, err
 	}
 	g := hypervisor.Guest{ID: d.o.GuestID, Name: filepath.Base(path), Driver: "folder", Source: path}
+	var tree *export
+	found := []candidate{{key: g.Name, path: path, format: formatOf(path)}}
+	if mode.IsDir() {
+		exported, err := isExport(path)
+		switch {
+		case err != nil:
+		case exported:
+			if tree, err = readExport(ctx, path); err == nil {
+				found = tree.found
+				tree.identify(&g)
+			}
+		default:
+			found, g.Unprotected, err = scan(path)
+		}
+		if err != nil {
+			return g, err
+		}
+	}
 	if g.ID.IsZero() {
 		if d.o.Vault.IsZero() {
 			return g, errors.New("neither a guest id nor a vault to derive it from")
 		}
 		g.ID = id.NewGuest(d.o.Vault, path)
 	}
-	found := []candidate{{key: g.Name, path: path, format: formatOf(path)}}
-	if mode.IsDir() {
-		if found, g.Unprotected, err = scan(path); err != nil {
-			return g, err
-		}
-	}
 	if err := probe(ctx, found, parentFolders(path)); err != nil {
 		return g, err
 	}
-	for _, c := range leaves(found) {
-		g.Disks = append(g.Disks, hypervisor.Disk{ID: id.NewDisk(g.ID, c.key), Key: c.key, Path: c.path, Info: c.info})
+	if tree != nil {
+		g.Disks = tree.disks(g.ID)
+		g.Unprotected = tree.rest
+		if g.Config, err = tree.encode(); err != nil {
+			return g, err
+		}
+	} else {
+		for _, c := range leaves(found) {
+			g.Disks = append(g.Disks, hypervisor.Disk{ID: id.NewDisk(g.ID, c.key), Key: c.key, Path: c.path, Info: c.info})
+		}
 	}
 	if len(g.Disks) == 0 {
 		return g, hypervisor.ErrNoDisks
