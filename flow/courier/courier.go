@@ -140,17 +140,14 @@ func (c *Courier) Lost() error {
 // only for as many as there is room for. A letter that accept refuses (false) has
 // been settled and takes no place; for the others, [Courier.Taken] gives it free.
 func (c *Courier) Receive(ctx context.Context, accept func(*Letter) bool) {
-	defer c.letters.leave()
+	defer c.letters.close()
 	for {
 		n := c.free(ctx)
 		if n == 0 {
 			return
 		}
 		err := c.letters.pull(ctx, n, func(msg *nats.Msg) {
-			l := c.hold(msg)
-			if n == 0 { // of a request that was given up
-				_ = l.Again() // at the latest the ack wait does it
-			} else if accept(l) {
+			if accept(c.hold(msg)) {
 				n--
 			}
 		})

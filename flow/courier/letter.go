@@ -33,41 +33,33 @@ func (c *Courier) hold(msg *nats.Msg) *Letter {
 	return l
 }
 
-func (l *Letter) forget() {
+// settle says the last word on a letter.
+func (l *Letter) settle(word string) error {
 	l.c.mu.Lock()
+	_, held := l.c.held[l]
 	delete(l.c.held, l)
 	l.c.mu.Unlock()
+	if !held {
+		return fmt.Errorf("say %s of a letter on %s: it was settled before", word, l.Subject)
+	}
+	if err := answer(l.c.nc, l.msg, word); err != nil {
+		return fmt.Errorf("say %s of a letter on %s: %w", word, l.Subject, err)
+	}
+	return nil
 }
 
 // Done settles a letter: nobody gets it again, unless this word is lost.
-func (l *Letter) Done() error {
-	l.forget()
-	if err := answer(l.c.nc, l.msg, ack); err != nil {
-		return fmt.Errorf("acknowledge: %w", err)
-	}
-	return nil
-}
+func (l *Letter) Done() error { return l.settle(ack) }
 
 // Again gives the letter back, to be delivered anew to any worker of the queue.
-func (l *Letter) Again() error {
-	l.forget()
-	if err := answer(l.c.nc, l.msg, nak); err != nil {
-		return fmt.Errorf("give a message back: %w", err)
-	}
-	return nil
-}
+func (l *Letter) Again() error { return l.settle(nak) }
 
 // Later is Again after some time.
 func (l *Letter) Later(wait time.Duration) error {
-	l.forget()
-	if err := answer(l.c.nc, l.msg, fmt.Sprintf(nak+` {"delay": %d}`, wait.Nanoseconds())); err != nil {
-		return fmt.Errorf("give a message back: %w", err)
-	}
-	return nil
+	return l.settle(fmt.Sprintf(nak+` {"delay": %d}`, wait.Nanoseconds()))
 }
 
 // Refuse settles a letter that nobody can read.
 func (l *Letter) Refuse() {
-	l.forget()
-	_ = answer(l.c.nc, l.msg, term) // if it is lost, the next one refuses it
+	_ = l.settle(term) // if it is lost, the next one refuses it
 }
