@@ -49,6 +49,7 @@ type worker struct {
 	control io.WriteCloser
 	log     *os.File
 	gone    chan struct{} // closed when it has been waited for
+	leaving chan struct{} // closed when it is asked to leave
 
 	mu       sync.Mutex
 	peak     int64       // of its memory, as last seen
@@ -140,7 +141,7 @@ func (c *Crew) start(stage string, restart uint32) error {
 		return nil
 	}
 	c.last++
-	w := &worker{stage: stage, number: c.First + c.last, restart: restart, gone: make(chan struct{}), heard: time.Now()}
+	w := &worker{stage: stage, number: c.First + c.last, restart: restart, gone: make(chan struct{}), leaving: make(chan struct{}), heard: time.Now()}
 	if err := c.spawn(w); err != nil {
 		return fmt.Errorf("start a worker of %s: %w", stage, err)
 	}
@@ -184,16 +185,24 @@ func (c *Crew) spawn(w *worker) error {
 	if err := w.cmd.Start(); err != nil {
 		return err
 	}
-	// Settings of many disks are more than a pipe holds. A worker that does not take
-	// them keeps this goroutine and not the crew, until it is killed.
-	c.exits.Go(func() {
-		out := bufio.NewWriterSize(w.control, 64<<10)
-		if err := errors.Join(pipe.Write(out, cfg), out.Flush()); err != nil {
-			// It died at once; the watcher will see that.
-			c.Log.Warn("settings not taken", zap.String("stage", w.stage), zap.Error(err))
-		}
-	})
+	c.exits.Go(func() { c.tell(w, cfg) })
 	return nil
+}
+
+// tell gives a worker its settings, and the word to leave when that is said. Settings
+// of many disks are more than a pipe holds: a worker that does not take them keeps
+// this goroutine and nobody else, until it is killed.
+func (c *Crew) tell(w *worker, cfg flow.Config) {
+	out := bufio.NewWriterSize(w.control, 64<<10)
+	if err := errors.Join(pipe.Write(out, cfg), out.Flush()); err != nil {
+		c.Log.Warn("settings not taken", zap.String("stage", w.stage), zap.Error(err))
+		_ = w.cmd.Process.Kill() // if it has not died by itself: it would wait for ever
+	}
+	select {
+	case <-w.leaving:
+		_, _ = io.WriteString(w.control, flow.Drain+"\n") // a worker that is gone needs no telling
+	case <-w.gone:
+	}
 }
 
 // workerEnvironment is what a worker sees of ours: no secrets, and the settings
@@ -318,8 +327,10 @@ func (c *Crew) Drain(ctx context.Context) {
 func (w *worker) leave() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.draining = true
-	_, _ = io.WriteString(w.control, flow.Drain+"\n") // a worker that is gone needs no telling
+	if !w.draining {
+		w.draining = true
+		close(w.leaving)
+	}
 }
 
 func (w *worker) await(patience time.Duration) {
