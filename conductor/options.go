@@ -135,14 +135,22 @@ func (o *Options) Fill() error {
 }
 
 // parcel is how much travels together where nobody says: two cells, which halves what
-// messages cost, where that leaves enough slots to hold a pack in; one where the bytes
-// are in the messages, since a server holds many of those.
+// messages cost, where memory has a slot of that size for each who reads or works on
+// raw bytes; one where the bytes are in the messages, since a server holds many of
+// those. Cells that are larger than usual are parcels enough.
 func (o *Options) parcel(cell int64) int64 {
-	two := 2 * cell
-	if o.Transport == flow.Inline || len(o.Remote) > 0 || two > 8<<20 || o.Memory > 0 && o.Memory < 12*int64(arena.SealedSize(int(two))) {
+	if o.Transport == flow.Inline || len(o.Remote) > 0 || cell > usualParcel {
 		return cell
 	}
-	return two
+	if o.Memory > 0 && o.Memory/int64(arena.SealedSize(int(2*cell)))/4 < int64(o.readers()) {
+		return cell
+	}
+	return 2 * cell
+}
+
+// readers counts the workers that have a slot of raw bytes in hand, and two that wait.
+func (o *Options) readers() int {
+	return o.Parallel[flow.Reader] + o.Parallel[flow.Chunker] + o.Parallel[flow.Seal] + 2
 }
 
 func ptr(s string) *string { return &s }
@@ -153,10 +161,9 @@ func (o *Options) shape(disks []flow.WorkDisk) arena.Shape {
 	raw, sealed := int(o.ParcelSize), arena.SealedSize(int(o.ParcelSize))
 	// As many bytes whatever the parcels, within reason: larger ones need fewer slots.
 	scale := func(n int) int { return max(n/2, n*usualParcel/max(raw, usualParcel)) }
-	readers := o.Parallel[flow.Reader] + o.Parallel[flow.Chunker] + o.Parallel[flow.Seal]
 	s := arena.Shape{
 		RawSize: raw, SealedSize: sealed,
-		RawSlots:    max(scale(max(8, 2*readers)), readers+2), // one that each works on, and some that wait
+		RawSlots:    max(scale(max(8, 2*o.readers()-4)), o.readers()),
 		SealedSlots: scale(max(24, 4*o.Parallel[flow.Seal]+16*o.Parallel[flow.Uploader])),
 	}
 	if o.Transport == flow.Inline { // a slot is free as soon as its bytes are in a message
