@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -183,7 +184,8 @@ func fileName(key, ext string) string {
 		}
 		return r
 	}, key)
-	if old := strings.ToLower(filepath.Ext(key)); old == ".vhdx" || old == ".vhd" || old == ".raw" || old == ".img" || old == ".qcow2" {
+	old := strings.ToLower(filepath.Ext(key))
+	if slices.Contains([]string{".vhdx", ".avhdx", ".vhd", ".avhd", ".raw", ".img", ".qcow2"}, old) {
 		key = key[:len(key)-len(old)]
 	}
 	key = strings.Trim(key, ". ")

@@ -3,6 +3,7 @@ package read
 import (
 	"context"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode/utf8"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/hypervisor/folder"
+	"github.com/millrace-backup/millrace/hypervisor/vmconfig"
 	"github.com/millrace-backup/millrace/id"
 )
 
@@ -66,7 +69,9 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 			Position uint64     `json:"position"`
 			Config   string     `json:"config"`
 			Disks    []diskJSON `json:"disks"`
-		}{jsonOf(p), p.Driver, p.Source, p.Set, parentOf(p), p.Position, configText(p.Config), disks})
+			// What config says of an exported machine; config has the same as text.
+			Machine *folder.Configuration `json:"machine,omitempty"`
+		}{jsonOf(p), p.Driver, p.Source, p.Set, parentOf(p), p.Position, configText(p.Config), disks, exported(p.Config)})
 		return nil
 	}
 	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
@@ -80,6 +85,12 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	row("time", p.Time.Time().Local().Format(time.RFC3339))
 	row("source", p.Source)
 	row("driver", p.Driver)
+	if x := exported(p.Config); x != nil && x.Machine != nil {
+		row("machine", machineText(x.Machine))
+		for _, c := range x.Checkpoints {
+			row("checkpoint", c.Name)
+		}
+	}
 	row("set", p.Set)
 	row("consistency", p.Consistency)
 	row("scan", p.Scan)
@@ -100,6 +111,33 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 		fmt.Fprintf(a.Stdout, "\n%s\n", session.PlainLines(text))
 	}
 	return nil
+}
+
+// exported is what a configuration says of a machine that Hyper-V exported, or nil.
+func exported(config []byte) *folder.Configuration {
+	c, err := folder.ReadConfiguration(config)
+	if err != nil {
+		return nil
+	}
+	return &c
+}
+
+// machineText says in one line what a machine is; what its configuration does not
+// say is left out.
+func machineText(m *vmconfig.Machine) string {
+	var out []string
+	add := func(there bool, format string, args ...any) {
+		if there {
+			out = append(out, fmt.Sprintf(format, args...))
+		}
+	}
+	const mib, most = 1 << 20, 1 << 40 // sizes past most are nobody's memory
+	add(m.Generation > 0, "generation %d", m.Generation)
+	add(m.Version != "", "version %s", m.Version)
+	add(m.Processors > 0, "%d processors", m.Processors)
+	add(m.Memory > 0 && m.Memory < most, "%s of memory", session.Size(m.Memory*mib))
+	add(m.SecureBoot, "secure boot")
+	return strings.Join(out, ", ")
 }
 
 func parentOf(p session.Listed) string {
