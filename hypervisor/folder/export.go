@@ -46,6 +46,9 @@ const (
 	maxTreeFiles   = 20_000
 	maxTreeDepth   = 8
 	maxCheckpoints = 200 // Hyper-V makes 50 of a machine
+	// What is more than this of a configuration is left out: it must fit into a fact.
+	maxConfiguration = 1 << 20
+	maxRemarks       = 200
 )
 
 // export is the tree of files that Hyper-V's export writes: "Virtual Machines",
@@ -56,6 +59,8 @@ type export struct {
 	found  []candidate
 	rest   []hypervisor.Unprotected
 	config Configuration
+	byName map[string][]candidate // the probed ones, by their names in lower case
+	owners map[string]string      // by path: the checkpoint whose configuration names the file
 }
 
 // isExport tells an export by the names in it.
@@ -219,6 +224,7 @@ func (x *export) identify(g *hypervisor.Guest) {
 // others that no image is laid on. More is taken rather than less: only what a
 // checkpoint's configuration names and the machine's does not is left out.
 func (x *export) disks(g id.Guest) (out []hypervisor.Disk) {
+	x.index()
 	used := map[string]bool{}
 	add := func(c candidate, identity string) {
 		used[c.path] = true
@@ -245,7 +251,7 @@ func (x *export) disks(g id.Guest) (out []hypervisor.Disk) {
 		if used[c.path] {
 			continue
 		}
-		if owner := x.checkpointOf(c); configured && owner != "" {
+		if owner, is := x.owners[c.path]; configured && is {
 			x.leaveOut(c.key, "the disk of checkpoint %q, which the machine does not run on", owner)
 			continue
 		}
@@ -266,12 +272,7 @@ func (x *export) fileOf(d vmconfig.Disk) (c candidate, why string) {
 	if name == "" {
 		return c, "the configuration names no file"
 	}
-	var found []candidate
-	for _, c := range x.found {
-		if strings.EqualFold(filepath.Base(c.path), name) {
-			found = append(found, c)
-		}
-	}
+	found := slices.Clone(x.byName[strings.ToLower(name)])
 	if len(found) > 1 {
 		folder := windowsBase(strings.TrimRight(d.Path[:len(d.Path)-len(name)], `\/`))
 		found = slices.DeleteFunc(found, func(c candidate) bool { return !strings.EqualFold(filepath.Base(filepath.Dir(c.path)), folder) })
@@ -285,16 +286,20 @@ func (x *export) fileOf(d vmconfig.Disk) (c candidate, why string) {
 	return found[0], ""
 }
 
-// checkpointOf is the name of a checkpoint whose disk the file is, or "".
-func (x *export) checkpointOf(c candidate) string {
+// index prepares fileOf, and finds the files of checkpoints.
+func (x *export) index() {
+	x.byName, x.owners = map[string][]candidate{}, map[string]string{}
+	for _, c := range x.found {
+		name := strings.ToLower(filepath.Base(c.path))
+		x.byName[name] = append(x.byName[name], c)
+	}
 	for _, p := range x.config.Checkpoints {
 		for _, d := range p.Disks {
-			if f, why := x.fileOf(d); why == "" && f.path == c.path {
-				return p.Name
+			if c, why := x.fileOf(d); why == "" {
+				x.owners[c.path] = p.Name
 			}
 		}
 	}
-	return ""
 }
 
 // windowsBase is the last element of a path of Windows, or of this system.
@@ -302,13 +307,30 @@ func windowsBase(path string) string {
 	return path[strings.LastIndexAny(path, `\/`)+1:]
 }
 
-// encode is the configuration for Guest.Config, readable as it is.
+// encode is the configuration for Guest.Config, readable as it is. One that would be
+// too large loses what matters least.
 func (x *export) encode() ([]byte, error) {
+	c := x.config
+	c.Remarks = slices.Clone(c.Remarks[:min(len(c.Remarks), maxRemarks)])
+	b, err := c.encode()
+	if err == nil && len(b) > maxConfiguration {
+		c.Checkpoints = nil
+		c.Remarks = append(c.Remarks, "the checkpoints are left out, there is too much of them")
+		b, err = c.encode()
+	}
+	if err == nil && len(b) > maxConfiguration {
+		c = Configuration{Form: c.Form, File: c.File, SHA256: c.SHA256, Remarks: []string{"what the configuration says is left out, there is too much of it"}}
+		b, err = c.encode()
+	}
+	return b, err
+}
+
+func (c Configuration) encode() ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	if err := e.Encode(x.config); err != nil {
+	if err := e.Encode(c); err != nil {
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
 	return bytes.TrimSpace(b.Bytes()), nil

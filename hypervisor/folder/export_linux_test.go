@@ -176,3 +176,20 @@ func TestExportWithMoreDisks(t *testing.T) {
 		t.Errorf("%s", g.Config)
 	}
 }
+
+// However much a configuration says, what is kept of it fits into a fact.
+func TestExportThatSaysTooMuch(t *testing.T) {
+	dir := t.TempDir()
+	exported(t, dir, drivertest.VMCX, ".vmcx")
+	m := vmconfig.Machine{Name: strings.Repeat("x", 5000), ID: machineID}
+	for n := range 500 {
+		m.Disks = append(m.Disks, vmconfig.Disk{Controller: "SCSI", Number: n / 64, Location: n % 64, Type: "VHD", Path: `C:\` + strings.Repeat("y", 3900)})
+	}
+	put(t, filepath.Join(dir, "Virtual Machines", strings.ToUpper(machineID)+".vmcx"), drivertest.XML(m))
+	g := inspectOne(t, dir)
+	c, err := folder.ReadConfiguration(g.Config)
+	must(t, err)
+	if len(g.Config) > 1<<20 || c.Machine != nil || len(c.Remarks) != 1 || len(g.Name) > 256 || keysOf(g) != "a_1.avhdx a_2.avhdx boot.vhdx" {
+		t.Errorf("%d bytes of configuration, %d of name, disks %s, remarks %q", len(g.Config), len(g.Name), keysOf(g), c.Remarks)
+	}
+}

@@ -28,6 +28,7 @@ const (
 	maxDepth = 32
 	maxDisks = 512 // Hyper-V takes 4 of IDE and 4 times 64 of SCSI
 	maxText  = 4096
+	maxName  = 256
 	// Hyper-V has 4 SCSI controllers at most; the rest of a hostile list is left out.
 	maxControllers = 64
 	textFactor     = 4 // bytes of values that are kept, for each byte of the file
@@ -56,16 +57,16 @@ func (n *node) number() int64 {
 
 func (n *node) truth() bool { return strings.EqualFold(strings.TrimSpace(n.value), "true") }
 
-// line is the value as one line of text of sensible length.
-func (n *node) line() string {
+// line is the value as one line of text of at most most bytes.
+func (n *node) line(most int) string {
 	out := strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return -1
 		}
 		return r
 	}, n.value)
-	if len(out) > maxText {
-		out = strings.ToValidUTF8(out[:maxText], "")
+	if len(out) > most {
+		out = strings.ToValidUTF8(out[:most], "")
 	}
 	return strings.TrimSpace(out)
 }
@@ -96,7 +97,7 @@ func (t *tree) machine() (Machine, error) {
 	}
 	bank := s.at("memory", "bank")
 	m := Machine{
-		Name: p.at("name").line(), Kind: p.at("type_id").line(), Processors: s.at("processors", "count").number(),
+		Name: p.at("name").line(maxName), Kind: p.at("type_id").line(maxName), Processors: s.at("processors", "count").number(),
 		Memory: bank.at("size").number(), Dynamic: bank.at("dynamic_memory_enabled").truth(), Remarks: t.remarks,
 	}
 	if m.Dynamic {
@@ -150,7 +151,7 @@ func disks(c *node) (out []Disk) {
 				for _, drive := range controller.numbered("drive") {
 					d := Disk{
 						Controller: kind.name, Number: first + controller.number, Location: drive.number,
-						Type: strings.ToUpper(drive.at("type").line()), Path: drive.at("pathname").line(),
+						Type: strings.ToUpper(drive.at("type").line(maxName)), Path: drive.at("pathname").line(maxText),
 					}
 					if !slices.Contains([]string{"", "NONE", "ISO", "DVD", "VFD"}, d.Type) {
 						out = append(out, d)
