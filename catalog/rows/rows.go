@@ -64,7 +64,7 @@ type Disk struct {
 
 const (
 	parcelBytes  = 4 + 8
-	parcelBudget = 96 << 10 // 8,192 parcels: 32 GiB of a disk
+	parcelBudget = 96 << 10 // 8,192 parcels: 64 GiB of a disk
 )
 
 // NewDisk begins a disk without rows.

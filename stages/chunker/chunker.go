@@ -90,9 +90,9 @@ func (s *stage) parcel(p *flow.Parcel, b []byte) error {
 	return nil
 }
 
-// hash hashes the blocks of p, whose bytes are b. Those that no run touches are zeros:
-// the reader made them so, and looking at them costs more than all else where a disk
-// is mostly holes. A parcel without runs is looked at whole.
+// hash hashes the blocks of p, whose bytes are b. Those that no run touches are zeros,
+// whatever is in the slot: looking at them costs more than all else where a disk is
+// mostly holes, and reader clears only cells that have data, too. A parcel without runs is looked at whole.
 func (s *stage) hash(p *flow.Parcel, b []byte) {
 	s.now = s.now[:0]
 	if len(p.Runs) == 0 {

@@ -16,7 +16,7 @@ import (
 )
 
 // maxAgain is how many parcels of a guest a job stores again because packs went
-// while it ran: 256 GiB. Beyond that a new job, which plans without them, is better.
+// while it ran: 512 GiB. Beyond that a new job, which plans without them, is better.
 const maxAgain = 1 << 16
 
 // uses yields the packs that a guest's point will refer to: those of what was
