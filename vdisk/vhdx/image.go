@@ -215,43 +215,13 @@ func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Ext
 // Own is Extents without the parent: what this image does not have is
 // vdisk.Inherited.
 func (m *Image) Own(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	return vdisk.Merge(func(yield func(vdisk.Extent, error) bool) {
-		err := vdisk.CheckRange(m.meta.DiskSize, from, to)
-		for off := from; err == nil && off < to; {
-			if err = ctx.Err(); err != nil {
-				break
-			}
-			var r run
-			if r, err = m.run(off, to); err != nil {
-				break
-			}
-			if r.kind != vdisk.Data {
-				if !yield(vdisk.Extent{Offset: off, Length: r.length, Kind: r.kind}, nil) {
-					return
-				}
-			}
-			for e, mapErr := range m.stored(ctx, r) {
-				if err = mapErr; err != nil {
-					break
-				}
-				if !yield(vdisk.Extent{Offset: off + e.Offset - r.at, Length: e.Length, Kind: e.Kind}, nil) {
-					return
-				}
-			}
-			off += r.length
-		}
+	return vdisk.Runs(ctx, m.v, m.meta.DiskSize, from, to, func(off, to int64) (vdisk.Run, error) {
+		r, err := m.run(off, to)
 		if err != nil {
-			yield(vdisk.Extent{}, fmt.Errorf("map VHDX: %w", err))
+			return vdisk.Run{}, fmt.Errorf("map VHDX: %w", err)
 		}
+		return vdisk.Run{Kind: r.kind, Length: r.length, Stored: r.kind == vdisk.Data, At: r.at}, nil
 	})
-}
-
-// stored maps the bytes of the file that a run lies on; none when it is absent.
-func (m *Image) stored(ctx context.Context, r run) iter.Seq2[vdisk.Extent, error] {
-	if r.kind != vdisk.Data {
-		return func(func(vdisk.Extent, error) bool) {}
-	}
-	return m.v.Extents(ctx, r.at, r.at+r.length)
 }
 
 // run is a stretch of the disk that is of one kind, and Data in one piece of the
