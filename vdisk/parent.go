@@ -51,6 +51,19 @@ func NoParent(p Parent) (Image, error) {
 	return nil, fmt.Errorf("%w: differencing image, its parent%s is needed to read it", ErrUnsupported, where)
 }
 
+// Below returns the parent that find, or NoParent where it is nil, has for p. One
+// that finds nothing has refused.
+func Below(find FindParent, p Parent) (Image, error) {
+	if find == nil {
+		find = NoParent
+	}
+	parent, err := find(p)
+	if err == nil && parent == nil {
+		return NoParent(p)
+	}
+	return parent, err
+}
+
 // ReadBeneath fills p with what a parent has at off; past its end there are
 // zeros, because a child may be larger.
 func ReadBeneath(parent Image, p []byte, off int64) error {

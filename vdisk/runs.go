@@ -3,7 +3,6 @@ package vdisk
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 )
@@ -63,13 +62,13 @@ func stored(ctx context.Context, file Image, r Run, off int64, yield func(Extent
 
 // ReadFull fills p with what is in an image's file at off. A file that ends
 // inside it is ErrTruncated.
-func ReadFull(file Image, p []byte, off int64) error {
+func ReadFull(file io.ReaderAt, p []byte, off int64) error {
 	n, err := file.ReadAt(p, off)
 	switch {
 	case n == len(p):
 		return nil
 	case err == nil || errors.Is(err, io.EOF):
-		return fmt.Errorf("%w: %d bytes at %d: file ends at %d", ErrTruncated, len(p), off, file.Size())
+		return Truncated("%d bytes at %d: file ends at %d", len(p), off, off+int64(n))
 	}
 	return err
 }

@@ -52,6 +52,21 @@ var (
 	ErrUnsupported = errors.New("unsupported disk image")
 )
 
+// BadFormat is an ErrFormat that says what is broken.
+func BadFormat(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
+}
+
+// Truncated is an ErrTruncated that says what is behind the end of the file.
+func Truncated(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrTruncated, fmt.Sprintf(format, args...))
+}
+
+// Unsupported is an ErrUnsupported that says what cannot be read.
+func Unsupported(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
+}
+
 // Image is a disk at one instant.
 type Image interface {
 	// ReadAt reads as io.ReaderAt says: it fills p or returns an error,
@@ -130,6 +145,23 @@ func Window(p []byte, off, size int64) ([]byte, error) {
 		return p[:size-off], io.EOF
 	}
 	return p, nil
+}
+
+// ReadPieces is the ReadAt of a disk of the given size that lies in pieces: read
+// fills the beginning of what it is given, which is inside the disk, and returns
+// how much, at least one byte unless there is an error. Errors say where reading
+// ended.
+func ReadPieces(p []byte, off, size int64, read func(p []byte, off int64) (int, error)) (int, error) {
+	in, end := Window(p, off, size)
+	done := 0
+	for done < len(in) {
+		n, err := read(in[done:], off+int64(done))
+		if err != nil {
+			return done, fmt.Errorf("read disk at %d: %w", off+int64(done), err)
+		}
+		done += n
+	}
+	return done, end
 }
 
 // CheckRange returns an error unless 0 <= from <= to <= size.

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/millrace-backup/millrace/vdisk/filelock"
 )
 
 // lockName is the file in a job's folder that its conductor holds locked.
@@ -18,11 +20,11 @@ func LockFolder(folder string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("mark the job's folder: %w", err)
 	}
-	ok, err := lock(f)
+	ok, err := filelock.Try(f, 0)
 	for tries := 0; !ok && err == nil && tries < 50; tries++ {
 		// Somebody looks at this very moment whether the folder died.
 		time.Sleep(20 * time.Millisecond)
-		ok, err = lock(f)
+		ok, err = filelock.Try(f, 0)
 	}
 	if err != nil || !ok {
 		// A file system without locks: then this host's jobs, too, are told
@@ -45,7 +47,7 @@ func FolderDied(folder string) bool {
 		return false
 	}
 	defer f.Close()
-	ok, err := lock(f)
+	ok, err := filelock.Try(f, 0)
 	return ok && err == nil
 }
 
@@ -59,7 +61,7 @@ func ClearDied(folder string, keep ...string) bool {
 		return false
 	}
 	defer f.Close() // only then may a process take the folder
-	if ok, err := lock(f); !ok || err != nil {
+	if ok, err := filelock.Try(f, 0); !ok || err != nil {
 		return false
 	}
 	entries, err := os.ReadDir(folder)

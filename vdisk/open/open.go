@@ -1,7 +1,7 @@
 // Package open opens a disk image by what is in it.
 //
 // Call [Path] or [File]. The format is told by the file's signature, never by
-// its name: a file without a known signature is a raw image. [Probe] tells
+// its name: a file without a known signature is a raw image, or refused. [Probe] tells
 // the signature alone.
 //
 // A guest can write any bytes into its own raw disk, the signature of a disk
@@ -9,7 +9,8 @@
 // otherwise such a disk is refused or misread, though never read outside its
 // own file. Formats that are known but not readable (VMDK, VDI, QED)
 // are refused with vdisk.ErrUnsupported: the container's bytes are not the
-// guest's disk.
+// guest's disk. So are files whose names promise one of these, or a shared VHD
+// set, and that have no signature ([Foreign]).
 //
 // A differencing image is opened with its parents, down to the image that has
 // none, if the caller allows the folders that they are in ([Options].Parents):
@@ -23,6 +24,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/qcow2"
@@ -78,24 +81,44 @@ func Path(path string, o Options) (*Disk, error) {
 // over; when File fails, f is still the caller's to close.
 func File(f *os.File, o Options) (*Disk, error) {
 	parents := FindParents(f.Name(), o.Parents...)
-	m, info, err := image(f, o.Format, parents.Find)
+	d, err := open(f, o.Format, parents)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open image %s: %w", f.Name(), err), parents.Close())
 	}
-	return &Disk{Image: m, info: info, f: f, parents: parents}, nil
+	return d, nil
 }
 
-// image opens what is in f.
-func image(f *os.File, format string, find vdisk.FindParent) (vdisk.Image, vdisk.Info, error) {
+func open(f *os.File, format string, parents *Parents) (*Disk, error) {
 	file, err := raw.Open(f)
 	if err != nil {
-		return nil, vdisk.Info{}, err
+		return nil, err
 	}
+	signature, err := Probe(file, file.Size())
+	if err != nil {
+		return nil, err
+	}
+	said := format
 	if format == "" {
-		if format, err = Probe(file, file.Size()); err != nil {
-			return nil, vdisk.Info{}, err
+		format = signature
+		if reason := Foreign(f.Name()); reason != "" && format == "" {
+			return nil, vdisk.Unsupported("%s", reason)
 		}
 	}
+	m, info, err := image(file, format, parents.Find)
+	switch {
+	case err == nil:
+		return &Disk{Image: m, info: info, f: f, parents: parents}, nil
+	case said != "" && signature != "" && signature != said && errors.Is(err, vdisk.ErrFormat):
+		return nil, fmt.Errorf("%w (its signature is that of %s, its name or an option says %s: give it the right name)", err, signature, said)
+	case errors.Is(err, vdisk.ErrFormat), errors.Is(err, vdisk.ErrTruncated):
+		return nil, fmt.Errorf("%w; take the file from another copy, or let the program that made it repair it", err)
+	}
+	return nil, err
+}
+
+// image opens what is in a file.
+func image(file *raw.Image, format string, find vdisk.FindParent) (vdisk.Image, vdisk.Info, error) {
+	var err error
 	var m interface {
 		vdisk.Image
 		Info() vdisk.Info
@@ -110,12 +133,26 @@ func image(f *os.File, format string, find vdisk.FindParent) (vdisk.Image, vdisk
 	case "vhd":
 		m, err = vhd.Open(file, find)
 	default:
-		err = fmt.Errorf("%w: format %s", vdisk.ErrUnsupported, format)
+		err = vdisk.Unsupported("format %s; convert it to one of raw, vhdx, vhd and qcow2 (qemu-img convert -O vhdx)", format)
 	}
 	if err != nil {
 		return nil, vdisk.Info{}, err
 	}
 	return m, m.Info(), nil
+}
+
+// Foreign says why a file without a signature cannot be a disk, by its name, and
+// what to do; it is empty for all names that do not promise a format which is not
+// read here.
+func Foreign(path string) string {
+	switch ext := strings.ToLower(filepath.Ext(path)); ext {
+	case ".vmdk", ".vdi", ".qed":
+		return "its name promises " + ext[1:] + ", but it has no such signature and is not readable; to back it up as a raw disk, rename it to .raw"
+	case ".vhds":
+		return "its name is that of a shared VHD set: it only says which .avhdx files beside it are the disk, in a form that is not published; " +
+			"let the Hyper-V host make a .vhdx of it and back that up"
+	}
+	return ""
 }
 
 // signatures lists what formats have at the beginning of a file.

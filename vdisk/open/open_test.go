@@ -74,3 +74,38 @@ func TestMissing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Names that promise what is not read here are refused where there is no
+// signature; a name or an option that a signature contradicts is told.
+func TestNames(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		name, content, format string
+		err                   error
+		says                  string
+	}{
+		{"disk.vmdk", "", "", vdisk.ErrUnsupported, "promises vmdk"},
+		{"disk.VDI", "x", "", vdisk.ErrUnsupported, "promises vdi"},
+		{"disk.qed", "x", "", vdisk.ErrUnsupported, "promises qed"},
+		{"disk.vhds", "x", "", vdisk.ErrUnsupported, "shared VHD set"},
+		{"disk.vdi", "x", "raw", nil, ""},
+		{"disk.img", "x", "", nil, ""},
+		{"disk", "QED\x00", "", vdisk.ErrUnsupported, "format qed; convert it"},
+		{"disk.vhd", "vhdxfile" + strings.Repeat("\x00", 4096), "vhd", vdisk.ErrFormat, "its signature is that of vhdx"},
+		{"disk.vhdx", "vhdxfile" + strings.Repeat("\x00", 1<<20), "vhdx", vdisk.ErrFormat, "another copy"},
+	} {
+		path := filepath.Join(dir, c.name)
+		if err := os.WriteFile(path, []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, err := open.Path(path, open.Options{Format: c.format})
+		if !errors.Is(err, c.err) || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v; want %v about %q", c.name, err, c.err, c.says)
+		}
+		if err == nil {
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

@@ -11,6 +11,10 @@ import (
 	"strings"
 
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/qcow2"
+	"github.com/millrace-backup/millrace/vdisk/raw"
+	"github.com/millrace-backup/millrace/vdisk/vhd"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
 // Errors about the parents of a differencing image.
@@ -26,9 +30,18 @@ var (
 	ErrWrongParent = errors.New("not the parent image")
 )
 
-// maxDepth is how many parents may lie one below the other. Hyper-V makes 50
-// checkpoints at most.
-const maxDepth = 64
+// errEnough says that the search was given up.
+var errEnough = fmt.Errorf("%w: the search for parents was given up", vdisk.ErrUnsupported)
+
+// Limits of what is looked at for one image. Files that name each other could be
+// tried in every order.
+const (
+	maxDepth  = 64        // parents one below the other; Hyper-V makes 50 checkpoints at most
+	maxTries  = 256       // files that are there and may be a parent
+	maxFailed = 16        // files that have the right id, and still cannot be opened
+	maxHeld   = 128 << 20 // bytes that the logs and the tables of all parents take while they are open
+	maxErrors = 8         // that are told of one parent
+)
 
 // Parents finds the parents of one image, and theirs, in folders that the caller
 // allows. See [FindParents].
@@ -36,6 +49,9 @@ type Parents struct {
 	folders []string
 	child   string // path of the image whose parent is looked for; that of the last parent later
 	chain   []layer
+
+	tries, failed int
+	held          int64
 }
 
 // layer is an open image of a chain.
@@ -56,11 +72,16 @@ type Layer struct {
 // an absolute path, not by a symbolic link that leads out. Close closes the files.
 //
 // A parent is looked for where the child says, in the order that it gives: its
-// relative path first, from the folder of the child; absolute paths where they lead
-// into an allowed folder. Paths of Windows are understood on any system. After
-// that the names alone count, in the folder of the child if it is allowed, then in
-// each allowed folder itself. The first file that is the parent is taken; whether
-// it is tells its id. Only a child that says so has a raw parent.
+// relative path first, from the folder of the child; absolute paths that begin with
+// an allowed folder, as it was given or without symbolic links. A path is compared
+// before anything is looked up by it. Paths of Windows are understood on any system,
+// but those that name a volume by its id are not followed. After that the names
+// alone count, in the folder of the child if it is allowed, then in each allowed
+// folder itself. The first file that is the parent is taken; whether it is tells its
+// id. Only a child that says so has a raw parent.
+//
+// The ids of the disks (which a chain of VHDX images shares, unless somebody has
+// reset one) are not compared: the link is the parent's very content.
 func FindParents(path string, folders ...string) *Parents {
 	return &Parents{folders: folders, child: path}
 }
@@ -95,7 +116,7 @@ func (p *Parents) find(want vdisk.Parent, child string, above []fs.FileInfo, dep
 		return nil, fmt.Errorf("%w: %w", ErrParentNeeded, err)
 	}
 	if depth > maxDepth {
-		return nil, fmt.Errorf("%w: more than %d images one below the other", vdisk.ErrUnsupported, maxDepth)
+		return nil, vdisk.Unsupported("more than %d images one below the other; merge some of the checkpoints", maxDepth)
 	}
 	st, err := os.Stat(child)
 	if err != nil {
@@ -108,14 +129,17 @@ func (p *Parents) find(want vdisk.Parent, child string, above []fs.FileInfo, dep
 		if err == nil {
 			return image, nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, errEnough) {
+			return nil, err
+		}
+		if !errors.Is(err, fs.ErrNotExist) && len(wrong) < maxErrors {
 			wrong = append(wrong, err)
 		}
 	}
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)
 	}
-	return nil, fmt.Errorf("%w: %s asks for %s, which was looked for where that leads inside %s, and by its name there and beside the child",
+	return nil, fmt.Errorf("%w: %s asks for %s, which was looked for where that leads inside %s, and by its name there and beside the child; copy it there",
 		ErrNoParent, child, names(want), strings.Join(p.folders, ", "))
 }
 
@@ -140,11 +164,18 @@ func (p *Parents) candidates(want vdisk.Parent, child string) []candidate {
 			out = append(out, c)
 		}
 	}
-	// inside adds an absolute path if it lies in an allowed folder.
+	// inside adds an absolute path if it lies in an allowed folder. Nothing is asked
+	// of the system about the path: on Windows it may name another machine.
 	inside := func(path string) {
 		for _, folder := range p.folders {
-			if name, err := filepath.Rel(real(folder), path); err == nil {
-				add(folder, name)
+			given, err := filepath.Abs(folder)
+			if err != nil {
+				continue
+			}
+			for _, form := range []string{given, real(folder)} {
+				if name, err := filepath.Rel(form, path); err == nil {
+					add(folder, name)
+				}
 			}
 		}
 	}
@@ -154,7 +185,7 @@ func (p *Parents) candidates(want vdisk.Parent, child string) []candidate {
 		case c.Kind == vdisk.RelativePath && !filepath.IsAbs(at):
 			inside(filepath.Join(home, at))
 		case filepath.IsAbs(at):
-			inside(filepath.Join(real(filepath.Dir(at)), filepath.Base(at)))
+			inside(filepath.Clean(at))
 		}
 	}
 	for _, c := range want.Paths {
@@ -216,6 +247,9 @@ func (p *Parents) try(want vdisk.Parent, c candidate, above []fs.FileInfo, depth
 	} else if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: %s is not a regular file", ErrWrongParent, filepath.Join(c.folder, c.name))
 	}
+	if p.tries++; p.tries > maxTries {
+		return nil, fmt.Errorf("%w after %d files; allow fewer folders, or clear them of copies", errEnough, maxTries)
+	}
 	f, err := root.Open(c.name)
 	if err != nil {
 		return nil, err
@@ -243,26 +277,60 @@ func (p *Parents) open(want vdisk.Parent, f *os.File, path string, above []fs.Fi
 			return layer{}, fmt.Errorf("%w: %s is a child of itself", ErrWrongParent, path)
 		}
 	}
+	file, err := raw.Open(f)
+	if err != nil {
+		return layer{}, err
+	}
 	format := want.Format
 	if format == "" {
 		// The format of a parent is not guessed where there is no signature: bytes of
 		// a guest would decide what is read.
-		if format, err = Probe(f, st.Size()); err != nil {
+		if format, err = Probe(file, file.Size()); err != nil {
 			return layer{}, err
 		}
 		if format == "" {
 			return layer{}, fmt.Errorf("%w: %s has no signature of a disk format, and the child does not say that it is raw", ErrWrongParent, path)
 		}
 	}
-	m, info, err := image(f, format, func(next vdisk.Parent) (vdisk.Image, error) {
-		return p.find(next, path, above, depth+1)
-	})
+	// The id before anything that costs: it is not the parent of most that ask.
+	link, held, err := look(file, format)
 	if err != nil {
 		return layer{}, fmt.Errorf("parent %s: %w", path, err)
 	}
-	if len(want.Links) > 0 && !slices.ContainsFunc(want.Links, func(id string) bool { return strings.EqualFold(id, info.Link) }) {
+	if len(want.Links) > 0 && !slices.ContainsFunc(want.Links, func(id string) bool { return strings.EqualFold(id, link) }) {
 		return layer{}, fmt.Errorf("%w: %s has the id %s, the child asks for %s; it was changed since the child was made, or is another disk",
-			ErrWrongParent, path, info.Link, strings.Join(want.Links, " or "))
+			ErrWrongParent, path, link, strings.Join(want.Links, " or "))
+	}
+	if p.held += held; p.held > maxHeld {
+		return layer{}, fmt.Errorf("%w: the logs and tables of the images take more than %d bytes; merge some of the checkpoints", errEnough, maxHeld)
+	}
+	m, info, err := image(file, format, func(next vdisk.Parent) (vdisk.Image, error) {
+		return p.find(next, path, above, depth+1)
+	})
+	if err != nil {
+		p.held -= held
+		if p.failed++; p.failed > maxFailed {
+			err = fmt.Errorf("%w after %d files that have the right id: %w", errEnough, maxFailed, err)
+		}
+		return layer{}, fmt.Errorf("parent %s: %w", path, err)
 	}
 	return layer{Layer{path, info, m}, f}, nil
+}
+
+// look tells what can be told of an image without opening it: the id by which its
+// children name it, and how many bytes opening it takes whatever is read.
+func look(file vdisk.Image, format string) (link string, held int64, err error) {
+	switch format {
+	case "vhdx":
+		h, err := layout.ReadHeader(file)
+		if !h.LogGUID.IsZero() {
+			held = h.LogLength
+		}
+		return h.DataWrite.String(), held, err
+	case "vhd":
+		link, err = vhd.ID(file)
+	case "qcow2":
+		held, err = qcow2.TableSize(file)
+	}
+	return link, held, err
 }

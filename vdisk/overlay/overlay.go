@@ -69,7 +69,7 @@ func settle(changes []Patch) []Patch {
 		}
 		return i
 	}
-	var out []Patch
+	out := make([]Patch, 0, len(changes))
 	for _, c := range slices.Backward(changes) {
 		first, _ := slices.BinarySearch(cuts, c.Offset)
 		for i := free(int32(first)); cuts[i] < c.End; i = free(i) {
@@ -95,6 +95,9 @@ func (v *Image) touching(off, end int64) []Patch {
 	last := sort.Search(n, func(i int) bool { return v.patches[i].Offset >= end })
 	return v.patches[first:max(first, last)]
 }
+
+// Patches are the changes, in order and without overlap.
+func (v *Image) Patches() []Patch { return v.patches }
 
 // Size is the size of the disk with the changes.
 func (v *Image) Size() int64 { return v.size }

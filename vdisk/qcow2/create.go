@@ -82,19 +82,19 @@ func NewWriter(f vdisk.File, size int64, o CreateOptions) (*Writer, error) {
 func newWriter(f vdisk.File, size int64, o CreateOptions) (*Writer, error) {
 	cluster := cmp.Or(o.ClusterSize, 1<<defaultClusterBits)
 	if bits.OnesCount64(uint64(cluster)) != 1 || cluster < 4096 || cluster > 1<<maxBits {
-		return nil, unsupported("clusters of %d bytes", cluster)
+		return nil, vdisk.Unsupported("clusters of %d bytes", cluster)
 	}
 	w := &Writer{
 		f: f, size: size, clusterSize: cluster, clusterBits: uint(bits.TrailingZeros64(uint64(cluster))), perTable: cluster / 8,
 		tables: map[int64]*l2{}, keep: int(max(minTables, keepTables/cluster)),
 	}
 	if size < 0 || size%512 != 0 {
-		return nil, unsupported("disk of %d bytes, which is not a multiple of 512", size)
+		return nil, vdisk.Unsupported("disk of %d bytes, which is not a multiple of 512", size)
 	}
 	covered := w.perTable * cluster
 	tables := size/covered + 1
 	if size > maxDiskSize || tables*8 > maxL1 {
-		return nil, unsupported("disk of %d bytes with clusters of %d", size, cluster)
+		return nil, vdisk.Unsupported("disk of %d bytes with clusters of %d", size, cluster)
 	}
 	if err := vdisk.CheckEmpty(f); err != nil {
 		return nil, err

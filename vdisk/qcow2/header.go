@@ -3,7 +3,6 @@ package qcow2
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"math/bits"
 	"regexp"
 	"strings"
@@ -60,22 +59,10 @@ type header struct {
 	backingFormat string
 }
 
-func badFormat(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", vdisk.ErrFormat, fmt.Sprintf(format, args...))
-}
-
-func truncated(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", vdisk.ErrTruncated, fmt.Sprintf(format, args...))
-}
-
-func unsupported(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", vdisk.ErrUnsupported, fmt.Sprintf(format, args...))
-}
-
 func readHeader(file vdisk.Image) (header, error) {
 	var h header
 	if file.Size() < sizeV2 {
-		return h, truncated("file of %d bytes has no header", file.Size())
+		return h, vdisk.Truncated("file of %d bytes has no header", file.Size())
 	}
 	b := make([]byte, min(file.Size(), maxHeader))
 	if err := vdisk.ReadFull(file, b[:min(len(b), 4096)], 0); err != nil {
@@ -83,21 +70,21 @@ func readHeader(file vdisk.Image) (header, error) {
 	}
 	be := binary.BigEndian
 	if string(b[:4]) != magic {
-		return h, badFormat("header begins %q", b[:4])
+		return h, vdisk.BadFormat("header begins %q", b[:4])
 	}
 	h.version = be.Uint32(b[4:])
 	switch h.version {
 	case 2, 3:
 	case 0:
-		return h, badFormat("version 0: its writer did not finish it")
+		return h, vdisk.BadFormat("version 0: its writer did not finish it")
 	default:
-		return h, unsupported("version %d", h.version)
+		return h, vdisk.Unsupported("version %d", h.version)
 	}
 	switch n := be.Uint32(b[20:]); {
 	case n < minBits:
-		return h, badFormat("clusters of 2^%d bytes", n)
+		return h, vdisk.BadFormat("clusters of 2^%d bytes", n)
 	case n > maxBits:
-		return h, unsupported("clusters of 2^%d bytes; 2^%d is the largest that can be read", n, maxBits)
+		return h, vdisk.Unsupported("clusters of 2^%d bytes; 2^%d is the largest that can be read", n, maxBits)
 	default:
 		h.clusterBits = uint(n)
 	}
@@ -108,7 +95,7 @@ func readHeader(file vdisk.Image) (header, error) {
 		return h, err
 	}
 	if size := be.Uint64(b[24:]); size > maxDiskSize {
-		return h, unsupported("disk of %d bytes", size)
+		return h, vdisk.Unsupported("disk of %d bytes", size)
 	}
 	h.size = int64(be.Uint64(b[24:]))
 	h.l1Size, h.l1At = be.Uint32(b[36:]), be.Uint64(b[40:])
@@ -116,21 +103,21 @@ func readHeader(file vdisk.Image) (header, error) {
 	switch method := be.Uint32(b[32:]); method {
 	case 0:
 	case 1:
-		return h, unsupported("encrypted with AES, whose key is not here")
+		return h, vdisk.Unsupported("encrypted with AES, whose key is not here")
 	case 2:
-		return h, unsupported("encrypted with LUKS, whose key is not here")
+		return h, vdisk.Unsupported("encrypted with LUKS, whose key is not here")
 	default:
-		return h, unsupported("encrypted, by method %d", method)
+		return h, vdisk.Unsupported("encrypted, by method %d", method)
 	}
 	length, features := uint32(sizeV2), uint64(0)
 	if h.version == 3 {
 		if len(b) < sizeV3 {
-			return h, truncated("file of %d bytes has no header", len(b))
+			return h, vdisk.Truncated("file of %d bytes has no header", len(b))
 		}
 		features, length = be.Uint64(b[72:]), be.Uint32(b[100:])
 	}
 	if int64(length) > int64(len(b)) || h.version == 3 && (length < sizeV3 || length%8 != 0) {
-		return h, badFormat("header of %d bytes in a cluster of %d", length, len(b))
+		return h, vdisk.BadFormat("header of %d bytes in a cluster of %d", length, len(b))
 	}
 	if length > sizeV3 {
 		h.compression = b[sizeV3]
@@ -146,9 +133,9 @@ func (h *header) more(b []byte, length uint32, features uint64) error {
 	if nameAt != 0 {
 		switch {
 		case nameSize > maxName:
-			return badFormat("backing file's name has %d bytes", nameSize)
+			return vdisk.BadFormat("backing file's name has %d bytes", nameSize)
 		case nameAt > uint64(len(b)) || uint64(len(b))-nameAt < uint64(nameSize):
-			return badFormat("backing file's name has %d bytes at %d, outside the first cluster", nameSize, nameAt)
+			return vdisk.BadFormat("backing file's name has %d bytes at %d, outside the first cluster", nameSize, nameAt)
 		}
 		h.backing = string(b[nameAt:][:nameSize])
 		if int(nameAt) >= int(length) {
@@ -163,7 +150,7 @@ func (h *header) more(b []byte, length uint32, features uint64) error {
 		}
 		at += 8
 		if n > int64(end-at) {
-			return badFormat("header extension %#x has %d bytes, %d are left", kind, n, end-at)
+			return vdisk.BadFormat("header extension %#x has %d bytes, %d are left", kind, n, end-at)
 		}
 		content := b[at : at+int(n)]
 		switch kind {
@@ -188,17 +175,17 @@ func (h *header) judge(features uint64, dataFile string, names map[byte]string) 
 	switch unknown := features &^ knownFeatures; {
 	case unknown != 0:
 		bit := byte(bits.TrailingZeros64(unknown))
-		return unsupported("incompatible feature %d (%q)", bit, names[bit])
+		return vdisk.Unsupported("incompatible feature %d (%q)", bit, names[bit])
 	case features&featureData != 0:
-		return unsupported("data are in another file, %q", dataFile)
+		return vdisk.Unsupported("data are in another file, %q", dataFile)
 	case features&featureCorrupt != 0:
-		return badFormat("marked as corrupt: repair it with qemu-img check -r all, and look at what it lost")
+		return vdisk.BadFormat("marked as corrupt: repair it with qemu-img check -r all, and look at what it lost")
 	case h.compression != compressZlib && features&featureCompression == 0:
-		return badFormat("compression type %d without its feature bit", h.compression)
+		return vdisk.BadFormat("compression type %d without its feature bit", h.compression)
 	case h.compression != compressZlib && h.compression != compressZstd:
-		return unsupported("compression type %d", h.compression)
+		return vdisk.Unsupported("compression type %d", h.compression)
 	case h.extended && h.clusterBits < minExtended:
-		return badFormat("extended L2 entries for clusters of 2^%d bytes", h.clusterBits)
+		return vdisk.BadFormat("extended L2 entries for clusters of 2^%d bytes", h.clusterBits)
 	}
 	return nil
 }
@@ -214,14 +201,14 @@ func (h *header) parent() (vdisk.Parent, error) {
 	drive := regexp.MustCompile(`^[A-Za-z]:[\\/]`).MatchString(name)
 	if scheme := regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:`).FindString(name); scheme != "" && !drive {
 		if scheme != "file:" {
-			return p, unsupported("backing file %q is not a file", name)
+			return p, vdisk.Unsupported("backing file %q is not a file", name)
 		}
 		name = strings.TrimPrefix(name, scheme)
 	}
 	path := vdisk.ParentPath{Kind: vdisk.RelativePath, Path: name}
 	switch {
 	case name == "" || strings.ContainsRune(name, 0):
-		return p, badFormat("backing file's name is %q", h.backing)
+		return p, vdisk.BadFormat("backing file's name is %q", h.backing)
 	case drive || strings.HasPrefix(name, `\\`):
 		path.Kind, path.Windows = vdisk.AbsolutePath, true
 	case strings.HasPrefix(name, "/"):

@@ -67,13 +67,18 @@ func open(file vdisk.Image, find vdisk.FindParent, snapshot string) (*Image, err
 	if err != nil {
 		return nil, err
 	}
-	if find == nil {
-		find = vdisk.NoParent
-	}
-	if m.parent, err = find(p); err == nil && m.parent == nil {
-		_, err = vdisk.NoParent(p)
-	}
+	m.parent, err = vdisk.Below(find, p)
 	return m, err
+}
+
+// TableSize is how many bytes of a file's tables Open holds in memory whatever is
+// read later. Nothing but the header is read.
+func TableSize(file vdisk.Image) (int64, error) {
+	h, err := readHeader(file)
+	if err != nil {
+		return 0, fmt.Errorf("read header of qcow2: %w", err)
+	}
+	return min(int64(h.l1Size)*8, maxL1), nil
 }
 
 // Size is the size of the guest's disk.
@@ -98,16 +103,7 @@ func (m *Image) Info() vdisk.Info {
 // ReadAt is io.ReaderAt on the guest's disk. What was never written reads as
 // zeros, or as the backing file's.
 func (m *Image) ReadAt(p []byte, off int64) (int, error) {
-	in, end := vdisk.Window(p, off, m.header.size)
-	done := 0
-	for done < len(in) {
-		n, err := m.read(in[done:], off+int64(done))
-		if err != nil {
-			return done, fmt.Errorf("read qcow2 at %d: %w", off+int64(done), err)
-		}
-		done += n
-	}
-	return done, end
+	return vdisk.ReadPieces(p, off, m.header.size, m.read)
 }
 
 // read reads a part of p that is stored in one way, and returns its length.

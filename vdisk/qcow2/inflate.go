@@ -34,14 +34,18 @@ type slot struct {
 }
 
 const (
-	keepInflated = 16 << 20 // bytes
-	minSlots     = 8
-	maxSlots     = 64
-	maxWindow    = 8 << 20 // what a zstd frame may ask for
+	keepInflated  = 16 << 20 // bytes
+	minSlots      = 8
+	maxSlots      = 64
+	minChildSlots = 2
+	maxWindow     = 8 << 20 // what a zstd frame may ask for
 )
 
 func newInflater(file vdisk.Image, h header) *inflater {
 	n := max(minSlots, min(maxSlots, keepInflated>>h.clusterBits))
+	if h.backing != "" { // a chain may have many
+		n = minChildSlots
+	}
 	return &inflater{file: file, clusterBits: h.clusterBits, compression: h.compression, slots: make([]slot, n)}
 }
 
@@ -71,7 +75,7 @@ func (f *inflater) fill(s *slot, entry uint64) error {
 	length := (entry>>x+1)*512 - at%512
 	size := uint64(f.file.Size())
 	if at >= size {
-		return truncated("it is at %d, file ends at %d", at, size)
+		return vdisk.Truncated("it is at %d, file ends at %d", at, size)
 	}
 	cut := length > size-at // the last sector need not be a whole one
 	length = min(length, size-at)
@@ -79,7 +83,7 @@ func (f *inflater) fill(s *slot, entry uint64) error {
 		s.out, s.in = make([]byte, 1<<f.clusterBits), make([]byte, 2<<f.clusterBits)
 	}
 	if length > uint64(len(s.in)) {
-		return badFormat("it has %d bytes", length)
+		return vdisk.BadFormat("it has %d bytes", length)
 	}
 	if err := vdisk.ReadFull(f.file, s.in[:length], int64(at)); err != nil {
 		return err
@@ -91,9 +95,9 @@ func (f *inflater) fill(s *slot, entry uint64) error {
 	}
 	switch {
 	case err != nil && cut:
-		return truncated("%d bytes at %d do not decompress, file ends there: %v", length, at, err)
+		return vdisk.Truncated("%d bytes at %d do not decompress, file ends there: %v", length, at, err)
 	case err != nil:
-		return badFormat("%d bytes at %d do not decompress: %v", length, at, err)
+		return vdisk.BadFormat("%d bytes at %d do not decompress: %v", length, at, err)
 	}
 	return nil
 }

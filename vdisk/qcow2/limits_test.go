@@ -3,6 +3,7 @@ package qcow2_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"iter"
 	"runtime"
 	"testing"
@@ -72,5 +73,29 @@ func TestLimits(t *testing.T) {
 	t.Logf("64 GiB in clusters of 4 KiB mapped in %v", took)
 	if after.HeapAlloc > before.HeapAlloc+32<<20 {
 		t.Errorf("%d MiB stay in use after mapping", (after.HeapAlloc-before.HeapAlloc)>>20)
+	}
+}
+
+// Many snapshots with long names are a table of gigabytes.
+func TestSnapshotTableIsBounded(t *testing.T) {
+	const snapshots, step = 2000, (40 + 2*0xFFFF + 7) / 8 * 8
+	x := build(t, draft{size: mib, header: func(h []byte) {
+		binary.BigEndian.PutUint32(h[60:], snapshots)
+		binary.BigEndian.PutUint64(h[64:], uint64(mib))
+	}})
+	head := make([]byte, 40)
+	binary.BigEndian.PutUint32(head[12:], 0xFFFF_FFFF) // id and name
+	for i := range int64(snapshots) {
+		x.write(head, mib+i*step)
+	}
+	x.Truncate(2*mib + snapshots*step)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := qcow2.Snapshots(x); !errors.Is(err, vdisk.ErrUnsupported) {
+		t.Errorf("a table of 250 MiB: %v", err)
+	}
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 200<<20 {
+		t.Errorf("%d MiB allocated", used>>20)
 	}
 }

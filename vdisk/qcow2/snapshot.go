@@ -25,6 +25,7 @@ type Snapshot struct {
 const (
 	maxSnapshots     = 65536
 	maxExtra         = 1024
+	maxTable         = 64 << 20 // of all of it
 	snapshotHeadSize = 40
 )
 
@@ -43,13 +44,13 @@ func Snapshots(file vdisk.Image) ([]Snapshot, error) {
 
 func readSnapshots(file vdisk.Image, h header) ([]Snapshot, error) {
 	if h.snapshots > maxSnapshots {
-		return nil, badFormat("%d snapshots", h.snapshots)
+		return nil, vdisk.BadFormat("%d snapshots", h.snapshots)
 	}
 	var all []Snapshot
 	at, size := h.snapshotsAt, uint64(file.Size())
 	for i := range h.snapshots {
 		if at > size || size-at < snapshotHeadSize {
-			return nil, truncated("snapshot %d is at %d, file ends at %d", i, at, size)
+			return nil, vdisk.Truncated("snapshot %d is at %d, file ends at %d", i, at, size)
 		}
 		b := make([]byte, snapshotHeadSize)
 		if err := vdisk.ReadFull(file, b, int64(at)); err != nil {
@@ -58,11 +59,14 @@ func readSnapshots(file vdisk.Image, h header) ([]Snapshot, error) {
 		be := binary.BigEndian
 		id, name, extra := be.Uint16(b[12:]), be.Uint16(b[14:]), be.Uint32(b[36:])
 		if extra > maxExtra {
-			return nil, badFormat("snapshot %d has %d bytes of extra data", i, extra)
+			return nil, vdisk.BadFormat("snapshot %d has %d bytes of extra data", i, extra)
 		}
 		rest := make([]byte, int(extra)+int(id)+int(name))
+		if at-h.snapshotsAt+snapshotHeadSize+uint64(len(rest)) > maxTable {
+			return nil, vdisk.Unsupported("a table of %d snapshots that has more than %d bytes; delete some of them (qemu-img snapshot -d)", h.snapshots, maxTable)
+		}
 		if size-at-snapshotHeadSize < uint64(len(rest)) {
-			return nil, truncated("snapshot %d is at %d, file ends at %d", i, at, size)
+			return nil, vdisk.Truncated("snapshot %d is at %d, file ends at %d", i, at, size)
 		}
 		if err := vdisk.ReadFull(file, rest, int64(at)+snapshotHeadSize); err != nil {
 			return nil, err
@@ -78,7 +82,7 @@ func readSnapshots(file vdisk.Image, h header) ([]Snapshot, error) {
 		if extra >= 16 {
 			n := be.Uint64(rest[8:])
 			if n > maxDiskSize {
-				return nil, unsupported("snapshot %d of a disk of %d bytes", i, n)
+				return nil, vdisk.Unsupported("snapshot %d of a disk of %d bytes", i, n)
 			}
 			s.Size = int64(n)
 		}

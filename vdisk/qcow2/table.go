@@ -19,6 +19,8 @@ const (
 	pageBytes = 64 << 10 // L2 tables are read in pages of this size, or whole if smaller
 	keepBytes = 16 << 20
 	keepPages = 16 << 10
+
+	keepChildBytes = 2 << 20 // of images with a backing file, of which a chain may have many
 )
 
 // table reads the L1 and the L2 tables of one state of a disk.
@@ -51,13 +53,13 @@ func newTable(file vdisk.Image, h header, at uint64, entries uint32) (*table, er
 	need := (t.diskSize + covered - 1) / covered
 	switch {
 	case need > int64(entries):
-		return nil, badFormat("L1 table of %d entries for a disk of %d bytes, which takes %d", entries, t.diskSize, need)
+		return nil, vdisk.BadFormat("L1 table of %d entries for a disk of %d bytes, which takes %d", entries, t.diskSize, need)
 	case need*8 > maxL1:
-		return nil, unsupported("L1 table of %d entries", need)
+		return nil, vdisk.Unsupported("L1 table of %d entries", need)
 	case need > 0 && at%uint64(t.clusterSize) != 0:
-		return nil, badFormat("L1 table at %d, which is no cluster", at)
+		return nil, vdisk.BadFormat("L1 table at %d, which is no cluster", at)
 	case at > uint64(file.Size()) || uint64(file.Size())-at < uint64(need)*8:
-		return nil, truncated("L1 table of %d entries at %d, file ends at %d", need, at, file.Size())
+		return nil, vdisk.Truncated("L1 table of %d entries at %d, file ends at %d", need, at, file.Size())
 	}
 	b := make([]byte, need*8)
 	if err := vdisk.ReadFull(file, b, int64(at)); err != nil {
@@ -71,7 +73,11 @@ func newTable(file vdisk.Image, h header, at uint64, entries uint32) (*table, er
 		return nil, err
 	}
 	pages := (need*t.perTable + t.perPage - 1) / t.perPage
-	t.pages = paged.New(min(pages, keepPages, keepBytes/(t.perPage*t.entrySize)), t.load)
+	keep := int64(keepBytes)
+	if h.backing != "" {
+		keep = keepChildBytes
+	}
+	t.pages = paged.New(min(pages, keepPages, keep/(t.perPage*t.entrySize)), t.load)
 	return t, nil
 }
 
@@ -91,20 +97,20 @@ func (t *table) check() error {
 		case e == 0:
 			continue
 		case e&l1Reserved != 0:
-			return badFormat("L1 entry %d is %#x, with reserved bits", i, e)
+			return vdisk.BadFormat("L1 entry %d is %#x, with reserved bits", i, e)
 		case at == 0:
 			continue // says only that nobody shares it
 		case at%uint64(t.clusterSize) != 0:
-			return badFormat("L2 table %d is at %d, which is no cluster", i, at)
+			return vdisk.BadFormat("L2 table %d is at %d, which is no cluster", i, at)
 		case at > uint64(t.file.Size()) || uint64(t.file.Size())-at < uint64(t.clusterSize):
-			return truncated("L2 table %d is at %d, file ends at %d", i, at, t.file.Size())
+			return vdisk.Truncated("L2 table %d is at %d, file ends at %d", i, at, t.file.Size())
 		}
 		seen = append(seen, at)
 	}
 	slices.Sort(seen)
 	for i := 1; i < len(seen); i++ {
 		if seen[i] == seen[i-1] {
-			return badFormat("L2 table at %d is used twice", seen[i])
+			return vdisk.BadFormat("L2 table at %d is used twice", seen[i])
 		}
 	}
 	return nil
@@ -183,9 +189,9 @@ func (t *table) piece(page []byte, off, to int64) (run, error) {
 	at := int64(e & offsetMask)
 	switch {
 	case e&l2Reserved != 0 || e&isZero != 0 && (t.version < 3 || t.extended):
-		return run{}, badFormat("L2 entry of cluster %d is %#x, with reserved bits", cluster, e)
+		return run{}, vdisk.BadFormat("L2 entry of cluster %d is %#x, with reserved bits", cluster, e)
 	case at&(t.clusterSize-1) != 0:
-		return run{}, badFormat("cluster %d is at %d, which is no cluster of the file", cluster, at)
+		return run{}, vdisk.BadFormat("cluster %d is at %d, which is no cluster of the file", cluster, at)
 	case t.extended:
 		var err error
 		if r.kind, r.length, err = t.subclusters(binary.BigEndian.Uint64(b[8:]), cluster, at, inside, r.length); err != nil {
@@ -202,7 +208,7 @@ func (t *table) piece(page []byte, off, to int64) (run, error) {
 	r.at = at + inside
 	// QEMU cuts the file where the disk ends inside its last cluster.
 	if need := inside + min(r.length, t.diskSize-off); at > t.file.Size() || need > t.file.Size()-at {
-		return run{}, truncated("cluster %d (disk offset %d) is at %d, file ends at %d", cluster, cluster<<t.clusterBits, at, t.file.Size())
+		return run{}, vdisk.Truncated("cluster %d (disk offset %d) is at %d, file ends at %d", cluster, cluster<<t.clusterBits, at, t.file.Size())
 	}
 	return r, nil
 }
@@ -213,7 +219,7 @@ func (t *table) piece(page []byte, off, to int64) (run, error) {
 func (t *table) subclusters(bitmap uint64, cluster, at, inside, length int64) (kind, int64, error) {
 	stores, zeros := uint32(bitmap), uint32(bitmap>>32)
 	if stores&zeros != 0 || stores != 0 && at == 0 {
-		return absent, 0, badFormat("cluster %d at %d has subclusters %#x", cluster, at, bitmap)
+		return absent, 0, vdisk.BadFormat("cluster %d at %d has subclusters %#x", cluster, at, bitmap)
 	}
 	size := t.clusterSize / subclusters
 	first := uint(inside / size)

@@ -79,13 +79,13 @@ func newWriter(f vdisk.File, size int64, o CreateOptions) (*Writer, error) {
 	blockSize := cmp.Or(o.BlockSize, defaultBlockSize)
 	switch {
 	case size < 0 || size%sectorSize != 0:
-		return nil, unsupported("disk of %d bytes, which is not a multiple of %d", size, sectorSize)
+		return nil, vdisk.Unsupported("disk of %d bytes, which is not a multiple of %d", size, sectorSize)
 	case size > maxDiskSize:
-		return nil, unsupported("disk of %d bytes; the format ends at 2040 GiB", size)
+		return nil, vdisk.Unsupported("disk of %d bytes; the format ends at 2040 GiB", size)
 	case bits.OnesCount64(uint64(blockSize)) != 1 || blockSize < minBlockSize || blockSize > maxBlockSize:
-		return nil, unsupported("blocks of %d bytes", blockSize)
+		return nil, vdisk.Unsupported("blocks of %d bytes", blockSize)
 	case size/blockSize > maxBlocks:
-		return nil, unsupported("disk of %d bytes in blocks of %d: a table of more than %d", size, blockSize, maxBlocks)
+		return nil, vdisk.Unsupported("disk of %d bytes in blocks of %d: a table of more than %d", size, blockSize, maxBlocks)
 	}
 	if err := vdisk.CheckEmpty(f); err != nil {
 		return nil, err
@@ -168,7 +168,7 @@ func (w *Writer) place(number int64) (int64, error) {
 	data := (w.next + w.bitmapSize + blockAlign - 1) / blockAlign * blockAlign
 	at := data - w.bitmapSize
 	if at/sectorSize >= absent {
-		return 0, unsupported("file beyond 2 TiB; larger blocks take less room")
+		return 0, vdisk.Unsupported("file beyond 2 TiB; larger blocks take less room")
 	}
 	if _, err := w.f.WriteAt(w.full, at); err != nil {
 		return 0, err

@@ -23,8 +23,8 @@
 // image, as the parent's in a differencing one. (QEMU sets all bits of a dynamic
 // image's block and does not look at them.)
 //
-// The size of the disk is what the footer says, except in images of old
-// programs, which meant cylinders times heads times sectors: the rule is QEMU's.
+// The size of the disk is what the footer says, except in images of three old
+// programs, which meant cylinders times heads times sectors.
 // Where the footer at the end is damaged its copy counts; a footer of 511 bytes,
 // as Virtual PC wrote it, is one too.
 //
@@ -33,9 +33,10 @@
 // fails with vdisk.ErrTruncated, broken rules give vdisk.ErrFormat, what this
 // package cannot read vdisk.ErrUnsupported. Memory is bounded whatever the file
 // says: 4 bytes for each block while opening, of which there are at most 4 Mi,
-// 8 MiB of BAT pages and 4 MiB of bitmaps. ReadAt may be called in parallel and allocates only when a
-// page or a bitmap is first needed, or comes back. Extents skips holes of the
-// file inside blocks.
+// 8 MiB of BAT pages and 4 MiB of bitmaps; with a parent 1 MiB of each. ReadAt may be
+// called in parallel and allocates only when a page or a bitmap is first needed, or
+// comes back. Extents skips holes of the file inside blocks. The file of a fixed
+// image, too, may have holes.
 //
 // The package does not change images that exist, and does not create
 // differencing ones.

@@ -45,18 +45,6 @@ type footer struct {
 	id         uuid.UUID
 }
 
-func badFormat(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", vdisk.ErrFormat, fmt.Sprintf(format, args...))
-}
-
-func truncated(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", vdisk.ErrTruncated, fmt.Sprintf(format, args...))
-}
-
-func unsupported(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", vdisk.ErrUnsupported, fmt.Sprintf(format, args...))
-}
-
 // checksum is the ones' complement of the sum of all bytes but the four at at,
 // where the checksum itself is.
 func checksum(b []byte, at int) uint32 {
@@ -74,10 +62,10 @@ const footerSumAt = 64
 // parseFooter reads 511 or 512 bytes; the last byte is reserved and zero.
 func parseFooter(b []byte) (footer, error) {
 	if string(b[:8]) != cookie {
-		return footer{}, badFormat("footer begins %q", b[:8])
+		return footer{}, vdisk.BadFormat("footer begins %q", b[:8])
 	}
 	if got, want := checksum(b, footerSumAt), binary.BigEndian.Uint32(b[footerSumAt:]); got != want {
-		return footer{}, badFormat("footer has checksum %#x, its bytes give %#x", want, got)
+		return footer{}, vdisk.BadFormat("footer has checksum %#x, its bytes give %#x", want, got)
 	}
 	be := binary.BigEndian
 	f := footer{
@@ -116,7 +104,7 @@ func (f footer) bytes() []byte {
 func readFooter(file vdisk.Image) (f footer, length int64, err error) {
 	size := file.Size()
 	if size < footerSize-1 {
-		return f, 0, truncated("file of %d bytes has no footer", size)
+		return f, 0, vdisk.Truncated("file of %d bytes has no footer", size)
 	}
 	var found error
 	b := make([]byte, footerSize)
@@ -154,25 +142,29 @@ func readFooter(file vdisk.Image) (f footer, length int64, err error) {
 func (f footer) check() error {
 	switch {
 	case f.version>>16 != 1:
-		return unsupported("version %d.%d", f.version>>16, f.version&0xFFFF)
+		return vdisk.Unsupported("version %d.%d", f.version>>16, f.version&0xFFFF)
 	case f.kind != typeFixed && f.kind != typeDynamic && f.kind != typeDifferencing:
-		return unsupported("disk type %d", f.kind)
+		return vdisk.Unsupported("disk type %d", f.kind)
 	case f.diskSize() > maxDiskSize:
-		return unsupported("disk of %d bytes; the format ends at 2040 GiB", f.diskSize())
+		return vdisk.Unsupported("disk of %d bytes; the format ends at 2040 GiB", f.diskSize())
 	}
 	return nil
 }
 
-// diskSize is how many bytes the guest sees. Virtual PC and others that are not
-// in this list, which is QEMU's, meant the geometry; where that is as large as
-// it can be it says nothing.
+// diskSize is how many bytes the guest sees. Virtual PC, Virtual Server and QEMU
+// meant the geometry, which is a little less than the size that they wrote beside it
+// or the same; where it is as large as it can be, or nothing, it says nothing. QEMU
+// believes the geometry of all creators that it does not know. Here the bytes of
+// those count, as for Hyper-V: a backup that ends with the geometry could lack the
+// end of the disk.
 func (f footer) diskSize() uint64 {
-	exact := []string{"win ", "d2v ", "qem2", "tap\x00", "CTXS"}
+	meant := slices.Contains([]string{"vpc ", "vs  ", "qemu"}, string(f.creator[:]))
 	largest := f.cylinders == 65535 && f.heads == 16 && f.sectors == 255
-	if largest || slices.Contains(exact, string(f.creator[:])) {
+	size := uint64(f.cylinders) * uint64(f.heads) * uint64(f.sectors) * sectorSize
+	if !meant || largest || size == 0 {
 		return f.size
 	}
-	return uint64(f.cylinders) * uint64(f.heads) * uint64(f.sectors) * sectorSize
+	return size
 }
 
 // geometry is the specification's: what BIOS calls would say of a disk. It gives

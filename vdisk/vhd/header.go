@@ -52,7 +52,7 @@ type locator struct {
 
 func readHeader(file vdisk.Image, f footer) (header, error) {
 	if f.dataOffset > uint64(file.Size()) || uint64(file.Size())-f.dataOffset < headerSize {
-		return header{}, truncated("dynamic header at %d, file ends at %d", f.dataOffset, file.Size())
+		return header{}, vdisk.Truncated("dynamic header at %d, file ends at %d", f.dataOffset, file.Size())
 	}
 	b := make([]byte, headerSize)
 	if err := vdisk.ReadFull(file, b, int64(f.dataOffset)); err != nil {
@@ -60,13 +60,13 @@ func readHeader(file vdisk.Image, f footer) (header, error) {
 	}
 	be := binary.BigEndian
 	if string(b[:8]) != headerCookie {
-		return header{}, badFormat("dynamic header begins %q", b[:8])
+		return header{}, vdisk.BadFormat("dynamic header begins %q", b[:8])
 	}
 	if got, want := checksum(b, headerSumAt), be.Uint32(b[headerSumAt:]); got != want {
-		return header{}, badFormat("dynamic header has checksum %#x, its bytes give %#x", want, got)
+		return header{}, vdisk.BadFormat("dynamic header has checksum %#x, its bytes give %#x", want, got)
 	}
 	if v := be.Uint32(b[24:]); v>>16 != 1 {
-		return header{}, unsupported("dynamic header of version %d.%d", v>>16, v&0xFFFF)
+		return header{}, vdisk.Unsupported("dynamic header of version %d.%d", v>>16, v&0xFFFF)
 	}
 	h := header{
 		tableAt: be.Uint64(b[16:]), entries: be.Uint32(b[28:]), blockSize: be.Uint32(b[32:]),
@@ -81,13 +81,13 @@ func readHeader(file vdisk.Image, f footer) (header, error) {
 	}
 	switch size := f.diskSize(); {
 	case bits.OnesCount32(h.blockSize) != 1:
-		return h, badFormat("blocks of %d bytes: not a power of two", h.blockSize)
+		return h, vdisk.BadFormat("blocks of %d bytes: not a power of two", h.blockSize)
 	case h.blockSize < minBlockSize || h.blockSize > maxBlockSize:
-		return h, unsupported("blocks of %d bytes; 64 KiB to 256 MiB can be read", h.blockSize)
+		return h, vdisk.Unsupported("blocks of %d bytes; 64 KiB to 256 MiB can be read", h.blockSize)
 	case size/uint64(h.blockSize) > maxBlocks:
-		return h, unsupported("disk of %d bytes in blocks of %d: no more than %d blocks can be read", size, h.blockSize, maxBlocks)
+		return h, vdisk.Unsupported("disk of %d bytes in blocks of %d: no more than %d blocks can be read", size, h.blockSize, maxBlocks)
 	case uint64(h.entries)*uint64(h.blockSize) < size:
-		return h, badFormat("BAT of %d blocks of %d bytes for a disk of %d", h.entries, h.blockSize, size)
+		return h, vdisk.BadFormat("BAT of %d blocks of %d bytes for a disk of %d", h.entries, h.blockSize, size)
 	}
 	return h, nil
 }
@@ -148,9 +148,9 @@ func (l locator) path(file vdisk.Image) (vdisk.ParentPath, error) {
 	}
 	switch size := uint64(file.Size()); {
 	case l.length > maxPathBytes:
-		return p, badFormat("parent locator %q has %d bytes; no path is longer than %d", l.code, l.length, maxPathBytes)
+		return p, vdisk.BadFormat("parent locator %q has %d bytes; no path is longer than %d", l.code, l.length, maxPathBytes)
 	case l.offset > size || size-l.offset < uint64(l.length):
-		return p, truncated("parent locator %q has %d bytes at %d, file ends at %d", l.code, l.length, l.offset, size)
+		return p, vdisk.Truncated("parent locator %q has %d bytes at %d, file ends at %d", l.code, l.length, l.offset, size)
 	}
 	b := make([]byte, l.length)
 	if err := vdisk.ReadFull(file, b, int64(l.offset)); err != nil {

@@ -37,14 +37,14 @@ func open(file vdisk.Image, find vdisk.FindParent) (*Image, error) {
 	m := &Image{file: file, footer: f, size: int64(f.diskSize())}
 	if f.kind == typeFixed {
 		if m.size > file.Size()-tail {
-			return nil, truncated("fixed disk of %d bytes, file has %d before its footer", m.size, file.Size()-tail)
+			return nil, vdisk.Truncated("fixed disk of %d bytes, file has %d before its footer", m.size, file.Size()-tail)
 		}
 		return m, nil
 	}
 	if m.header, err = readHeader(file, f); err != nil {
 		return nil, err
 	}
-	if m.table, err = newTable(file, m.header, m.size, file.Size()-tail); err != nil {
+	if m.table, err = newTable(file, f, m.header, file.Size()-tail); err != nil {
 		return nil, err
 	}
 	if err := m.table.check(f); err != nil {
@@ -57,13 +57,18 @@ func open(file vdisk.Image, find vdisk.FindParent) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if find == nil {
-		find = vdisk.NoParent
-	}
-	if m.parent, err = find(p); err == nil && m.parent == nil {
-		_, err = vdisk.NoParent(p)
-	}
+	m.parent, err = vdisk.Below(find, p)
 	return m, err
+}
+
+// ID is the id of the image in a file, by which its children name it. Nothing but
+// the footer is read.
+func ID(file vdisk.Image) (string, error) {
+	f, _, err := readFooter(file)
+	if err != nil {
+		return "", fmt.Errorf("read id of VHD: %w", err)
+	}
+	return f.id.String(), nil
 }
 
 // Size is the size of the guest's disk.
@@ -87,29 +92,15 @@ func (m *Image) Info() vdisk.Info {
 // ReadAt is io.ReaderAt on the guest's disk. What was never written reads as
 // zeros, or as the parent's.
 func (m *Image) ReadAt(p []byte, off int64) (int, error) {
-	in, end := vdisk.Window(p, off, m.size)
-	if m.table == nil {
-		if len(in) > 0 {
-			if err := vdisk.ReadFull(m.file, in, off); err != nil {
-				return 0, fmt.Errorf("read VHD at %d: %w", off, err)
-			}
-		}
-		return len(in), end
-	}
-	done := 0
-	for done < len(in) {
-		n, err := m.read(in[done:], off+int64(done))
-		if err != nil {
-			return done, fmt.Errorf("read VHD at %d: %w", off+int64(done), err)
-		}
-		done += n
-	}
-	return done, end
+	return vdisk.ReadPieces(p, off, m.size, m.read)
 }
 
 // read reads a part of p that is in one piece, and returns its length.
 func (m *Image) read(p []byte, off int64) (int, error) {
 	t := m.table
+	if t == nil {
+		return len(p), vdisk.ReadFull(m.file, p, off)
+	}
 	b, err := t.block(off / t.blockSize)
 	if err != nil {
 		return 0, err

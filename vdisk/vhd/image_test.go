@@ -142,8 +142,9 @@ func TestSizeRule(t *testing.T) {
 		want    int64
 	}{
 		{"win ", chs, bytes}, {"d2v ", chs, bytes}, {"qem2", chs, bytes}, {"tap\x00", chs, bytes}, {"CTXS", chs, bytes},
-		{"vpc ", chs, geometry}, {"vs  ", chs, geometry}, {"qemu", chs, geometry}, {"    ", chs, geometry},
+		{"vpc ", chs, geometry}, {"vs  ", chs, geometry}, {"qemu", chs, geometry}, {"    ", chs, bytes}, {"vbox", chs, bytes},
 		{"vpc ", [4]byte{0xFF, 0xFF, 16, 255}, bytes},
+		{"vpc ", [4]byte{}, bytes},
 		{"qemu", [4]byte{0xFF, 0xFF, 16, 255}, bytes},
 	} {
 		for _, kind := range []uint32{2, 3} {

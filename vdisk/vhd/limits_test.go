@@ -90,3 +90,32 @@ func TestLimits(t *testing.T) {
 		t.Errorf("opening takes %v", opened)
 	}
 }
+
+// A bitmap with the most runs, behind a long one that every look at it would have
+// to pass, costs no more than its runs.
+func TestManyRuns(t *testing.T) {
+	const block = 256 << 20
+	x := build(t, draft{size: block, block: block})
+	at := x.next
+	x.put(0, []byte("x"), func(s int64) bool { return s < block/512/2 || s%2 == 0 })
+	x.next = at + x.bitmap + block
+	m, err := vhd.Open(x.finish(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began, runs := time.Now(), 0
+	for _, err := range m.Own(t.Context(), block/2-512, block) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs++
+	}
+	p := make([]byte, block/2)
+	if n, _ := m.ReadAt(p, block/2); n < len(p) {
+		t.Errorf("read %d bytes", n)
+	}
+	t.Logf("%d runs mapped, and read, in %v", runs, time.Since(began))
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+}

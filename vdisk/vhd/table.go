@@ -16,6 +16,10 @@ const (
 	pageSize    = pageEntries * entrySize
 	keepPages   = 128     // 8 MiB
 	keepBitmaps = 4 << 20 // bytes
+
+	// Of images with a parent, of which a chain may have many.
+	keepChildPages   = 16
+	keepChildBitmaps = 1 << 20
 )
 
 // layout is the arithmetic of blocks, which reading and writing share.
@@ -45,7 +49,7 @@ type table struct {
 	at      int64 // of the BAT in the file
 	end     int64 // where the footer begins
 	pages   *paged.Cache[*page]
-	bitmaps *paged.Cache[bitmap]
+	bitmaps *paged.Cache[*bitmap]
 }
 
 // page is a part of the BAT, in its own order of bytes.
@@ -72,19 +76,23 @@ func (b block) setFull() {
 	b.page.full[i/32].Or(1 << (i % 32))
 }
 
-func newTable(file vdisk.Image, h header, diskSize, end int64) (*table, error) {
-	t := &table{layout: newLayout(diskSize, int64(h.blockSize)), file: file, end: end}
+func newTable(file vdisk.Image, f footer, h header, end int64) (*table, error) {
+	t := &table{layout: newLayout(int64(f.diskSize()), int64(h.blockSize)), file: file, end: end}
 	need := uint64(t.blocks) * entrySize
 	if h.tableAt > uint64(end) || uint64(end)-h.tableAt < need {
-		return nil, truncated("BAT has %d bytes at %d, file ends at %d", need, h.tableAt, end)
+		return nil, vdisk.Truncated("BAT has %d bytes at %d, file ends at %d", need, h.tableAt, end)
 	}
 	t.at = int64(h.tableAt)
 	pages := (t.blocks + pageEntries - 1) / pageEntries
-	t.pages = paged.New(min(pages, keepPages), func(number int64) (*page, error) {
+	keep, keepBits := int64(keepPages), int64(keepBitmaps)
+	if f.kind == typeDifferencing {
+		keep, keepBits = keepChildPages, keepChildBitmaps
+	}
+	t.pages = paged.New(min(pages, keep), func(number int64) (*page, error) {
 		p := new(page)
 		return p, t.load(p, number)
 	})
-	t.bitmaps = paged.New(min(t.blocks, keepBitmaps/max(t.bitmapSize, 1024)), t.loadBitmap)
+	t.bitmaps = paged.New(min(t.blocks, keepBits/max(t.bitmapSize, 1024)), t.loadBitmap)
 	return t, nil
 }
 
@@ -112,7 +120,7 @@ func (t *table) place(p *page, number int64) (block, error) {
 	}
 	// The last block counts as far as the disk goes.
 	if need := t.bitmapSize + t.used(number); t.end-b.at < need {
-		return b, truncated("block %d (disk offset %d) needs %d bytes at %d, the file's data end at %d",
+		return b, vdisk.Truncated("block %d (disk offset %d) needs %d bytes at %d, the file's data end at %d",
 			number, number*t.blockSize, need, b.at, t.end)
 	}
 	return b, nil
@@ -140,7 +148,7 @@ func (t *table) check(f footer) error {
 		end := b.at + t.bitmapSize + t.used(number)
 		for _, s := range taken {
 			if b.at < s[0]+s[1] && s[0] < end {
-				return badFormat("block %d at %d lies on the image's own structures at %d", number, b.at, s[0])
+				return vdisk.BadFormat("block %d at %d lies on the image's own structures at %d", number, b.at, s[0])
 			}
 		}
 		starts = append(starts, uint32(b.at/sectorSize))
@@ -148,22 +156,31 @@ func (t *table) check(f footer) error {
 	slices.Sort(starts)
 	for i := 1; i < len(starts); i++ {
 		if gap := int64(starts[i]-starts[i-1]) * sectorSize; gap < t.bitmapSize+t.blockSize {
-			return badFormat("a block at %d overlaps one at %d", int64(starts[i-1])*sectorSize, int64(starts[i])*sectorSize)
+			return vdisk.BadFormat("a block at %d overlaps one at %d", int64(starts[i-1])*sectorSize, int64(starts[i])*sectorSize)
 		}
 	}
 	return nil
 }
 
 // bitmap has a bit for each sector of a block, the first one in the highest bit.
-type bitmap []byte
+type bitmap struct {
+	b    []byte
+	full bool // all sectors that belong to the disk are here
+}
 
-func (t *table) loadBitmap(number int64) (bitmap, error) {
+func (t *table) loadBitmap(number int64) (*bitmap, error) {
+	m := &bitmap{b: make([]byte, t.bitmapSize)}
 	b, err := t.block(number)
 	if err != nil || !b.present {
+		return m, err
+	}
+	if err := vdisk.ReadFull(t.file, m.b, b.at); err != nil {
 		return nil, err
 	}
-	m := make(bitmap, t.bitmapSize)
-	return m, vdisk.ReadFull(t.file, m, b.at)
+	sectors := (t.used(number) + sectorSize - 1) / sectorSize
+	here, n := m.run(0, sectors)
+	m.full = here && n == sectors
+	return m, nil
 }
 
 // run returns how many bytes of a block, from inside on and at most length, are
@@ -176,30 +193,29 @@ func (t *table) run(b block, inside, length int64) (here bool, n int64, err erro
 	if err != nil {
 		return false, 0, err
 	}
-	sectors := (t.used(b.number) + sectorSize - 1) / sectorSize
-	if here, n := m.run(0, sectors); here && n == sectors {
+	if m.full {
 		b.setFull()
 		return true, length, nil
 	}
 	first, last := inside/sectorSize, (inside+length+sectorSize-1)/sectorSize
-	here, sectors = m.run(first, last)
+	here, sectors := m.run(first, last)
 	return here, min((first+sectors)*sectorSize-inside, length), nil
 }
 
 // run returns the bit at first, and how many bits up to last are like it.
-func (m bitmap) run(first, last int64) (bool, int64) {
-	set := m[first/8]&(0x80>>(first%8)) != 0
+func (m *bitmap) run(first, last int64) (bool, int64) {
+	set := m.b[first/8]&(0x80>>(first%8)) != 0
 	whole := byte(0)
 	if set {
 		whole = 0xFF
 	}
 	at := first + 1
 	for at < last {
-		if at%8 == 0 && m[at/8] == whole {
+		if at%8 == 0 && m.b[at/8] == whole {
 			at += 8
 			continue
 		}
-		if (m[at/8]&(0x80>>(at%8)) != 0) != set {
+		if (m.b[at/8]&(0x80>>(at%8)) != 0) != set {
 			break
 		}
 		at++

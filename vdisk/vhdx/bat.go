@@ -15,10 +15,10 @@ import (
 const (
 	// The table is read in pages of 64 KiB. A 64 TiB disk of 1 MiB blocks has
 	// 512 MiB of entries, so no more than 16 MiB of them are held at a time;
-	// with the usual block sizes that is all of them.
-	pageEntries = 8192
-	pageSize    = pageEntries * layout.EntrySize
-	maxPages    = 256
+	// with the usual block sizes that is all of them. Of images with a parent, of
+	// which a chain may have many, it is 2 MiB.
+	maxPages      = 256
+	maxChildPages = 32
 )
 
 // table reads the BAT. Section 2.5.
@@ -40,7 +40,7 @@ const (
 	pageFilled
 )
 
-type page [pageEntries]uint64
+type page [layout.PageEntries]uint64
 
 // place is what the table says of a block.
 type place struct {
@@ -53,15 +53,19 @@ type place struct {
 func newTable(v *overlay.Image, r layout.Region, m layout.Metadata) (*table, error) {
 	t := &table{v: v, at: r.Offset, Geometry: layout.NewGeometry(m), parent: m.HasParent}
 	if n := t.Length() * layout.EntrySize; n > r.Length {
-		return nil, layout.BadFormat("BAT needs %d bytes, its region has %d", n, r.Length)
+		return nil, vdisk.BadFormat("BAT needs %d bytes, its region has %d", n, r.Length)
 	}
 	t.status = make([]atomic.Uint32, t.pageCount())
-	t.pages = paged.New(min(t.pageCount(), maxPages), t.load)
+	keep := int64(maxPages)
+	if t.parent {
+		keep = maxChildPages
+	}
+	t.pages = paged.New(min(t.pageCount(), keep), t.load)
 	t.bitmap = newBitmaps(t, int64(m.LogicalSector))
 	return t, nil
 }
 
-func (t *table) pageCount() int64 { return (t.Length() + pageEntries - 1) / pageEntries }
+func (t *table) pageCount() int64 { return (t.Length() + layout.PageEntries - 1) / layout.PageEntries }
 
 // block returns where a block is.
 func (t *table) block(block int64) (place, error) {
@@ -77,17 +81,17 @@ func (t *table) block(block int64) (place, error) {
 
 // entry returns the entry at index i.
 func (t *table) entry(i int64) (uint64, error) {
-	p, err := t.pages.Get(i / pageEntries)
+	p, err := t.pages.Get(i / layout.PageEntries)
 	if err != nil {
 		return 0, err
 	}
-	return p[i%pageEntries], nil
+	return p[i%layout.PageEntries], nil
 }
 
 // empty reports whether it is known that all blocks of this block's page are
 // absent.
 func (t *table) empty(block int64) bool {
-	return t.status[t.Index(block)/pageEntries].Load() == pageEmpty
+	return t.status[t.Index(block)/layout.PageEntries].Load() == pageEmpty
 }
 
 // absent is what a block is that the image does not have.
@@ -100,10 +104,10 @@ func (t *table) absent() place {
 
 // load reads a page and notes whether it has blocks.
 func (t *table) load(number int64) (*page, error) {
-	first := number * pageEntries
-	n := min(pageEntries, t.Length()-first)
+	first := number * layout.PageEntries
+	n := min(layout.PageEntries, t.Length()-first)
 	buf, p := make([]byte, n*layout.EntrySize), new(page)
-	if err := layout.ReadFull(t.v, buf, t.at+first*layout.EntrySize); err != nil {
+	if err := vdisk.ReadFull(t.v, buf, t.at+first*layout.EntrySize); err != nil {
 		return nil, fmt.Errorf("read BAT from entry %d: %w", first, err)
 	}
 	status := uint32(pageEmpty)
@@ -125,32 +129,33 @@ func (t *table) place(block int64, e uint64) (place, error) {
 		return t.absent(), nil
 	case layout.Undefined, layout.Zero, layout.Unmapped, layout.UnmappedOld:
 		// Undefined and unmapped blocks may read as anything, but not as the
-		// parent's; an offset that is still in the entry means nothing.
+		// parent's. A place that is still in the entry is not read, but nobody
+		// else's: see checkPage.
 		return place{kind: vdisk.Zero}, nil
 	case layout.FullyPresent:
 	case layout.PartiallyPresent:
 		if !t.parent {
-			return place{}, layout.BadFormat("block %d is partially present in an image without parent", block)
+			return place{}, vdisk.BadFormat("block %d is partially present in an image without parent", block)
 		}
 		if _, err := t.bitmap.at(t.Chunk(block)); err != nil {
 			return place{}, fmt.Errorf("block %d is partially present: %w", block, err)
 		}
 		p.part = true
 	default:
-		return place{}, layout.BadFormat("block %d has state %d", block, state)
+		return place{}, vdisk.BadFormat("block %d has state %d", block, state)
 	}
 	if e&layout.ReservedMask != 0 {
-		return place{}, layout.BadFormat("block %d has entry %#x with reserved bits", block, e)
+		return place{}, vdisk.BadFormat("block %d has entry %#x with reserved bits", block, e)
 	}
 	offset := e &^ (layout.StateMask | layout.ReservedMask)
 	if offset == 0 {
-		return place{}, layout.BadFormat("block %d is present and has no place", block)
+		return place{}, vdisk.BadFormat("block %d is present and has no place", block)
 	}
 	// The last block of the disk counts as far as the disk goes: QEMU cuts
 	// the file there.
 	need := uint64(t.Used(block))
 	if size := uint64(t.v.Size()); offset > size || need > size-offset {
-		return place{}, layout.Truncated("block %d (disk offset %d) needs %d bytes at %d, file ends at %d",
+		return place{}, vdisk.Truncated("block %d (disk offset %d) needs %d bytes at %d, file ends at %d",
 			block, block*t.BlockSize, need, offset, size)
 	}
 	p.at = int64(offset)
@@ -170,7 +175,7 @@ func (t *table) survey(ctx context.Context) ([]int64, error) {
 		if e.Kind != vdisk.Data {
 			continue
 		}
-		for n := max(done, (e.Offset-t.at)/pageSize); n*pageSize < e.End()-t.at; n++ {
+		for n := max(done, (e.Offset-t.at)/layout.PageSize); n*layout.PageSize < e.End()-t.at; n++ {
 			t.status[n].Store(pageUnread)
 			pages = append(pages, n)
 			done = n + 1
@@ -198,10 +203,10 @@ func (t *table) check(ctx context.Context, pages []int64, claims *claims) error 
 
 func (t *table) checkPage(number int64, p *page, claims *claims) error {
 	chunk := int64(1)<<t.RatioShift + 1
-	first := number * pageEntries
+	first := number * layout.PageEntries
 	bitmap := (first+chunk)/chunk*chunk - 1 // the next entry that is a sector bitmap's
 	block := t.BlockAt(first)
-	for i, e := range p[:min(pageEntries, t.Length()-first)] {
+	for i, e := range p[:min(layout.PageEntries, t.Length()-first)] {
 		if first+int64(i) == bitmap {
 			if err := t.checkBitmap(bitmap/chunk, e, claims); err != nil {
 				return err
@@ -214,8 +219,10 @@ func (t *table) checkPage(number int64, p *page, claims *claims) error {
 			if err != nil {
 				return err
 			}
-			if at.kind == vdisk.Data && !claims.claim(at.at, min(t.BlockSize, t.v.Size()-at.at)) {
-				return layout.BadFormat("block %d at %d overlaps another structure", block, at.at)
+			if at.kind != vdisk.Data {
+				claims.leave(e, t.BlockSize, t.v.Size())
+			} else if !claims.taken.claim(at.at, min(t.BlockSize, t.v.Size()-at.at)) {
+				return vdisk.BadFormat("block %d at %d overlaps another structure", block, at.at)
 			}
 		}
 		block++
@@ -227,69 +234,36 @@ func (t *table) checkPage(number int64, p *page, claims *claims) error {
 // entry says nothing.
 func (t *table) checkBitmap(chunk int64, e uint64, claims *claims) error {
 	if !t.parent || e&layout.StateMask == layout.NotPresent {
+		claims.leave(e, layout.BitmapSize, t.v.Size())
 		return nil
 	}
 	at, err := t.bitmap.place(chunk, e)
-	if err == nil && !claims.claim(at, layout.BitmapSize) {
-		err = layout.BadFormat("sector bitmap of chunk %d at %d overlaps another structure", chunk, at)
+	if err == nil && !claims.taken.claim(at, layout.BitmapSize) {
+		err = vdisk.BadFormat("sector bitmap of chunk %d at %d overlaps another structure", chunk, at)
 	}
 	return err
 }
 
-// claims has a bit for every MiB of the file that a structure lies on. They
-// are kept in pieces, which are made as needed: 128 KiB for each TiB.
-type claims struct {
-	pieces [layout.MaxFileSize / claimPiece]*[claimPiece / layout.MiB / 64]uint64
-}
-
-const claimPiece = 64 << 30 // bytes of the file
-
-// claim takes the MiBs that off..off+length touches and reports whether all
-// were free. off is a multiple of 1 MiB and the end below MaxFileSize.
-func (c *claims) claim(off, length int64) bool {
-	at, end := off/layout.MiB, (off+length+layout.MiB-1)/layout.MiB
-	for at < end {
-		piece := &c.pieces[at/(claimPiece/layout.MiB)]
-		if *piece == nil {
-			*piece = new([claimPiece / layout.MiB / 64]uint64)
-		}
-		word, bit := at%(claimPiece/layout.MiB)/64, at%64
-		n := min(64-bit, end-at)
-		mask := (^uint64(0) >> (64 - n)) << bit
-		if (*piece)[word]&mask != 0 {
-			return false
-		}
-		(*piece)[word] |= mask
-		at += n
+// alike returns the first block behind a block, not beyond to and on the same page,
+// whose entry does not say the same: for a present block, that it follows in the
+// file.
+func (t *table) alike(block, to int64) (int64, error) {
+	i := t.Index(block)
+	p, err := t.pages.Get(i / layout.PageEntries)
+	if err != nil {
+		return 0, err
 	}
-	return true
-}
-
-// free returns the stretches of 0..size that nobody has claimed, at most limit of
-// them.
-func (c *claims) free(size int64, limit int) []vdisk.Extent {
-	var out []vdisk.Extent
-	size -= size % layout.MiB
-	for at := int64(0); at+layout.MiB <= size; {
-		piece := c.pieces[at/claimPiece]
-		length := layout.MiB
-		if piece == nil {
-			length = min(size, (at/claimPiece+1)*claimPiece) - at
-		} else if word := piece[at%claimPiece/layout.MiB/64]; word&(1<<(at/layout.MiB%64)) != 0 {
-			if word == ^uint64(0) && at%(64*layout.MiB) == 0 {
-				length = 64 * layout.MiB
-			}
-			at += length
-			continue
-		}
-		if n := len(out); n > 0 && out[n-1].End() == at {
-			out[n-1].Length += length
-		} else if n < limit {
-			out = append(out, vdisk.Extent{Offset: at, Length: length})
-		} else {
+	e, step := p[i%layout.PageEntries], uint64(0)
+	if e&layout.StateMask == layout.FullyPresent {
+		step = uint64(t.BlockSize)
+		// What is cut off by the end of the file is looked at by itself.
+		room := (t.v.Size() - int64(e&^(layout.StateMask|layout.ReservedMask))) / t.BlockSize
+		to = min(to, block+max(1, room))
+	}
+	for block++; block < to; block++ {
+		if e += step; p[t.Index(block)%layout.PageEntries] != e {
 			break
 		}
-		at += length
 	}
-	return out
+	return block, nil
 }

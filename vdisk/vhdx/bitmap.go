@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 
+	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/paged"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
@@ -21,7 +22,7 @@ type bitmaps struct {
 const (
 	bitmapPage      = 64 << 10
 	bitmapPages     = int64(layout.BitmapSize / bitmapPage) // of a chunk
-	maxBitmapPages  = 64
+	maxBitmapPages  = 16                                    // only images with a parent have any
 	bitsOfPage      = bitmapPage * 8
 	errNoBitmapText = "the sector bitmap of chunk %d is not present"
 )
@@ -46,18 +47,18 @@ func (b *bitmaps) at(chunk int64) (int64, error) {
 func (b *bitmaps) place(chunk int64, e uint64) (int64, error) {
 	switch state := e & layout.StateMask; {
 	case state == layout.NotPresent:
-		return 0, layout.BadFormat(errNoBitmapText, chunk)
+		return 0, vdisk.BadFormat(errNoBitmapText, chunk)
 	case state != layout.FullyPresent:
-		return 0, layout.BadFormat("the sector bitmap of chunk %d has state %d", chunk, state)
+		return 0, vdisk.BadFormat("the sector bitmap of chunk %d has state %d", chunk, state)
 	case e&layout.ReservedMask != 0:
-		return 0, layout.BadFormat("the sector bitmap of chunk %d has entry %#x with reserved bits", chunk, e)
+		return 0, vdisk.BadFormat("the sector bitmap of chunk %d has entry %#x with reserved bits", chunk, e)
 	}
 	offset := e &^ (layout.StateMask | layout.ReservedMask)
 	if size := uint64(b.t.v.Size()); offset > size || uint64(layout.BitmapSize) > size-offset {
-		return 0, layout.Truncated("the sector bitmap of chunk %d needs %d bytes at %d, file ends at %d", chunk, layout.BitmapSize, offset, size)
+		return 0, vdisk.Truncated("the sector bitmap of chunk %d needs %d bytes at %d, file ends at %d", chunk, layout.BitmapSize, offset, size)
 	}
 	if offset == 0 {
-		return 0, layout.BadFormat("the sector bitmap of chunk %d is present and has no place", chunk)
+		return 0, vdisk.BadFormat("the sector bitmap of chunk %d is present and has no place", chunk)
 	}
 	return int64(offset), nil
 }
@@ -70,7 +71,7 @@ func (b *bitmaps) load(number int64) ([]byte, error) {
 		return nil, err
 	}
 	page := make([]byte, bitmapPage)
-	if err := layout.ReadFull(b.t.v, page, at+number%bitmapPages*bitmapPage); err != nil {
+	if err := vdisk.ReadFull(b.t.v, page, at+number%bitmapPages*bitmapPage); err != nil {
 		return nil, fmt.Errorf("read sector bitmap of chunk %d: %w", chunk, err)
 	}
 	return page, nil

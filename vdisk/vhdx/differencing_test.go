@@ -147,13 +147,14 @@ func TestParentRefused(t *testing.T) {
 	if _, err := Open(x.Sparse, func(vdisk.Parent) (vdisk.Image, error) { return nil, lost }); !errors.Is(err, lost) {
 		t.Errorf("a parent that is not found: %v", err)
 	}
-	// The bitmap of the last chunk has an entry, even if it lies behind the last block's.
-	y := build(t, draft{diskSize: 6 * mib, parameters: 2})
-	table := layout.RegionTable([]layout.Region{reg(layout.RegionBAT, testBATAt, mib, true), reg(layout.RegionMetadata, testMetaAt, mib, true)})
-	y.write(table, layout.RegionAt1)
-	y.write(metadataBytes(draft{diskSize: 64 << 30, blockSize: mib, sector: 512, parameters: 2}), testMetaAt)
-	if _, err := Open(y.Sparse, finds(big)); err != nil && !errors.Is(err, vdisk.ErrFormat) {
-		t.Error(err)
+	// The bitmap of the last chunk has an entry, even if it lies behind the last
+	// block's: a table of 1 MiB is then too small by 32 entries.
+	for parameters, want := range map[uint32]error{0: nil, 2: vdisk.ErrFormat} {
+		y := build(t, draft{diskSize: 6 * mib, parameters: parameters})
+		y.write(metadataBytes(draft{diskSize: 131_041 * mib, blockSize: mib, sector: 512, parameters: parameters}), testMetaAt)
+		if _, err := Open(y.Sparse, finds(below(mib))); !errors.Is(err, want) || err != nil && !strings.Contains(err.Error(), "BAT needs 1048832") {
+			t.Errorf("parameters %d: %v; want %v", parameters, err, want)
+		}
 	}
 }
 
@@ -176,5 +177,23 @@ func TestTableLength(t *testing.T) {
 	g := layout.NewGeometry(layout.Metadata{DiskSize: tib, BlockSize: 32 * mib, LogicalSector: 512})
 	if g.Index(128) != 129 || g.BitmapIndex(0) != 128 || !g.IsBitmap(128) || g.IsBitmap(129) || g.BlockAt(129) != 128 {
 		t.Error("block 128 is not at 129, behind the bitmap of chunk 0")
+	}
+}
+
+// What absent blocks name as their place is not given away.
+func TestFreeLeavesPlaces(t *testing.T) {
+	x := build(t, draft{diskSize: 20 * mib})
+	var at []int64
+	for b := range int64(6) {
+		at = append(at, x.put(b, []byte("x")))
+	}
+	for b, state := range []uint64{layout.Undefined, layout.Zero, layout.Unmapped, layout.UnmappedOld, layout.NotPresent} {
+		x.setEntry(int64(b), uint64(at[b])|state)
+	}
+	x.setEntry(5, 0)
+	x.setEntry(7, uint64(x.Size()+100*mib)|layout.Unmapped) // behind the end: nobody's
+	free, err := x.check().Free(t.Context(), 10)
+	if err != nil || len(free) != 1 || free[0] != (vdisk.Extent{Offset: at[5], Length: 2 * mib}) {
+		t.Errorf("free %v, %v; want only %d", free, err, at[5])
 	}
 }

@@ -41,7 +41,7 @@ func Open(file vdisk.Image, find vdisk.FindParent) (*Image, error) {
 
 func open(file vdisk.Image) (*Image, error) {
 	if file.Size() > layout.MaxFileSize {
-		return nil, layout.Unsupported("file of %d bytes", file.Size())
+		return nil, vdisk.Unsupported("file of %d bytes", file.Size())
 	}
 	m := &Image{}
 	var err error
@@ -77,14 +77,14 @@ func open(file vdisk.Image) (*Image, error) {
 // claimStructures takes the places of all parts of the file other than blocks.
 func (m *Image) claimStructures() (*claims, error) {
 	c := new(claims)
-	c.claim(0, layout.MiB)
+	c.taken.claim(0, layout.MiB)
 	parts := append([]layout.Region{{ID: "log", Offset: m.header.LogOffset, Length: m.header.LogLength}}, m.regions.All...)
 	for _, p := range parts {
 		if p.Offset+p.Length > m.v.Size() {
-			return nil, layout.Truncated("region %s has %d bytes at %d, file ends at %d", p.ID, p.Length, p.Offset, m.v.Size())
+			return nil, vdisk.Truncated("region %s has %d bytes at %d, file ends at %d", p.ID, p.Length, p.Offset, m.v.Size())
 		}
-		if !c.claim(p.Offset, p.Length) {
-			return nil, layout.BadFormat("region %s at %d overlaps another structure", p.ID, p.Offset)
+		if !c.taken.claim(p.Offset, p.Length) {
+			return nil, vdisk.BadFormat("region %s at %d overlaps another structure", p.ID, p.Offset)
 		}
 	}
 	return c, nil
@@ -92,20 +92,12 @@ func (m *Image) claimStructures() (*claims, error) {
 
 // link finds the parent. Sections 2.6.2.6 and 2.6.2.4.
 func (m *Image) link(find vdisk.FindParent) error {
-	if find == nil {
-		find = vdisk.NoParent
-	}
-	p := m.meta.Locator.Parent()
 	var err error
-	if m.parent, err = find(p); err != nil {
-		return err
-	}
-	if m.parent == nil {
-		_, err = vdisk.NoParent(p)
+	if m.parent, err = vdisk.Below(find, m.meta.Locator.Parent()); err != nil {
 		return err
 	}
 	if d, ok := m.parent.(interface{ Info() vdisk.Info }); ok && d.Info().LogicalSector != m.meta.LogicalSector {
-		return layout.BadFormat("logical sectors of %d bytes on a parent that has %d", m.meta.LogicalSector, d.Info().LogicalSector)
+		return vdisk.BadFormat("logical sectors of %d bytes on a parent that has %d", m.meta.LogicalSector, d.Info().LogicalSector)
 	}
 	return nil
 }
@@ -135,6 +127,13 @@ func (m *Image) Check(ctx context.Context) error {
 	return err
 }
 
+// Pending is what the log has to change in the file, in order and without overlap,
+// and the size that the file has then. There is nothing to change when the log is
+// empty.
+func (m *Image) Pending() (changes []overlay.Patch, size int64) {
+	return m.v.Patches(), m.v.Size()
+}
+
 // Size is the size of the guest's disk.
 func (m *Image) Size() int64 { return m.meta.DiskSize }
 
@@ -162,16 +161,7 @@ func (m *Image) Info() vdisk.Info {
 // ReadAt is io.ReaderAt on the guest's disk. Blocks that are not present read
 // as zeros, or as the parent's.
 func (m *Image) ReadAt(p []byte, off int64) (int, error) {
-	in, end := vdisk.Window(p, off, m.meta.DiskSize)
-	done := 0
-	for done < len(in) {
-		n, err := m.read(in[done:], off+int64(done))
-		if err != nil {
-			return done, fmt.Errorf("read VHDX at %d: %w", off+int64(done), err)
-		}
-		done += n
-	}
-	return done, end
+	return vdisk.ReadPieces(p, off, m.meta.DiskSize, m.read)
 }
 
 // read reads a part of p that is in one piece, and returns its length.
@@ -194,7 +184,7 @@ func (m *Image) read(p []byte, off int64) (int, error) {
 	}
 	switch at.kind {
 	case vdisk.Data:
-		err = layout.ReadFull(m.v, p, at.at+inside)
+		err = vdisk.ReadFull(m.v, p, at.at+inside)
 	case vdisk.Inherited:
 		err = vdisk.ReadBeneath(m.parent, p, off)
 	default:
@@ -237,7 +227,7 @@ type run struct {
 func (m *Image) run(off, to int64) (run, error) {
 	t := m.table
 	block, inside := off/t.BlockSize, off%t.BlockSize
-	nextPage := t.BlockAt((t.Index(block)/pageEntries + 1) * pageEntries)
+	nextPage := t.BlockAt((t.Index(block)/layout.PageEntries + 1) * layout.PageEntries)
 	first, err := t.block(block)
 	if err != nil {
 		return run{}, err
@@ -251,17 +241,10 @@ func (m *Image) run(off, to int64) (run, error) {
 		r.length = n
 		return r, err
 	}
-	end := block + 1
-	if t.empty(block) {
-		end = nextPage
-	}
-	for ; end < nextPage && end*t.BlockSize < to; end++ {
-		next, err := t.block(end)
-		if err != nil {
+	end := nextPage
+	if !t.empty(block) {
+		if end, err = t.alike(block, min(nextPage, (to+t.BlockSize-1)/t.BlockSize)); err != nil {
 			return run{}, err
-		}
-		if next.kind != first.kind || next.part || next.kind == vdisk.Data && next.at != first.at+(end-block)*t.BlockSize {
-			break
 		}
 	}
 	r.length = min(end*t.BlockSize, to) - off

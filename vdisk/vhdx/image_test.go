@@ -43,7 +43,7 @@ func TestBuiltImages(t *testing.T) {
 			blocks := (d.diskSize + x.d.blockSize - 1) / x.d.blockSize
 			seen := map[int64]bool{}
 			// Around borders of chunks and BAT pages, out of order.
-			for _, b := range []int64{blocks - 1, 0, x.ratio, x.ratio - 1, x.ratio + 1, 3 * x.ratio, 2*x.ratio - 1, pageEntries - 1, pageEntries, blocks / 2, blocks/2 + 1} {
+			for _, b := range []int64{blocks - 1, 0, x.ratio, x.ratio - 1, x.ratio + 1, 3 * x.ratio, 2*x.ratio - 1, layout.PageEntries - 1, layout.PageEntries, blocks / 2, blocks/2 + 1} {
 				if b < 0 || b >= blocks || seen[b] {
 					continue
 				}
@@ -257,7 +257,7 @@ func TestClaims(t *testing.T) {
 		for at := off; at < off+length; at += mib {
 			free = free && !plain[at]
 		}
-		if got := c.claim(off, length); got != free {
+		if got := c.taken.claim(off, length); got != free {
 			t.Fatalf("claim %d bytes at %d: %v, want %v", length, off, got, free)
 		} else if got {
 			for at := off; at < off+length; at += mib {
@@ -267,7 +267,7 @@ func TestClaims(t *testing.T) {
 			c, plain = new(claims), map[int64]bool{} // a refused claim may have taken a part
 		}
 	}
-	if !c.claim(layout.MaxFileSize-mib, mib) || c.claim(layout.MaxFileSize-mib, 1) {
+	if !c.taken.claim(layout.MaxFileSize-mib, mib) || c.taken.claim(layout.MaxFileSize-mib, 1) {
 		t.Error("the last MiB")
 	}
 }

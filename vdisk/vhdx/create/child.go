@@ -87,10 +87,10 @@ func newChild(f vdisk.File, from Layer, parent Parent, o Options) (*child, error
 	link, ok1 := layout.ReadGUID(parent.Info.Link)
 	disk, ok2 := layout.ReadGUID(parent.Info.DiskID)
 	if parent.Info.Format != "vhdx" || !ok1 || !ok2 {
-		return nil, layout.Unsupported("the parent of a VHDX image is a VHDX image, not %q", parent.Info.Format)
+		return nil, vdisk.Unsupported("the parent of a VHDX image is a VHDX image, not %q", parent.Info.Format)
 	}
 	if parent.Relative == "" && parent.Volume == "" && parent.Absolute == "" {
-		return nil, layout.Unsupported("a parent without a path")
+		return nil, vdisk.Unsupported("a parent without a path")
 	}
 	o.LogicalSector, o.Fixed = parent.Info.LogicalSector, false
 	w, err := newWriter(f, layout.Metadata{
@@ -101,7 +101,7 @@ func newChild(f vdisk.File, from Layer, parent Parent, o Options) (*child, error
 		return nil, err
 	}
 	if int64(len(layout.MetadataTable(w.meta.Items()))) > newMetadataSize {
-		return nil, layout.Unsupported("paths of the parent that take more than a MiB")
+		return nil, vdisk.Unsupported("paths of the parent that take more than a MiB")
 	}
 	return &child{w: w, from: from, sector: int64(o.LogicalSector), block: -1, bitmap: make([]byte, layout.BitmapSize)}, nil
 }
@@ -117,7 +117,7 @@ func (c *child) copy(ctx context.Context) error {
 		}
 		if e.Kind == vdisk.Inherited {
 			if e.Offset%c.sector != 0 || e.End()%c.sector != 0 {
-				return layout.Unsupported("inherited bytes %d..%d with sectors of %d", e.Offset, e.End(), c.sector)
+				return vdisk.Unsupported("inherited bytes %d..%d with sectors of %d", e.Offset, e.End(), c.sector)
 			}
 			continue
 		}

@@ -29,10 +29,6 @@ const (
 	newMetadataAt, newMetadataSize = 2 * layout.MiB, 1 * layout.MiB
 	newBATAt                       = 3 * layout.MiB
 
-	pageEntries = 8192
-	pageSize    = pageEntries * layout.EntrySize
-
-	copyGrain        = 4 * layout.KiB // zeros of this size and alignment are not written
 	defaultBlockSize = 32 * layout.MiB
 	defaultChildSize = 2 * layout.MiB // Hyper-V's, of differencing images
 )
@@ -60,7 +56,7 @@ type Writer struct {
 	batSize int64
 
 	mu    sync.Mutex // guards all below
-	pages map[int64]*[pageSize]byte
+	pages map[int64]*[layout.PageSize]byte
 	next  int64 // where the next block goes
 	end   int64 // of what has been written
 }
@@ -94,7 +90,7 @@ func newWriter(f vdisk.File, m layout.Metadata, o Options) (*Writer, error) {
 	if random == nil {
 		random = rand.Reader
 	}
-	w := &Writer{f: f, pages: map[int64]*[pageSize]byte{}}
+	w := &Writer{f: f, pages: map[int64]*[layout.PageSize]byte{}}
 	var err error
 	for i := range w.ids {
 		if w.ids[i], err = layout.NewGUID(random); err != nil {
@@ -142,8 +138,8 @@ func (w *Writer) place(block int64) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	i := w.Index(block)
-	if page := w.pages[i/pageEntries]; page != nil {
-		if e := binary.LittleEndian.Uint64(page[i%pageEntries*layout.EntrySize:]); e != 0 {
+	if page := w.pages[i/layout.PageEntries]; page != nil {
+		if e := binary.LittleEndian.Uint64(page[i%layout.PageEntries*layout.EntrySize:]); e != 0 {
 			return int64(e &^ (layout.StateMask | layout.ReservedMask))
 		}
 	}
@@ -161,12 +157,12 @@ func (w *Writer) allocate(size int64) int64 {
 
 // setEntry sets an entry of the BAT in memory.
 func (w *Writer) setEntry(i int64, e uint64) {
-	page := w.pages[i/pageEntries]
+	page := w.pages[i/layout.PageEntries]
 	if page == nil {
-		page = new([pageSize]byte)
-		w.pages[i/pageEntries] = page
+		page = new([layout.PageSize]byte)
+		w.pages[i/layout.PageEntries] = page
 	}
-	binary.LittleEndian.PutUint64(page[i%pageEntries*layout.EntrySize:], e)
+	binary.LittleEndian.PutUint64(page[i%layout.PageEntries*layout.EntrySize:], e)
 }
 
 func (w *Writer) write(b []byte, off int64) error {
@@ -188,7 +184,7 @@ func (w *Writer) Finish() error {
 // finish writes the parts in the order that keeps a torn file recognisable.
 func (w *Writer) finish() error {
 	for number, page := range w.pages {
-		if err := w.write(page[:min(pageSize, w.batSize-number*pageSize)], newBATAt+number*pageSize); err != nil {
+		if err := w.write(page[:min(layout.PageSize, w.batSize-number*layout.PageSize)], newBATAt+number*layout.PageSize); err != nil {
 			return err
 		}
 	}
@@ -204,7 +200,7 @@ func (w *Writer) finish() error {
 			return err
 		}
 	}
-	if from := max(w.end, w.next-copyGrain); from < w.next { // the last part ends with a hole
+	if from := max(w.end, w.next-layout.SectorSize); from < w.next { // the last part ends with a hole
 		if err := w.write(make([]byte, w.next-from), from); err != nil {
 			return err
 		}

@@ -21,7 +21,7 @@ import (
 	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
-const kib, mib, tib, pageEntries, copyGrain, newBATAt = layout.KiB, layout.MiB, layout.TiB, 8192, 4 * layout.KiB, 3 * layout.MiB
+const kib, mib, tib, pageEntries, copyGrain, newBATAt = layout.KiB, layout.MiB, layout.TiB, layout.PageEntries, 4 * layout.KiB, 3 * layout.MiB
 
 func random(seed uint64, n int64) []byte {
 	b := make([]byte, n)

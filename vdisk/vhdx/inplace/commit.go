@@ -36,7 +36,9 @@ func (d *Disk) flush() error {
 		d.mu.Lock()
 		sectors, pages := d.table.take()
 		more, end := len(sectors) == maxSectors, d.end
-		freed = append(freed, d.freed...)
+		for _, e := range d.freed {
+			freed = join(freed, e)
+		}
 		d.freed = nil
 		d.mu.Unlock()
 
@@ -124,11 +126,14 @@ func (d *Disk) release(freed []vdisk.Extent) {
 	d.use.Unlock() //nolint:staticcheck // whoever had a place from the old table is done with it
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.free = append(d.free, freed[:min(len(freed), max(0, maxFree-len(d.free)))]...)
+	for _, e := range freed {
+		d.free = join(d.free, e)
+	}
 }
 
-// Close flushes the disk and leaves the file with an empty log. The file itself
-// is the caller's to close. No other call may be under way; all later ones fail.
+// Close flushes the disk and leaves the file with an empty log. A file that was
+// given to Open is the caller's to close, that of Path is closed. No other call may
+// be under way; all later ones fail.
 func (d *Disk) Close() error {
 	err := d.Flush()
 	d.flushing.Lock()
@@ -143,6 +148,10 @@ func (d *Disk) Close() error {
 	}
 	if d.err == nil {
 		d.err = errClosed
+	}
+	if d.own != nil {
+		err = errors.Join(err, d.own.Close())
+		d.own = nil
 	}
 	return err
 }

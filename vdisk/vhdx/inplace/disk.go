@@ -8,11 +8,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
+	"os"
 	"sync"
 
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/filelock"
+	"github.com/millrace-backup/millrace/vdisk/overlay"
+	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vhdx"
-	"github.com/millrace-backup/millrace/vdisk/vhdx/journal"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
@@ -32,6 +36,7 @@ type Options struct {
 // Disk is an image that can be written to; it is a [vdisk.Image].
 type Disk struct {
 	w       File
+	own     io.Closer // the file, if Path opened it
 	random  io.Reader
 	reader  *vhdx.Image // for partially present blocks and their bitmaps, which never change
 	parent  vdisk.Image // nil: none
@@ -64,6 +69,45 @@ type Disk struct {
 // the file is opened again.
 const maxFree = 4096
 
+// ErrInUse says that another process, or another part of this one, has opened the
+// image for writing.
+var ErrInUse = errors.New("the image is being written to by somebody else; close it there first")
+
+// lockAt is the byte of a file that Path locks, behind all that a VHDX can have.
+const lockAt = int64(1) << 62
+
+// Path opens the image at path for reading and writing, and locks its file against
+// others who open it by this function. Close closes the file.
+func Path(ctx context.Context, path string, o Options) (*Disk, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open VHDX for writing: %w", err)
+	}
+	d, err := ofFile(ctx, f, o)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open VHDX %s for writing: %w", path, err), f.Close())
+	}
+	return d, nil
+}
+
+func ofFile(ctx context.Context, f *os.File, o Options) (*Disk, error) {
+	if mine, err := filelock.Try(f, lockAt); err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	} else if !mine {
+		return nil, ErrInUse
+	}
+	file, err := raw.Open(f)
+	if err != nil {
+		return nil, err
+	}
+	d, err := open(ctx, file, Durable{f}, o)
+	if err != nil {
+		return nil, err
+	}
+	d.own = f
+	return d, nil
+}
+
 // Open opens an image for reading and writing. file and w are the same file; file
 // is read as it is now, w is changed. An image that is not sound, all of its table
 // included, is refused before anything is written.
@@ -81,15 +125,10 @@ func open(ctx context.Context, file vdisk.Image, w File, o Options) (*Disk, erro
 		d.random = rand.Reader
 	}
 	d.calm = sync.NewCond(&d.mu)
-	find := o.Find
-	if find == nil {
-		find = vdisk.NoParent
-	}
 	var err error
 	if d.reader, err = vhdx.Open(file, func(p vdisk.Parent) (vdisk.Image, error) {
-		below, err := find(p)
-		d.parent = below
-		return below, err
+		d.parent, err = vdisk.Below(o.Find, p)
+		return d.parent, err
 	}); err != nil {
 		return nil, err
 	}
@@ -99,11 +138,18 @@ func open(ctx context.Context, file vdisk.Image, w File, o Options) (*Disk, erro
 	if d.header, err = layout.ReadHeader(file); err != nil {
 		return nil, err
 	}
-	if d.header.LogLength == 0 {
-		return nil, layout.Unsupported("no room for a log, without which nothing can be changed safely")
+	switch {
+	case d.header.LogLength == 0:
+		return nil, vdisk.Unsupported("no room for a log, without which nothing can be changed safely; converting the disk gives it one")
+	case d.header.Sequence > maxSequence:
+		return nil, vdisk.Unsupported("headers with number %d, which leaves too few; converting the disk begins anew", d.header.Sequence)
+	}
+	// An empty log, too, must be one that can be read when there is something in it.
+	if err := d.header.CheckLog(); err != nil {
+		return nil, err
 	}
 	d.end = file.Size()
-	if err := d.replay(file); err != nil {
+	if err := d.replay(); err != nil {
 		return nil, fmt.Errorf("replay log: %w", err)
 	}
 	if d.regions, err = layout.ReadRegions(w); err != nil {
@@ -121,7 +167,7 @@ func open(ctx context.Context, file vdisk.Image, w File, o Options) (*Disk, erro
 		if err != nil {
 			return nil, err
 		}
-		if state(e) == layout.FullyPresent || state(e) == layout.PartiallyPresent {
+		if place(e) != 0 && place(e) < d.end {
 			d.end = max(d.end, place(e)+d.BlockSize)
 		}
 	}
@@ -129,62 +175,81 @@ func open(ctx context.Context, file vdisk.Image, w File, o Options) (*Disk, erro
 	return d, nil
 }
 
-// maxZeroed is how many bytes of the file a log may zero when it is replayed. It is
-// for structures only, and a made-up one could ask for a hundred TiB.
-const maxZeroed = int64(1) << 30
+// Limits of what is opened for writing.
+const (
+	maxSequence = math.MaxUint64 >> 1 // of a header: each session needs a few more
 
-// replay makes the changes of a log that waits in the file.
-func (d *Disk) replay(file vdisk.Image) error {
-	changes, err := journal.Read(file, d.header)
-	if err != nil || d.header.LogGUID.IsZero() {
+	// maxZeroed is how many bytes of the file a log may zero when it is replayed. It
+	// is for structures only, and a made-up one could ask for a hundred TiB.
+	maxZeroed = int64(1) << 30
+	// structures is what a file needs beside blocks and sector bitmaps, and more.
+	structures = int64(1) << 30
+)
+
+// judge returns an error unless the changes of a log are such as a log has. The
+// disk has been opened with them, so it is sound once they are made.
+func (d *Disk) judge(changes []overlay.Patch, size int64) error {
+	zeroed := int64(0)
+	for _, p := range changes {
+		if p.Offset < layout.RegionAt1 || p.Offset < d.header.LogOffset+d.header.LogLength && p.End > d.header.LogOffset {
+			return vdisk.BadFormat("the log changes headers, or itself, at %d", p.Offset)
+		}
+		if p.Data == nil {
+			zeroed += max(0, min(p.End, d.end)-p.Offset)
+		}
+	}
+	if zeroed > maxZeroed {
+		return vdisk.Unsupported("a log that zeroes %d bytes of the file, at most %d are; let Hyper-V open the disk once, which replays the log", zeroed, maxZeroed)
+	}
+	i := d.reader.Info()
+	need := (i.VirtualSize+i.BlockSize-1)/i.BlockSize*i.BlockSize + (i.VirtualSize>>32+1)*layout.BitmapSize + structures
+	if size-d.end > need {
+		return vdisk.Unsupported("a log that makes a file of %d bytes one of %d, when its whole disk takes %d; let Hyper-V open the disk once, which replays the log",
+			d.end, size, need)
+	}
+	return nil
+}
+
+// replay makes the changes of a log that waits in the file. Nothing is written
+// before all of them were looked at.
+func (d *Disk) replay() error {
+	if d.header.LogGUID.IsZero() {
+		return nil
+	}
+	changes, size := d.reader.Pending()
+	if err := d.judge(changes, size); err != nil {
 		return err
 	}
 	// The file gets a new id before anything in it changes, the log stays to be
 	// replayed. A crash from here on leaves a file whose log is replayed again.
+	var err error
 	if d.header.FileWrite, err = layout.NewGUID(d.random); err != nil {
 		return err
 	}
 	if err := d.writeHeaders(); err != nil {
 		return err
 	}
-	for _, p := range changes.Patches {
-		changes.Size = max(changes.Size, p.End)
-	}
-	if changes.Size > d.end {
-		if err := d.w.Truncate(changes.Size); err != nil {
+	if size > d.end {
+		if err := d.w.Truncate(size); err != nil {
 			return err
 		}
 	}
-	zeros, left := make([]byte, layout.MiB), maxZeroed
-	for _, p := range changes.Patches {
-		if p.Offset < layout.RegionAt1 || p.Offset < d.header.LogOffset+d.header.LogLength && p.End > d.header.LogOffset {
-			return layout.BadFormat("the log changes headers, or itself, at %d", p.Offset)
-		}
+	for _, p := range changes {
 		if p.Data == nil {
-			p.End = min(p.End, d.end) // what is behind reads as zeros
-			if left -= max(0, p.End-p.Offset); left < 0 {
-				return layout.Unsupported("a log that zeroes more than %d bytes", maxZeroed)
-			}
+			err = d.zeros(p.Offset, min(p.End, d.end)-p.Offset, true) // what is behind reads as zeros
+		} else {
+			_, err = d.w.WriteAt(p.Data, p.Offset)
 		}
-		for off := p.Offset; p.Data == nil && off < p.End; off += layout.MiB {
-			if _, err := d.w.WriteAt(zeros[:min(layout.MiB, p.End-off)], off); err != nil {
-				return err
-			}
-		}
-		if p.Data == nil {
-			continue
-		}
-		if _, err := d.w.WriteAt(p.Data, p.Offset); err != nil {
+		if err != nil {
 			return err
 		}
-		d.end = max(d.end, p.End)
 	}
 	// Changes before the header that says they were made: a crash before this line
 	// replays them again.
 	if err := d.w.Sync(); err != nil {
 		return err
 	}
-	d.end = max(d.end, changes.Size)
+	d.end = size
 	d.header.LogGUID = layout.GUID{}
 	return d.writeHeaders()
 }
@@ -280,7 +345,7 @@ func (d *Disk) entry(block int64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return binary.LittleEndian.Uint64(page.b[d.Index(block)%pageEntries*layout.EntrySize:]), nil
+	return binary.LittleEndian.Uint64(page.b[d.Index(block)%layout.PageEntries*layout.EntrySize:]), nil
 }
 
 func state(e uint64) uint64 { return e & layout.StateMask }
@@ -288,44 +353,31 @@ func place(e uint64) int64  { return int64(e &^ (layout.StateMask | layout.Reser
 
 // ReadAt is io.ReaderAt on the guest's disk.
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
-	in, end := vdisk.Window(p, off, d.DiskSize)
-	done := 0
-	for done < len(in) {
-		block, inside := (off+int64(done))/d.BlockSize, (off+int64(done))%d.BlockSize
-		part := in[done:min(int64(len(in)), int64(done)+d.BlockSize-inside)]
-		if err := d.read(part, block, inside); err != nil {
-			return done, fmt.Errorf("read VHDX at %d: %w", off+int64(done), err)
-		}
-		done += len(part)
-	}
-	return done, end
+	return vdisk.ReadPieces(p, off, d.DiskSize, d.read)
 }
 
-// read fills p with bytes of one block.
-func (d *Disk) read(p []byte, block, inside int64) error {
+// read reads a part of p that is in one block, and returns its length.
+func (d *Disk) read(p []byte, off int64) (int, error) {
+	block, inside := off/d.BlockSize, off%d.BlockSize
+	p = p[:min(int64(len(p)), d.BlockSize-inside)]
 	d.mu.Lock()
 	e, err := d.entry(block)
 	if err == nil && state(e) == layout.FullyPresent {
 		d.use.RLock()
 		d.mu.Unlock()
 		defer d.use.RUnlock()
-		return layout.ReadFull(d.w, p, place(e)+inside)
+		return len(p), vdisk.ReadFull(d.w, p, place(e)+inside)
 	}
 	d.mu.Unlock()
-	off := block*d.BlockSize + inside
 	switch {
 	case err != nil:
-		return err
 	case state(e) == layout.PartiallyPresent:
 		// Its place is not used for anything else as long as the disk is open.
-		n, err := d.reader.ReadAt(p, off)
-		if n == len(p) || errors.Is(err, io.EOF) {
-			err = nil
-		}
-		return err
+		err = vdisk.ReadFull(d.reader, p, off)
 	case state(e) == layout.NotPresent && d.parent != nil:
-		return vdisk.ReadBeneath(d.parent, p, off)
+		err = vdisk.ReadBeneath(d.parent, p, off)
+	default:
+		clear(p)
 	}
-	clear(p)
-	return nil
+	return len(p), err
 }

@@ -2,7 +2,7 @@
 // fails or the process is killed, the file is valid and has everything that was
 // flushed.
 //
-// Call [Open] with an image of the file and the same file for writing, or [Path].
+// Call [Path], or [Open] with an image of the file and the same file for writing.
 // A log that waits in the file is replayed for good. What comes back is a disk:
 // [Disk.ReadAt], [Disk.WriteAt], [Disk.Zero], [Disk.Trim], [Disk.Flush] and
 // [Disk.Close], all of which may be called from many goroutines. Blocks that are
@@ -38,5 +38,11 @@
 // entry, which readers must refuse; by ours it leaves one that says the log is
 // empty, as it says before.
 //
-// One Disk at a time may have a file; the package does not lock it.
+// A block that has a place in the table and is not present (undefined, unmapped)
+// keeps that place to itself; when it is written to it gets another one, and the old
+// one is free when the image is opened the next time.
+//
+// One Disk at a time may have a file. Path sees to that by a lock, which keeps out
+// only who asks for it; Hyper-V's own locks keep out everybody. Who calls Open sees
+// to it himself.
 package inplace

@@ -7,14 +7,13 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/journal"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
 
 const (
-	pageEntries = 8192
-	pageSize    = pageEntries * layout.EntrySize
-	pageSectors = pageSize / layout.SectorSize
+	pageSectors = layout.PageSize / layout.SectorSize
 
 	maxPages      = 256 // held, 16 MiB, unless more have changes
 	maxDirtyPages = 128 // have changes that are in no log entry, before a flush is forced
@@ -31,7 +30,7 @@ type table struct {
 }
 
 type page struct {
-	b     [pageSize]byte
+	b     [layout.PageSize]byte
 	dirty uint16 // bit for each sector of 4 KiB that has changes
 }
 
@@ -41,13 +40,13 @@ func newTable(r io.ReaderAt, at int64) table {
 
 // page returns the page of the entry at index i.
 func (t *table) page(i int64) (*page, error) {
-	number := i / pageEntries
+	number := i / layout.PageEntries
 	if p := t.pages[number]; p != nil {
 		return p, nil
 	}
 	p := new(page)
-	if err := layout.ReadFull(t.r, p.b[:], t.at+number*pageSize); err != nil {
-		return nil, fmt.Errorf("read BAT from entry %d: %w", number*pageEntries, err)
+	if err := vdisk.ReadFull(t.r, p.b[:], t.at+number*layout.PageSize); err != nil {
+		return nil, fmt.Errorf("read BAT from entry %d: %w", number*layout.PageEntries, err)
 	}
 	for old := range t.pages {
 		if len(t.pages) < maxPages {
@@ -69,10 +68,10 @@ func (t *table) set(i int64, e uint64) error {
 	if err != nil {
 		return err
 	}
-	at := i % pageEntries * layout.EntrySize
+	at := i % layout.PageEntries * layout.EntrySize
 	binary.LittleEndian.PutUint64(p.b[at:], e)
 	p.dirty |= 1 << (at / layout.SectorSize)
-	t.dirty[i/pageEntries] = p
+	t.dirty[i/layout.PageEntries] = p
 	return nil
 }
 
@@ -88,7 +87,7 @@ func (t *table) take() (sectors []journal.Sector, pages []int64) {
 			p.dirty &^= 1 << i
 			taken = true
 			from := i * layout.SectorSize
-			sectors = append(sectors, journal.Sector{Offset: t.at + number*pageSize + from, Bytes: slices.Clone(p.b[from:][:layout.SectorSize])})
+			sectors = append(sectors, journal.Sector{Offset: t.at + number*layout.PageSize + from, Bytes: slices.Clone(p.b[from:][:layout.SectorSize])})
 		}
 		if taken {
 			pages = append(pages, number)

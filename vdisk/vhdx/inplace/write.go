@@ -1,7 +1,6 @@
 package inplace
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"iter"
@@ -122,7 +121,7 @@ func (d *Disk) allocate() (at int64, stale bool, err error) {
 		}
 	}
 	if d.end+d.BlockSize > layout.MaxFileSize {
-		return 0, false, layout.Unsupported("file beyond %d bytes", layout.MaxFileSize)
+		return 0, false, vdisk.Unsupported("file beyond %d bytes", layout.MaxFileSize)
 	}
 	if err := d.w.Truncate(d.end + d.BlockSize); err != nil {
 		return 0, false, err
@@ -180,13 +179,19 @@ func (d *Disk) before(block, from, to int64, e uint64, at int64, stale bool) err
 
 // inherit copies an extent of the parent to shift bytes further in the file.
 func (d *Disk) inherit(x vdisk.Extent, shift int64, stale bool) error {
-	there := max(x.Offset, min(x.End(), d.parent.Size()))
 	buf := make([]byte, min(copyPiece, x.Length))
-	for below, err := range d.parent.Extents(context.Background(), x.Offset, there) {
+	one := func(yield func(vdisk.Extent, error) bool) { yield(x, nil) }
+	for below, err := range vdisk.Beneath(context.Background(), one, d.parent) {
 		if err != nil {
 			return err
 		}
-		for off := below.Offset; below.Kind == vdisk.Data && off < below.End(); off += copyPiece {
+		if below.Kind == vdisk.Zero {
+			if err := d.zeros(below.Offset+shift, below.Length, stale); err != nil {
+				return err
+			}
+			continue
+		}
+		for off := below.Offset; off < below.End(); off += copyPiece {
 			p := buf[:min(copyPiece, below.End()-off)]
 			if err := vdisk.ReadBeneath(d.parent, p, off); err != nil {
 				return err
@@ -195,13 +200,8 @@ func (d *Disk) inherit(x vdisk.Extent, shift int64, stale bool) error {
 				return err
 			}
 		}
-		if below.Kind == vdisk.Zero {
-			if err := d.zeros(below.Offset+shift, below.Length, stale); err != nil {
-				return err
-			}
-		}
 	}
-	return d.zeros(there+shift, x.End()-there, stale)
+	return nil
 }
 
 // zeros makes a stretch of the file zeros, if it is not so already.
@@ -250,12 +250,15 @@ func (d *Disk) each(what string, off, length int64, exact bool) error {
 		} else if exact {
 			err = d.clear(block, inside, n)
 		}
+		if err == nil {
+			err = d.relieve()
+		}
 		if err != nil {
 			return fmt.Errorf("%s VHDX at %d: %w", what, off, err)
 		}
 		off += n
 	}
-	return d.relieve()
+	return nil
 }
 
 // drop makes a block zeros that take no room.
@@ -268,33 +271,50 @@ func (d *Disk) drop(block int64, exact bool) error {
 	}
 	switch state(e) {
 	case layout.FullyPresent:
-		d.freed = append(d.freed, vdisk.Extent{Offset: place(e), Length: d.BlockSize})
+		d.freed = join(d.freed, vdisk.Extent{Offset: place(e), Length: d.BlockSize})
 	case layout.PartiallyPresent: // its place stays unused until the image is opened again
 	case layout.NotPresent:
 		if d.parent == nil || !exact {
 			return nil
 		}
-	default:
-		return nil // zeros already
+	case layout.Zero:
+		return nil
+	default: // may read as anything in another reader, which is right for a trim
+		if !exact {
+			return nil
+		}
 	}
 	return d.table.set(d.Index(block), layout.Zero)
 }
 
-// clear writes zeros to a part of a block that does not read as zeros already.
+// join adds a stretch to a list of at most maxFree. One that touches the last
+// becomes a part of it; one too many is forgotten until the image is opened again.
+func join(list []vdisk.Extent, e vdisk.Extent) []vdisk.Extent {
+	if n := len(list); n > 0 {
+		switch last := &list[n-1]; {
+		case last.End() == e.Offset:
+			last.Length += e.Length
+			return list
+		case e.End() == last.Offset:
+			last.Offset, last.Length = e.Offset, last.Length+e.Length
+			return list
+		case n >= maxFree:
+			return list
+		}
+	}
+	return append(list, e)
+}
+
+// clear writes zeros to a part of a block that does not read as zeros already, in
+// every reader: blocks that are undefined or unmapped need not.
 func (d *Disk) clear(block, inside, length int64) error {
 	d.mu.Lock()
 	e, err := d.settled(block)
 	d.mu.Unlock()
-	switch state(e) {
-	case layout.FullyPresent, layout.PartiallyPresent:
-	case layout.NotPresent:
-		if d.parent == nil {
-			return err
-		}
-	default:
+	if state(e) == layout.Zero || state(e) == layout.NotPresent && d.parent == nil {
 		return err
 	}
-	b := bytes.Repeat([]byte{0}, int(min(length, copyPiece)))
+	b := make([]byte, min(length, copyPiece))
 	for end := inside + length; err == nil && inside < end; inside += copyPiece {
 		err = d.write(b[:min(copyPiece, end-inside)], block, inside)
 	}

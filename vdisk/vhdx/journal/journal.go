@@ -7,8 +7,10 @@
 // puts into the ring. The package writes nothing itself: the order in which
 // entries, structures and headers reach the disk is vdisk/vhdx/inplace's.
 //
-// A ring is bytes that anybody may have made. Memory is bounded by its size, at
-// most layout.MaxLogSize, and time by a few passes over it.
+// A ring is bytes that anybody may have made. It is read into memory once, at most
+// layout.MaxLogSize, and what is to be replayed lies in there: beside it there are
+// 40 bytes for each change, of which there may be MaxChanges. Time is that of a few
+// passes over the ring.
 package journal
 
 import (
@@ -24,6 +26,10 @@ const (
 	entryHeaderSize = 64 // section 2.3.1.1
 	descriptorSize  = 32 // sections 2.3.1.2 and 2.3.1.3
 
+	// MaxChanges is how many changes a log may make. The largest one has room for
+	// 16 Ki sectors; more can only be ranges to zero, of which writers use few.
+	MaxChanges = 256 << 10
+
 	inFirst = (int(layout.SectorSize) - entryHeaderSize) / descriptorSize // descriptors beside the header
 )
 
@@ -36,8 +42,8 @@ type ring struct {
 
 // entry is one valid log entry.
 type entry struct {
-	at          int    // its place in the ring
-	b           []byte // all of it, put together where it wraps
+	ring        []byte // that it is in, and may wrap in
+	at, length  int    // its place
 	sequence    uint64
 	tail        int // place of the oldest entry to replay with this one
 	descriptors int
@@ -58,10 +64,10 @@ func Read(file vdisk.Image, h layout.Header) (Changes, error) {
 		return Changes{}, nil
 	}
 	if h.LogOffset+h.LogLength > file.Size() {
-		return Changes{}, layout.Truncated("log of %d bytes at %d, file ends at %d", h.LogLength, h.LogOffset, file.Size())
+		return Changes{}, vdisk.Truncated("log of %d bytes at %d, file ends at %d", h.LogLength, h.LogOffset, file.Size())
 	}
 	r := newRing(make([]byte, h.LogLength), h.LogGUID)
-	if err := layout.ReadFull(file, r.b, h.LogOffset); err != nil {
+	if err := vdisk.ReadFull(file, r.b, h.LogOffset); err != nil {
 		return Changes{}, fmt.Errorf("read log: %w", err)
 	}
 	active, err := r.active()
@@ -70,12 +76,19 @@ func Read(file vdisk.Image, h layout.Header) (Changes, error) {
 	}
 	head := active[len(active)-1]
 	if file.Size() < head.flushed {
-		return Changes{}, layout.Truncated("log says the file has %d bytes, it ends at %d", head.flushed, file.Size())
+		return Changes{}, vdisk.Truncated("log says the file has %d bytes, it ends at %d", head.flushed, file.Size())
 	}
 	if head.last > layout.MaxFileSize {
-		return Changes{}, layout.BadFormat("log extends the file to %d bytes", head.last)
+		return Changes{}, vdisk.BadFormat("log extends the file to %d bytes", head.last)
 	}
-	out := Changes{Size: head.last}
+	changes := 0
+	for _, e := range active {
+		changes += e.descriptors
+	}
+	if changes > MaxChanges {
+		return Changes{}, vdisk.Unsupported("a log of %d changes, at most %d are replayed; let Hyper-V open the disk once, which empties the log", changes, MaxChanges)
+	}
+	out := Changes{Size: head.last, Patches: make([]overlay.Patch, 0, changes)}
 	for _, e := range active {
 		if out.Patches, err = e.patches(out.Patches); err != nil {
 			return Changes{}, err
@@ -94,7 +107,7 @@ func (r *ring) active() ([]entry, error) {
 	for start := 0; start < len(r.b); {
 		run, length := r.run(start)
 		if r.work < 0 {
-			return nil, layout.BadFormat("log entries overlap too often")
+			return nil, vdisk.BadFormat("log entries overlap too often")
 		}
 		if len(run) == 0 {
 			start += int(layout.SectorSize)
@@ -113,7 +126,7 @@ func (r *ring) active() ([]entry, error) {
 		}
 	}
 	if len(best) == 0 {
-		return nil, layout.BadFormat("log is to be replayed and has no valid sequence")
+		return nil, vdisk.BadFormat("log is to be replayed and has no valid sequence")
 	}
 	return best, nil
 }
@@ -123,14 +136,14 @@ func (r *ring) active() ([]entry, error) {
 func (r *ring) run(start int) (entries []entry, length int) {
 	for length < len(r.b) {
 		e, ok := r.entry((start + length) % len(r.b))
-		if !ok || len(e.b) > len(r.b)-length {
+		if !ok || e.length > len(r.b)-length {
 			break
 		}
 		if n := len(entries); n > 0 && e.sequence != entries[n-1].sequence+1 {
 			break
 		}
 		entries = append(entries, e)
-		length += len(e.b)
+		length += e.length
 	}
 	return entries, length
 }
@@ -142,29 +155,26 @@ func (r *ring) run(start int) (entries []entry, length int) {
 func (r *ring) entry(at int) (entry, bool) {
 	h := r.b[at:][:entryHeaderSize]
 	e := entry{
-		at:          at,
+		ring: r.b, at: at,
+		length:      int(binary.LittleEndian.Uint32(h[8:])),
 		sequence:    binary.LittleEndian.Uint64(h[16:]),
 		tail:        int(binary.LittleEndian.Uint32(h[12:])),
 		descriptors: int(binary.LittleEndian.Uint32(h[24:])),
 		flushed:     int64(binary.LittleEndian.Uint64(h[48:])),
 		last:        int64(binary.LittleEndian.Uint64(h[56:])),
 	}
-	length := int(binary.LittleEndian.Uint32(h[8:]))
 	if string(h[:4]) != "loge" || layout.GUID(h[32:48]) != r.guid || e.sequence == 0 ||
-		length == 0 || length%int(layout.SectorSize) != 0 || length > len(r.b) ||
+		e.length == 0 || e.length%int(layout.SectorSize) != 0 || e.length > len(r.b) ||
 		e.tail%int(layout.SectorSize) != 0 || e.flushed < 0 || e.last < 0 ||
-		entryHeaderSize+e.descriptors*descriptorSize > length {
+		entryHeaderSize+e.descriptors*descriptorSize > e.length {
 		return entry{}, false
 	}
-	if r.work -= length; r.work < 0 {
+	if r.work -= e.length; r.work < 0 {
 		return entry{}, false
 	}
-	if at+length <= len(r.b) {
-		e.b = r.b[at : at+length]
-	} else {
-		e.b = append(append(make([]byte, 0, length), r.b[at:]...), r.b[:at+length-len(r.b)]...)
-	}
-	return e, layout.Checksum(e.b) == binary.LittleEndian.Uint32(h[4:]) && e.whole()
+	first := r.b[at:min(at+e.length, len(r.b))]
+	sum := layout.Checksum(first, r.b[:e.length-len(first)])
+	return e, sum == binary.LittleEndian.Uint32(h[4:]) && e.whole()
 }
 
 // whole reports whether every descriptor and data sector of the entry belongs
@@ -192,8 +202,10 @@ func (e entry) whole() bool {
 	return true
 }
 
+// descriptor returns a descriptor. None lies across the end of the ring, because
+// sectors do not.
 func (e entry) descriptor(i int) []byte {
-	return e.b[entryHeaderSize+i*descriptorSize:][:descriptorSize]
+	return e.ring[(e.at+entryHeaderSize+i*descriptorSize)%len(e.ring):][:descriptorSize]
 }
 
 // data returns the entry's data sector number i. They follow the sectors that
@@ -201,13 +213,14 @@ func (e entry) descriptor(i int) []byte {
 func (e entry) data(i int) ([]byte, bool) {
 	sector := int(layout.SectorSize)
 	at := (entryHeaderSize+e.descriptors*descriptorSize+sector-1)/sector*sector + i*sector
-	if at+sector > len(e.b) {
+	if at+sector > e.length {
 		return nil, false
 	}
-	return e.b[at : at+sector], true
+	return e.ring[(e.at+at)%len(e.ring):][:sector:sector], true
 }
 
-// patches appends what the entry changes.
+// patches appends what the entry changes. Its data are made whole where they lie
+// in the ring, so that it can be asked only once.
 func (e entry) patches(list []overlay.Patch) ([]overlay.Patch, error) {
 	data := 0
 	for i := range e.descriptors {
@@ -219,16 +232,14 @@ func (e entry) patches(list []overlay.Patch) ([]overlay.Patch, error) {
 		} else {
 			// The sector lent its first 8 and last 4 bytes to the log's own
 			// marks; the descriptor keeps them.
-			s, _ := e.data(data)
+			p.Data, _ = e.data(data)
 			data++
-			p.Data = make([]byte, 0, layout.SectorSize)
-			p.Data = append(p.Data, d[8:16]...)
-			p.Data = append(p.Data, s[8:4092]...)
-			p.Data = append(p.Data, d[4:8]...)
+			copy(p.Data, d[8:16])
+			copy(p.Data[4092:], d[4:8])
 		}
 		if p.Offset < 0 || length < 0 || p.Offset%layout.SectorSize != 0 || length%layout.SectorSize != 0 ||
 			p.Offset > layout.MaxFileSize || length > layout.MaxFileSize-p.Offset {
-			return nil, layout.BadFormat("log entry %d changes %d bytes at %d", e.sequence, length, p.Offset)
+			return nil, vdisk.BadFormat("log entry %d changes %d bytes at %d", e.sequence, length, p.Offset)
 		}
 		if p.End = p.Offset + length; length > 0 {
 			list = append(list, p)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk"
@@ -109,4 +110,58 @@ func FuzzLog(f *testing.F) {
 		v := overlay.New(vdisktest.NewSparse(layout.MiB), 0, changes)
 		_, _ = v.ReadAt(make([]byte, 8192), 4000)
 	})
+}
+
+// zeroing is a ring that one entry fills, with n ranges to zero, as far apart as they
+// need to be to stay by themselves.
+func zeroing(n int) []byte {
+	b := make([]byte, layout.MaxLogSize)
+	le := binary.LittleEndian
+	copy(b, "loge")
+	le.PutUint32(b[8:], uint32(len(b)))
+	le.PutUint64(b[16:], 1)
+	le.PutUint32(b[24:], uint32(n))
+	id := testGUID()
+	copy(b[32:], id[:])
+	for i := range n {
+		d := b[entryHeaderSize+i*descriptorSize:]
+		copy(d, "zero")
+		le.PutUint64(d[8:], uint64(layout.SectorSize))
+		le.PutUint64(d[16:], uint64(layout.MiB+int64(i)*2*layout.SectorSize))
+		le.PutUint64(d[24:], 1)
+	}
+	le.PutUint32(b[4:], layout.Checksum(b))
+	return b
+}
+
+// The largest log with the most changes costs what the package says, and one with
+// more is refused for not much more than its own size.
+func TestMemoryIsBounded(t *testing.T) {
+	for _, c := range []struct {
+		changes int
+		want    error
+	}{{MaxChanges, nil}, {2<<20 - 2, vdisk.ErrUnsupported}} {
+		file := vdisktest.NewSparse(layout.MiB + layout.MaxLogSize)
+		if _, err := file.WriteAt(zeroing(c.changes), layout.MiB); err != nil {
+			t.Fatal(err)
+		}
+		h := layout.Header{LogGUID: testGUID(), LogOffset: layout.MiB, LogLength: layout.MaxLogSize}
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		changes, err := Read(file, h)
+		if !errors.Is(err, c.want) {
+			t.Fatalf("%d changes: %v, want %v", c.changes, err, c.want)
+		}
+		v := overlay.New(file, changes.Size, changes.Patches)
+		runtime.ReadMemStats(&after)
+		used := after.TotalAlloc - before.TotalAlloc
+		t.Logf("%d changes: %d MiB allocated", c.changes, used>>20)
+		if used > 128<<20 {
+			t.Errorf("%d changes: %d MiB allocated", c.changes, used>>20)
+		}
+		if n := len(v.Patches()); c.want == nil && n != c.changes {
+			t.Errorf("%d changes became %d", c.changes, n)
+		}
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+
+	"github.com/millrace-backup/millrace/vdisk"
 )
 
 // Header is what the current of the two headers says. Section 2.2.2.
@@ -23,11 +25,11 @@ type Header struct {
 // valid one, or of two valid ones that with the higher sequence number.
 func ReadHeader(file io.ReaderAt) (Header, error) {
 	var id [8]byte
-	if err := ReadFull(file, id[:], 0); err != nil {
+	if err := vdisk.ReadFull(file, id[:], 0); err != nil {
 		return Header{}, fmt.Errorf("read file identifier: %w", err)
 	}
 	if string(id[:]) != magic {
-		return Header{}, BadFormat("no VHDX file identifier")
+		return Header{}, vdisk.BadFormat("no VHDX file identifier")
 	}
 	raw1, ok1, err := readSlot(file, HeaderAt1)
 	if err != nil {
@@ -40,10 +42,10 @@ func ReadHeader(file io.ReaderAt) (Header, error) {
 	var h Header
 	switch h1, h2 := parseHeader(raw1, HeaderAt1), parseHeader(raw2, HeaderAt2); {
 	case !ok1 && !ok2:
-		return Header{}, BadFormat("neither header is valid")
+		return Header{}, vdisk.BadFormat("neither header is valid")
 	case ok1 && ok2 && h1.Sequence == h2.Sequence && !bytes.Equal(raw1, raw2):
 		// Tools that write both alike exist (disk2vhd) and do no harm.
-		return Header{}, BadFormat("two different headers with sequence number %d", h1.Sequence)
+		return Header{}, vdisk.BadFormat("two different headers with sequence number %d", h1.Sequence)
 	case ok1 && (!ok2 || h1.Sequence >= h2.Sequence):
 		h = h1
 	default:
@@ -56,7 +58,7 @@ func ReadHeader(file io.ReaderAt) (Header, error) {
 // hold.
 func readSlot(file io.ReaderAt, at int64) ([]byte, bool, error) {
 	b := make([]byte, HeaderSize)
-	if err := ReadFull(file, b, at); err != nil {
+	if err := vdisk.ReadFull(file, b, at); err != nil {
 		return nil, false, err
 	}
 	return b, string(b[:4]) == "head" && Checksum(b) == le32(b[4:]), nil
@@ -94,22 +96,30 @@ func (h Header) Bytes() []byte {
 
 func (h Header) check() error {
 	if h.Version != 1 {
-		return Unsupported("format version %d", h.Version)
+		return vdisk.Unsupported("format version %d", h.Version)
 	}
 	if h.LogLength == 0 && h.LogGUID.IsZero() {
 		return nil // no log at all, and none needed
 	}
 	switch {
 	case h.LogOffset < MiB || h.LogOffset%MiB != 0 || h.LogLength%MiB != 0 || h.LogOffset > MaxFileSize:
-		return BadFormat("log of %d bytes at %d", h.LogLength, h.LogOffset)
+		return vdisk.BadFormat("log of %d bytes at %d", h.LogLength, h.LogOffset)
 	case h.LogGUID.IsZero():
 		return nil
+	}
+	return h.CheckLog()
+}
+
+// CheckLog returns an error unless the log can be read, or, where it is empty,
+// written.
+func (h Header) CheckLog() error {
+	switch {
 	case h.LogLength == 0:
-		return BadFormat("log to replay has no length")
+		return vdisk.BadFormat("the log has no length, and there is one to replay or to write")
 	case h.LogVersion != 0:
-		return Unsupported("log version %d", h.LogVersion)
+		return vdisk.Unsupported("log version %d", h.LogVersion)
 	case h.LogLength > MaxLogSize:
-		return Unsupported("log of %d bytes, at most %d are replayed", h.LogLength, MaxLogSize)
+		return vdisk.Unsupported("log of %d bytes, at most %d are read and written; converting the disk gives it one of 1 MiB", h.LogLength, MaxLogSize)
 	}
 	return nil
 }

@@ -3,14 +3,11 @@ package layout
 import (
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"strings"
 	"unicode/utf16"
-
-	"github.com/millrace-backup/millrace/vdisk"
 )
 
 // Sizes in bytes.
@@ -111,13 +108,17 @@ func Identifier() []byte {
 
 const magic = "vhdxfile"
 
-// Checksum is the CRC-32C of b, computed as if the four bytes at offset 4
-// were zero: there it is stored in headers, region tables and log entries.
-func Checksum(b []byte) uint32 {
+// Checksum is the CRC-32C of b and what follows it, computed as if the four bytes at
+// offset 4 were zero: there it is stored in headers, region tables and log entries.
+func Checksum(b []byte, more ...[]byte) uint32 {
 	table := crc32.MakeTable(crc32.Castagnoli) // made once by the library
 	sum := crc32.Update(0, table, b[:4])
 	sum = crc32.Update(sum, table, []byte{0, 0, 0, 0})
-	return crc32.Update(sum, table, b[8:])
+	sum = crc32.Update(sum, table, b[8:])
+	for _, p := range more {
+		sum = crc32.Update(sum, table, p)
+	}
+	return sum
 }
 
 func le16(b []byte) uint16 { return binary.LittleEndian.Uint16(b) }
@@ -127,32 +128,3 @@ func le64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 func put16(b []byte, v uint16) { binary.LittleEndian.PutUint16(b, v) }
 func put32(b []byte, v uint32) { binary.LittleEndian.PutUint32(b, v) }
 func put64(b []byte, v uint64) { binary.LittleEndian.PutUint64(b, v) }
-
-// BadFormat is an error about a file that breaks the rules.
-func BadFormat(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", vdisk.ErrFormat, fmt.Sprintf(format, args...))
-}
-
-// Unsupported is an error about a file that this version cannot read.
-func Unsupported(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", vdisk.ErrUnsupported, fmt.Sprintf(format, args...))
-}
-
-// Truncated is an error about a file that ends too early.
-func Truncated(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", vdisk.ErrTruncated, fmt.Sprintf(format, args...))
-}
-
-// ReadFull fills b from off; a file that ends before is truncated.
-func ReadFull(r io.ReaderAt, b []byte, off int64) error {
-	n, err := r.ReadAt(b, off)
-	switch {
-	case n == len(b):
-		return nil
-	case errors.Is(err, io.EOF):
-		return Truncated("%d bytes at %d, file ends after %d of them", len(b), off, n)
-	case err == nil:
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}

@@ -35,11 +35,11 @@ const (
 func parseLocator(b []byte) (Locator, error) {
 	var l Locator
 	if kind := GUID(b[:16]).String(); kind != locatorType {
-		return l, Unsupported("parent locator of type %s", kind)
+		return l, vdisk.Unsupported("parent locator of type %s", kind)
 	}
 	count := int(le16(b[18:]))
 	if locatorHeader+count*locatorEntry > len(b) {
-		return l, BadFormat("parent locator of %d bytes has %d entries", len(b), count)
+		return l, vdisk.BadFormat("parent locator of %d bytes has %d entries", len(b), count)
 	}
 	values := map[string]string{}
 	left := len(b) // strings do not share bytes: what they take together is bounded
@@ -48,25 +48,25 @@ func parseLocator(b []byte) (Locator, error) {
 		key, ok1 := locatorText(b, le32(e), le16(e[8:]), &left)
 		value, ok2 := locatorText(b, le32(e[4:]), le16(e[10:]), &left)
 		if !ok1 || !ok2 || key == "" {
-			return l, BadFormat("entry %d of the parent locator lies outside it", i)
+			return l, vdisk.BadFormat("entry %d of the parent locator lies outside it", i)
 		}
 		if _, twice := values[key]; twice {
-			return l, BadFormat("the parent locator has %q twice", key)
+			return l, vdisk.BadFormat("the parent locator has %q twice", key)
 		}
 		values[key] = value
 	}
 	var ok bool
 	if l.Linkage, ok = ReadGUID(values[keyLinkage]); !ok {
-		return l, BadFormat("the parent locator's %s is %q", keyLinkage, values[keyLinkage])
+		return l, vdisk.BadFormat("the parent locator's %s is %q", keyLinkage, values[keyLinkage])
 	}
 	if text, there := values[keyLinkage2]; there {
 		if l.Linkage2, ok = ReadGUID(text); !ok {
-			return l, BadFormat("the parent locator's %s is %q", keyLinkage2, text)
+			return l, vdisk.BadFormat("the parent locator's %s is %q", keyLinkage2, text)
 		}
 	}
 	l.Relative, l.Volume, l.Absolute = values[keyRelative], values[keyVolume], values[keyAbsolute]
 	if l.Relative == "" && l.Volume == "" && l.Absolute == "" {
-		return l, BadFormat("the parent locator has no path")
+		return l, vdisk.BadFormat("the parent locator has no path")
 	}
 	return l, nil
 }

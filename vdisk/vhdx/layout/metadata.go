@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+
+	"github.com/millrace-backup/millrace/vdisk"
 )
 
 // Ids of metadata items, in the form GUID.String gives. Section 2.6.2.
@@ -39,15 +41,15 @@ const (
 // ReadMetadata reads the metadata table and the items it knows.
 func ReadMetadata(v io.ReaderAt, r Region) (Metadata, error) {
 	table := make([]byte, TableSize)
-	if err := ReadFull(v, table, r.Offset); err != nil {
+	if err := vdisk.ReadFull(v, table, r.Offset); err != nil {
 		return Metadata{}, fmt.Errorf("read metadata table: %w", err)
 	}
 	if string(table[:8]) != "metadata" {
-		return Metadata{}, BadFormat("no metadata table at %d", r.Offset)
+		return Metadata{}, vdisk.BadFormat("no metadata table at %d", r.Offset)
 	}
 	count := int(le16(table[10:]))
 	if count > maxTableEntries {
-		return Metadata{}, BadFormat("metadata table has %d entries", count)
+		return Metadata{}, vdisk.BadFormat("metadata table has %d entries", count)
 	}
 	items := map[string][]byte{}
 	for i := range count {
@@ -56,21 +58,21 @@ func ReadMetadata(v io.ReaderAt, r Region) (Metadata, error) {
 		size := itemSize(name)
 		if size == 0 || flags&itemIsUser != 0 {
 			if flags&itemIsRequired != 0 {
-				return Metadata{}, Unsupported("unknown metadata item %s is required", name)
+				return Metadata{}, vdisk.Unsupported("unknown metadata item %s is required", name)
 			}
 			continue
 		}
 		if items[name] != nil {
-			return Metadata{}, BadFormat("metadata item %s is listed twice", name)
+			return Metadata{}, vdisk.BadFormat("metadata item %s is listed twice", name)
 		}
 		if length < size || length > maxItemSize || off < TableSize || off+length > r.Length {
-			return Metadata{}, BadFormat("metadata item %s: %d bytes at %d", name, length, off)
+			return Metadata{}, vdisk.BadFormat("metadata item %s: %d bytes at %d", name, length, off)
 		}
 		if name == ItemParentLocator {
 			size = length
 		}
 		items[name] = make([]byte, size)
-		if err := ReadFull(v, items[name], r.Offset+off); err != nil {
+		if err := vdisk.ReadFull(v, items[name], r.Offset+off); err != nil {
 			return Metadata{}, fmt.Errorf("read metadata item %s: %w", name, err)
 		}
 	}
@@ -95,7 +97,7 @@ func itemSize(name string) int64 {
 func parseItems(items map[string][]byte) (Metadata, error) {
 	for _, name := range []string{ItemFileParameters, ItemDiskSize, ItemDiskID, ItemLogicalSector, ItemPhysicalSector} {
 		if items[name] == nil {
-			return Metadata{}, BadFormat("metadata item %s is missing", name)
+			return Metadata{}, vdisk.BadFormat("metadata item %s is missing", name)
 		}
 	}
 	parameters := items[ItemFileParameters]
@@ -109,13 +111,13 @@ func parseItems(items map[string][]byte) (Metadata, error) {
 		PhysicalSector: int(le32(items[ItemPhysicalSector])),
 	}
 	if err := m.Check(); err != nil {
-		return m, BadFormat("%v", err)
+		return m, vdisk.BadFormat("%v", err)
 	}
 	if !m.HasParent {
 		return m, nil // a locator without a parent means nothing
 	}
 	if items[ItemParentLocator] == nil {
-		return m, BadFormat("differencing image without a parent locator")
+		return m, vdisk.BadFormat("differencing image without a parent locator")
 	}
 	var err error
 	m.Locator, err = parseLocator(items[ItemParentLocator])

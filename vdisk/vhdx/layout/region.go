@@ -3,6 +3,8 @@ package layout
 import (
 	"fmt"
 	"io"
+
+	"github.com/millrace-backup/millrace/vdisk"
 )
 
 // Ids of regions, in the form GUID.String gives. Section 2.2.3.2.
@@ -28,27 +30,27 @@ type Regions struct {
 func ReadRegions(v io.ReaderAt) (Regions, error) {
 	b := make([]byte, TableSize)
 	for _, at := range []int64{RegionAt1, RegionAt2} {
-		if err := ReadFull(v, b, at); err != nil {
+		if err := vdisk.ReadFull(v, b, at); err != nil {
 			return Regions{}, fmt.Errorf("read region table: %w", err)
 		}
 		if string(b[:4]) == "regi" && Checksum(b) == le32(b[4:]) {
 			return parseRegions(b)
 		}
 	}
-	return Regions{}, BadFormat("neither region table is valid")
+	return Regions{}, vdisk.BadFormat("neither region table is valid")
 }
 
 func parseRegions(b []byte) (Regions, error) {
 	var out Regions
 	count := le32(b[8:])
 	if count > maxTableEntries {
-		return out, BadFormat("region table has %d entries", count)
+		return out, vdisk.BadFormat("region table has %d entries", count)
 	}
 	for i := range count {
 		e := b[16+32*i:][:32]
 		r := Region{ID: GUID(e[:16]).String(), Offset: int64(le64(e[16:])), Length: int64(le32(e[24:])), Required: le32(e[28:])&1 != 0}
 		if r.Offset < MiB || r.Offset%MiB != 0 || r.Length%MiB != 0 || r.Offset > MaxFileSize {
-			return out, BadFormat("region %s: %d bytes at %d", r.ID, r.Length, r.Offset)
+			return out, vdisk.BadFormat("region %s: %d bytes at %d", r.ID, r.Length, r.Offset)
 		}
 		var known *Region
 		switch r.ID {
@@ -58,19 +60,19 @@ func parseRegions(b []byte) (Regions, error) {
 			known = &out.Metadata
 		default:
 			if r.Required {
-				return out, Unsupported("unknown region %s is required", r.ID)
+				return out, vdisk.Unsupported("unknown region %s is required", r.ID)
 			}
 		}
 		if known != nil {
 			if known.ID != "" {
-				return out, BadFormat("region %s is listed twice", r.ID)
+				return out, vdisk.BadFormat("region %s is listed twice", r.ID)
 			}
 			*known = r
 		}
 		out.All = append(out.All, r)
 	}
 	if out.BAT.Length == 0 || out.Metadata.Length == 0 {
-		return out, BadFormat("region table lacks the BAT or the metadata")
+		return out, vdisk.BadFormat("region table lacks the BAT or the metadata")
 	}
 	return out, nil
 }

@@ -17,8 +17,13 @@ const (
 	ReservedMask = 0xFFFF8 // bits 3 to 19; the rest is the offset in MiB
 )
 
-// EntrySize is the size of an entry of the BAT.
-const EntrySize = 8
+// EntrySize is the size of an entry of the BAT. Readers and writers hold the table
+// in pages of 64 KiB.
+const (
+	EntrySize   = 8
+	PageEntries = 8192
+	PageSize    = PageEntries * EntrySize
+)
 
 // BitmapSize is the size of a sector bitmap block, which has a bit for each
 // sector of its chunk. Section 2.5.

@@ -51,7 +51,10 @@ func (d *Disk) table() {
 		switch state {
 		case 0, 2:
 			d.broken(at == 0, "block %d has state %d and a place", b, state)
-		case 1, 3:
+		case 1, 3: // may keep a place, which then is theirs
+			if at != 0 {
+				used = append(used, area{fmt.Sprint("block ", b), at, d.Block})
+			}
 		case 7:
 			d.broken(d.hasParent, "block %d is partially present without a parent", b)
 			partial[b/d.ratio] = true
