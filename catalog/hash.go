@@ -12,19 +12,27 @@ import (
 	"slices"
 
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/id"
 )
 
 // Version is the form that Hash writes. A later program that remembers more
 // counts up, and still computes the older forms for the facts that hold them.
-const Version = 1
+//
+// Version 2 adds what programs of version 1 did not know: pinned points, replaced
+// tables, and what is retired and not deleted yet.
+const Version = 2
 
-// Hash is the SHA-256 of the state's canonical form, version 1. Equal records
-// give equal hashes; it covers what a wrong fold would get wrong, by id and
-// position, in order of ids. It does not encode whole facts: those may grow.
-func (s *State) Hash() events.Hash {
+// Hash is the SHA-256 of the state's canonical form. Equal records give equal
+// hashes; it covers what a wrong fold would get wrong, by id and position, in order
+// of ids. It does not encode whole facts: those may grow.
+func (s *State) Hash() events.Hash { return s.HashOf(Version) }
+
+// HashOf is the hash of an older form, from 1 on: what a program of that time made
+// of the same records.
+func (s *State) HashOf(version uint32) events.Hash {
 	w := canon{sha256.New()}
 	w.text("millrace state")
-	w.number(Version)
+	w.number(uint64(version))
 	w.number(s.Next)
 	w.raw(s.Vault.Vault[:])
 	section(w, "keys", s.Keys, func(k [16]byte, f events.KeyAdded) { w.raw(k[:]); w.text(f.KeyKind) })
@@ -46,7 +54,39 @@ func (s *State) Hash() events.Hash {
 	w.packs(s)
 	section(w, "runs", s.Runs, func(k [16]byte, r *Run) { w.raw(k[:]); w.raw(r.Point[:]); w.text(r.State) })
 	section(w, "pins", s.Pins, func(k [16]byte, p Pin) { w.raw(k[:]); w.number(p.Position) })
+	if version >= 2 {
+		w.kept(s)
+	}
 	return events.Hash(w.Sum(nil))
+}
+
+// kept writes what version 2 adds.
+func (w canon) kept(s *State) {
+	pinned, moved := map[id.Point]*Point{}, map[id.Point]*Point{}
+	for k, p := range s.Points {
+		if p.KeptSince != 0 {
+			pinned[k] = p
+		}
+		if p.committed != nil {
+			moved[k] = p
+		}
+	}
+	section(w, "pinned points", pinned, func(k [16]byte, p *Point) { w.raw(k[:]); w.number(p.KeptSince) })
+	section(w, "replaced tables", moved, func(k [16]byte, p *Point) { w.raw(k[:]); w.disks(p.Disks) })
+	w.text("retired tables")
+	w.number(uint64(len(s.Tables)))
+	for _, k := range slices.SortedFunc(maps.Keys(s.Tables), func(a, b id.Object) int { return bytes.Compare(a[:], b[:]) }) {
+		w.raw(k[:])
+		w.number(s.Tables[k])
+	}
+	w.text("retired")
+	w.number(uint64(len(s.Retired)))
+	for _, k := range slices.Sorted(maps.Keys(s.Retired)) {
+		r := s.Retired[k]
+		for _, n := range []uint64{k, uint64(len(r.Packs)), uint64(len(r.Tables)), uint64(r.Bytes), uint64(r.After)} {
+			w.number(n)
+		}
+	}
 }
 
 // canon writes values so that no two sequences of them look the same: texts
@@ -99,7 +139,11 @@ func (w canon) point(p *Point) {
 	for _, n := range []uint64{p.Position, uint64(p.Time), p.Forgotten, p.verified, uint64(len(p.Disks))} {
 		w.number(n)
 	}
-	for _, d := range p.Disks {
+	w.disks(p.asCommitted())
+}
+
+func (w canon) disks(disks []events.PointDisk) {
+	for _, d := range disks {
 		w.raw(d.Disk[:])
 		w.number(uint64(d.Size))
 		w.raw(d.Root[:])
@@ -164,7 +208,7 @@ func Replay(records iter.Seq2[events.Record, error]) (*State, []Disagreement, er
 		if err != nil {
 			return nil, nil, fmt.Errorf("replay: %w", err)
 		}
-		if f, ok := r.Fact.(events.StateHashed); ok && f.Version == Version {
+		if f, ok := r.Fact.(events.StateHashed); ok && f.Version >= 1 && f.Version <= Version {
 			said[f.Before] = append(said[f.Before], Disagreement{At: r.Position, Said: f})
 		}
 	}
@@ -172,7 +216,7 @@ func Replay(records iter.Seq2[events.Record, error]) (*State, []Disagreement, er
 	var differ []Disagreement
 	compare := func() {
 		for _, d := range said[s.Next] {
-			if d.Got = s.Hash(); d.Got != d.Said.Hash {
+			if d.Got = s.HashOf(d.Said.Version); d.Got != d.Said.Hash {
 				differ = append(differ, d)
 			}
 		}

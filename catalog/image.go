@@ -24,7 +24,7 @@ import (
 
 // imageForm is raised whenever Apply makes something else of the same facts, for
 // then an image made before holds what this program would not have made.
-const imageForm = 1
+const imageForm = 2
 
 // The largest image that is read. A vault of 100,000 points stays below both.
 const (
@@ -69,16 +69,30 @@ type (
 	// configuration plus one, and per disk and layer of the extent and the chunk
 	// table.
 	imagePoint struct {
-		Fact       events.PointCommitted `json:"fact"`
-		Config     uint32                `json:"config"`
-		Layers     [][]uint32            `json:"layers"`
-		Job        id.Job                `json:"job"`
-		Position   uint64                `json:"position"`
-		Committed  events.Micros         `json:"committed"`
-		Forgotten  uint64                `json:"forgotten"`
-		Verified   *events.PointVerified `json:"verified"`
-		VerifiedAt events.Micros         `json:"verified_at"`
-		VerifiedIn uint64                `json:"verified_in"` // position
+		Fact        events.PointCommitted `json:"fact"`
+		Config      uint32                `json:"config"`
+		Layers      [][]uint32            `json:"layers"`
+		Job         id.Job                `json:"job"`
+		Position    uint64                `json:"position"`
+		Committed   events.Micros         `json:"committed"`
+		Forgotten   uint64                `json:"forgotten"`
+		Verified    *events.PointVerified `json:"verified"`
+		VerifiedAt  events.Micros         `json:"verified_at"`
+		VerifiedIn  uint64                `json:"verified_in"` // position
+		Kept        events.PointPinned    `json:"kept"`
+		KeptSince   uint64                `json:"kept_since"`
+		AsCommitted []events.PointDisk    `json:"committed_disks"` // if tables were replaced
+	}
+	imageRetired struct {
+		Position uint64            `json:"position"`
+		Packs    []events.PackName `json:"packs"`
+		Tables   []events.TableRef `json:"tables"`
+		Bytes    int64             `json:"bytes"`
+		After    events.Micros     `json:"after"`
+	}
+	imageGone struct {
+		Table    id.Object `json:"table"`
+		Position uint64    `json:"position"`
 	}
 	imageRun struct {
 		Started events.RunStarted `json:"started"`
@@ -106,7 +120,7 @@ func ImageShape() events.Hash {
 	fmt.Fprintf(&b, "millrace state image %d\n", imageForm)
 	seen := map[reflect.Type]bool{}
 	for _, v := range []any{imageHead{}, events.KeyAdded{}, events.SetDefined{}, imageGuest{}, imageJob{}, imagePack{},
-		imagePoint{}, imageRun{}, imagePin{}, imageWithdrawn{}, events.TableRef{}} {
+		imagePoint{}, imageRun{}, imagePin{}, imageWithdrawn{}, imageRetired{}, imageGone{}, events.TableRef{}} {
 		describeType(&b, reflect.TypeOf(v), seen)
 	}
 	return events.Hash(id.Sum([]byte(b.String())))
@@ -154,6 +168,12 @@ func (s *State) Image() iter.Seq2[[]byte, error] {
 		for _, k := range slices.SortedFunc(maps.Keys(s.Withdrawn), WithdrawnChunk.compare) {
 			w.put("withdrawn", imageWithdrawn{k.Job, k.Pack, k.Domain, k.Chunk, s.Withdrawn[k]})
 		}
+		for _, k := range slices.Sorted(maps.Keys(s.Retired)) {
+			w.put("retired", imageRetired(*s.Retired[k]))
+		}
+		for _, k := range slices.SortedFunc(maps.Keys(s.Tables), func(a, b id.Object) int { return slices.Compare(a[:], b[:]) }) {
+			w.put("gone", imageGone{k, s.Tables[k]})
+		}
 	}
 }
 
@@ -189,7 +209,7 @@ func each[K ~[16]byte, V any](w *imageWriter, m map[K]V, visit func(K, V)) {
 
 func (w *imageWriter) point(p *Point) {
 	i := imagePoint{Fact: p.PointCommitted, Job: p.Job, Position: p.Position, Committed: events.At(p.Committed), Forgotten: p.Forgotten,
-		VerifiedAt: events.At(p.VerifiedAt), VerifiedIn: p.verified}
+		VerifiedAt: events.At(p.VerifiedAt), VerifiedIn: p.verified, Kept: p.Kept, KeptSince: p.KeptSince, AsCommitted: p.committed}
 	if p.verified != 0 {
 		i.Verified = &p.Verified
 	}
@@ -327,6 +347,15 @@ func (r *imageReader) rest(name string, value []byte) (err error) {
 		var w imageWithdrawn
 		err = events.Unmarshal(value, &w)
 		s.Withdrawn[WithdrawnChunk{PackKey{w.Job, w.Pack}, w.Domain, w.Chunk}] = w.Position
+	case "retired":
+		var i imageRetired
+		err = events.Unmarshal(value, &i)
+		gone := Retirement(i)
+		s.Retired[i.Position] = &gone
+	case "gone":
+		var g imageGone
+		err = events.Unmarshal(value, &g)
+		s.Tables[g.Table] = g.Position
 	default:
 		return fmt.Errorf("entry %q: %w", name, errImage)
 	}
@@ -355,7 +384,7 @@ func (r *imageReader) point(name string, value []byte) error {
 		return err
 	}
 	p := &Point{PointCommitted: i.Fact, Job: i.Job, Position: i.Position, Committed: i.Committed.Time(), Forgotten: i.Forgotten,
-		VerifiedAt: i.VerifiedAt.Time(), verified: i.VerifiedIn}
+		VerifiedAt: i.VerifiedAt.Time(), verified: i.VerifiedIn, Kept: i.Kept, KeptSince: i.KeptSince, committed: i.AsCommitted}
 	if i.Verified != nil {
 		p.Verified = *i.Verified
 	}

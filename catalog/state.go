@@ -31,6 +31,10 @@ type State struct {
 	Pins   map[id.Job]Pin // by the job that reads
 	// Withdrawn are the chunks that may not be referenced, by domain.
 	Withdrawn map[WithdrawnChunk]uint64 // → position of the fact
+	// Tables are the retired tables, by name, and Retired what is retired and not
+	// known to be deleted; both → by position of the PacksRetired.
+	Tables  map[id.Object]uint64
+	Retired map[uint64]*Retirement
 }
 
 // Guest is a machine as it was last seen.
@@ -53,6 +57,13 @@ type Point struct {
 	Verified   events.PointVerified
 	VerifiedAt time.Time
 	verified   uint64
+	// Kept is by whom and why the point is pinned; KeptSince the position of that
+	// fact, 0 if it is not.
+	Kept      events.PointPinned
+	KeptSince uint64
+	// committed are the disks as PointCommitted had them, if a chunk table was
+	// replaced since; else nil.
+	committed []events.PointDisk
 }
 
 // Job is a run of the program. Finished is nil while it runs, or after it died.
@@ -84,6 +95,15 @@ type Pack struct {
 	Retired  uint64 // position of the fact, 0 while it is in use
 }
 
+// Retirement is what one segment retired.
+type Retirement struct {
+	Position uint64
+	Packs    []events.PackName
+	Tables   []events.TableRef
+	Bytes    int64
+	After    events.Micros // not deleted before
+}
+
 // Run is a guest booted from a point. State is started, kept, finalized or
 // discarded.
 type Run struct {
@@ -111,7 +131,7 @@ func New() *State {
 	return &State{
 		Keys: map[id.Key]events.KeyAdded{}, Sets: map[string]events.SetDefined{}, Guests: map[id.Guest]*Guest{},
 		Points: map[id.Point]*Point{}, Jobs: map[id.Job]*Job{}, Packs: map[PackKey]*Pack{}, Runs: map[id.Job]*Run{},
-		Pins: map[id.Job]Pin{}, Withdrawn: map[WithdrawnChunk]uint64{},
+		Pins: map[id.Job]Pin{}, Withdrawn: map[WithdrawnChunk]uint64{}, Tables: map[id.Object]uint64{}, Retired: map[uint64]*Retirement{},
 	}
 }
 
@@ -152,17 +172,13 @@ func (s *State) Apply(r events.Record) error {
 		s.see(f.Guest, f.Name, f.Driver, f.Source)
 	case events.PackStored:
 		s.storePack(r, f)
-	case events.PacksRetired:
-		for _, p := range f.Packs {
-			if known := s.Packs[PackKey{p.Job, p.Pack}]; known != nil {
-				known.Retired = r.Position
-			}
-		}
+	case events.PacksRetired, events.TableReplaced, events.ObjectsDeleted:
+		s.applyPrune(r)
 	case events.ChunkWithdrawn:
 		s.withdraw(r, f)
 	case events.JobStarted, events.JobFinished, events.JobFenced:
 		s.applyJob(r)
-	case events.PointCommitted, events.PointForgotten, events.PointVerified:
+	case events.PointCommitted, events.PointForgotten, events.PointVerified, events.PointPinned, events.PointUnpinned:
 		s.applyPoint(r)
 	case events.RunStarted, events.RunKept, events.RunFinalized, events.RunDiscarded, events.ReaderPinned:
 		s.applyReader(r)
@@ -211,6 +227,14 @@ func (s *State) applyPoint(r events.Record) {
 	case events.PointVerified:
 		if p := s.Points[f.Point]; p != nil {
 			p.Verified, p.VerifiedAt, p.verified = f, r.Time, r.Position
+		}
+	case events.PointPinned:
+		if p := s.Points[f.Point]; p != nil {
+			p.Kept, p.KeptSince = f, r.Position
+		}
+	case events.PointUnpinned:
+		if p := s.Points[f.Point]; p != nil {
+			p.Kept, p.KeptSince = events.PointPinned{}, 0
 		}
 	}
 }

@@ -25,8 +25,12 @@ func Kinds() []string {
 		"JobFenced",
 		"PointVerified",
 		"ChunkWithdrawn",
+		"PointPinned",
+		"PointUnpinned",
 		"PointForgotten",
 		"PacksRetired",
+		"TableReplaced",
+		"ObjectsDeleted",
 		"ReaderPinned",
 		"RunStarted",
 		"RunKept",
@@ -127,6 +131,18 @@ func (PointRestored) Kind() string { return "PointRestored" }
 // Kind names the fact on the wire.
 func (FilesRestored) Kind() string { return "FilesRestored" }
 
+// Kind names the fact on the wire.
+func (PointPinned) Kind() string { return "PointPinned" }
+
+// Kind names the fact on the wire.
+func (PointUnpinned) Kind() string { return "PointUnpinned" }
+
+// Kind names the fact on the wire.
+func (TableReplaced) Kind() string { return "TableReplaced" }
+
+// Kind names the fact on the wire.
+func (ObjectsDeleted) Kind() string { return "ObjectsDeleted" }
+
 // decodeFact decodes the fact of a record. A kind that is not in the list was
 // written by a later program and is kept as it is.
 func decodeFact(kind string, body []byte) (Fact, error) {
@@ -177,6 +193,14 @@ func decodeFact(kind string, body []byte) (Fact, error) {
 		return decodeAs[PointForgotten](body)
 	case "PacksRetired":
 		return decodeAs[PacksRetired](body)
+	case "PointPinned":
+		return decodeAs[PointPinned](body)
+	case "PointUnpinned":
+		return decodeAs[PointUnpinned](body)
+	case "TableReplaced":
+		return decodeAs[TableReplaced](body)
+	case "ObjectsDeleted":
+		return decodeAs[ObjectsDeleted](body)
 	case "ReaderPinned":
 		return decodeAs[ReaderPinned](body)
 	case "RunStarted":

@@ -100,6 +100,46 @@ type ReaderPinned struct {
 	Released bool       `json:"released"`
 }
 
+// PointPinned says that somebody wants a point kept: no retention rule forgets it
+// until it is unpinned.
+// Written by pin. Read by catalog, retention and audit.
+type PointPinned struct {
+	Point id.Point `json:"point"`
+	Guest id.Guest `json:"guest"`
+	Why   string   `json:"why"`
+	By    string   `json:"by"` // OS user
+}
+
+// PointUnpinned says that a point is subject to retention rules again.
+// Written by unpin. Read by catalog, retention and audit.
+type PointUnpinned struct {
+	Point id.Point `json:"point"`
+	Guest id.Guest `json:"guest"`
+	Why   string   `json:"why"`
+	By    string   `json:"by"` // OS user
+}
+
+// TableReplaced says that a chunk table was written once more because chunks of
+// it lie elsewhere now. Rows, their numbers and the root are the same, so every
+// point that names the old table is read with the new one from here on.
+// Written by prune, in the segment that brings in the packs and retires the old
+// ones. Read by catalog, restore, prune and audit.
+type TableReplaced struct {
+	Old TableRef `json:"old"`
+	New TableRef `json:"new"`
+	Why string   `json:"why"`
+}
+
+// ObjectsDeleted says that all objects of a PacksRetired are deleted. Without it
+// nobody knows how many of them still are there; deleting them again does no harm.
+// Written by prune, after the last of them. Read by prune, catalog and audit.
+type ObjectsDeleted struct {
+	Retired uint64 `json:"retired"` // position of the PacksRetired
+	Packs   uint64 `json:"packs"`
+	Tables  uint64 `json:"tables"`
+	Bytes   int64  `json:"bytes"`
+}
+
 // StateHashed says what the catalog folded from all facts before a position
 // looked like, so that a replay by any later version has something to agree
 // with. Others may have appended between that position and this fact's own.
