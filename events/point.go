@@ -37,7 +37,7 @@ type PointCommitted struct {
 	StoredBytes int64         `json:"stored_bytes"`
 }
 
-// PointDisk is one disk of a point. Extents and Chunks are its layers, newest
+// PointDisk is one disk of a point, or a file of an exported machine's tree. Extents and Chunks are its layers, newest
 // first, at most 8, paired by index.
 type PointDisk struct {
 	Disk           id.Disk    `json:"disk"`
@@ -53,7 +53,9 @@ type PointDisk struct {
 	Chunks         []TableRef `json:"chunks"`
 	Root           Hash       `json:"root"` // of Extents[0]
 	TrackingKind   string     `json:"tracking_kind"`
-	Token          []byte     `json:"token"` // what the next job asks the hypervisor with
+	Token          []byte     `json:"token"`   // what the next job asks the hypervisor with
+	File           string     `json:"file"`    // its path in the exported tree, with slashes; empty: there is no tree
+	Carried        bool       `json:"carried"` // no disk of the machine: that file, byte for byte
 }
 
 // PointVerified says what a check of a point found.

@@ -55,7 +55,7 @@ type Guest struct {
 	Driver      string // name of the driver, "folder"
 	Source      string // where the driver finds it again: a path, an address
 	Config      []byte // the hypervisor's description of the machine, in its own form; may be empty
-	Disks       []Disk // those that are backed up, in a stable order
+	Disks       []Disk // those that are backed up, in a stable order, carried files last
 	Unprotected []Unprotected
 }
 
@@ -65,6 +65,11 @@ type Disk struct {
 	Key  string // its stable name inside the guest: a file name, a controller's slot
 	Path string // where the driver opens it
 	Info vdisk.Info
+	// File is where its file is in the tree of an exported machine, with slashes, if
+	// that tree is kept whole. Empty: there is no tree.
+	File string
+	// Carried says that this is no disk of the machine but the file, byte for byte.
+	Carried bool
 }
 
 // Unprotected is something of a guest that is not backed up, and why.

@@ -119,7 +119,7 @@ func (x *indexer) pointFacts(n uint32, written layers.Written) ([]events.Fact, e
 		layer, d, info := written.Disks[i], &x.disks[number], work.Disks[number].Info
 		disk := events.PointDisk{
 			Disk: info.Disk, Key: info.Key, Format: info.Format, Variant: info.Variant, Size: info.VirtualSize, Sector: info.SectorSize,
-			PhysicalSector: info.PhysicalSector, BlockSize: info.BlockSize, DiskID: info.DiskID,
+			PhysicalSector: info.PhysicalSector, BlockSize: info.BlockSize, DiskID: info.DiskID, File: info.File, Carried: info.Carried,
 		}
 		if !layer.Base {
 			disk.Extents, disk.Chunks = work.Disks[number].Parent.Extents, work.Disks[number].Parent.Chunks

@@ -119,7 +119,7 @@ func writeRecord(path string, r record) error {
 // DiskOf translates a job's disk into the driver's words.
 func DiskOf(d flow.WorkDisk) hypervisor.Disk {
 	i := d.Info
-	return hypervisor.Disk{ID: i.Disk, Key: i.Key, Path: i.Path, Info: vdisk.Info{
+	return hypervisor.Disk{ID: i.Disk, Key: i.Key, Path: i.Path, File: i.File, Carried: i.Carried, Info: vdisk.Info{
 		Format: i.Format, Variant: i.Variant, VirtualSize: i.VirtualSize, LogicalSector: i.SectorSize,
 		PhysicalSector: i.PhysicalSector, BlockSize: i.BlockSize, DiskID: i.DiskID,
 	}}
@@ -130,6 +130,6 @@ func InfoOf(d hypervisor.Disk) events.DiskInfo {
 	i := d.Info
 	return events.DiskInfo{
 		Disk: d.ID, Key: d.Key, Path: d.Path, Format: i.Format, Variant: i.Variant, VirtualSize: i.VirtualSize,
-		SectorSize: i.LogicalSector, PhysicalSector: i.PhysicalSector, BlockSize: i.BlockSize, DiskID: i.DiskID,
+		SectorSize: i.LogicalSector, PhysicalSector: i.PhysicalSector, BlockSize: i.BlockSize, DiskID: i.DiskID, File: d.File, Carried: d.Carried,
 	}
 }
