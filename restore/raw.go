@@ -54,11 +54,7 @@ func Raw(ctx context.Context, v *vault.Vault, d events.PointDisk, path string, o
 		return fail(err)
 	}
 	temp := f.Name()
-	write := fill
-	if o.Image != nil {
-		write = fillImage
-	}
-	if err := write(ctx, v, d, f, o); err != nil {
+	if err := Into(ctx, v, d, f, o); err != nil {
 		_ = f.Close()
 		_ = os.Remove(temp)
 		return fail(err)
@@ -68,6 +64,15 @@ func Raw(ctx context.Context, v *vault.Vault, d events.PointDisk, path string, o
 		return fail(err)
 	}
 	return nil
+}
+
+// Into restores d into f, an empty file that the caller then gives its name, as o.Image
+// wants it. It syncs and closes f; after an error f may be open still.
+func Into(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o RawOptions) error {
+	if o.Image != nil {
+		return fillImage(ctx, v, d, f, o)
+	}
+	return fill(ctx, v, d, f, o)
 }
 
 // free reports whether a file may be made at path.
@@ -88,7 +93,7 @@ func free(path string, force bool) error {
 
 // fill writes the disk into f, syncs and closes it.
 func fill(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o RawOptions) error {
-	if err := makeSparse(f); err != nil {
+	if err := part.Sparse(f); err != nil {
 		return err
 	}
 	if err := f.Truncate(d.Size); err != nil {

@@ -1,4 +1,4 @@
-package restore
+package part
 
 import (
 	"os"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// makeSparse tells NTFS that unwritten ranges are holes; without it they would be
+// Sparse tells NTFS that unwritten ranges are holes; without it they would be
 // written as zeros.
-func makeSparse(f *os.File) error {
+func Sparse(f *os.File) error {
 	var n uint32
 	return windows.DeviceIoControl(windows.Handle(f.Fd()), windows.FSCTL_SET_SPARSE, nil, 0, nil, 0, &n, nil)
 }
