@@ -25,6 +25,7 @@ import (
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/folder"
+	"github.com/millrace-backup/millrace/hypervisor/folder/export"
 	"github.com/millrace-backup/millrace/id"
 )
 
@@ -32,6 +33,7 @@ type backupOptions struct {
 	guestID   string
 	disks     []string
 	exclude   []string
+	bare      bool // without the trees of exported machines
 	codec     string
 	freeze    string
 	scan      string
@@ -69,6 +71,7 @@ means the same. A guest that fails gets no point and the others go on (exit 3).`
 	f.StringVar(&o.guestID, "guest-id", "", "id of the guest, when it has one from elsewhere (a UUID)")
 	f.StringSliceVar(&o.disks, "disk", nil, "back up only these disks, by their name in the guest")
 	f.StringSliceVar(&o.exclude, "exclude-disk", nil, "leave these disks out; the point lists them as unprotected")
+	f.BoolVar(&o.bare, "no-checkpoints", false, "of an exported machine keep the disks only, not the tree of its configurations, saved states and checkpoints")
 	f.StringVar(&o.codec, "codec", "auto", "compression: auto, minlz, s2, lz4, zstd or none")
 	f.StringVar(&o.freeze, "freeze", "prefer", "consistency: require, prefer or never")
 	f.StringVar(&o.scan, "scan", "auto", "what is read and compared: auto, full, incremental or differential")
@@ -270,6 +273,12 @@ func sourcePath(s string) (string, error) {
 
 // choose leaves out disks as asked for; what is left out is recorded.
 func (o *backupOptions) choose(g hypervisor.Guest) (hypervisor.Guest, error) {
+	switch {
+	case o.bare:
+		export.Drop(&g, "left out with --no-checkpoints")
+	case len(o.disks)+len(o.exclude) > 0:
+		export.Drop(&g, "left out, as disks were chosen")
+	}
 	left := map[string]bool{}
 	for _, name := range append(append([]string{}, o.disks...), o.exclude...) {
 		left[name] = true

@@ -85,13 +85,24 @@ func (p *jobProgress) draw(u conductor.Update) {
 		fmt.Fprintf(&b, "\r\x1b[K"+format+"\n", args...)
 		p.lines++
 	}
-	for n, d := range u.Progress.Disks {
-		done := d.Zero + d.Unchanged + d.Known + d.New
+	bar := func(name string, done, size, stored int64) {
 		filled := 30
-		if d.Size > 0 {
-			filled = int(30 * done / d.Size)
+		if size > 0 {
+			filled = int(30 * done / size)
 		}
-		line("%-24.24s [%s%s] %s of %s, stored %s", u.Work.Disks[n].Info.Key, strings.Repeat("#", filled), strings.Repeat(".", 30-filled), session.Size(done), session.Size(d.Size), session.Size(d.Stored))
+		line("%-24.24s [%s%s] %s of %s, stored %s", name, strings.Repeat("#", filled), strings.Repeat(".", 30-filled), session.Size(done), session.Size(size), session.Size(stored))
+	}
+	var files, done, size, stored int64 // of exported trees
+	for n, d := range u.Progress.Disks {
+		came := d.Zero + d.Unchanged + d.Known + d.New
+		if u.Work.Disks[n].Info.Carried {
+			files, done, size, stored = files+1, done+came, size+d.Size, stored+d.Stored
+			continue
+		}
+		bar(u.Work.Disks[n].Info.Key, came, d.Size, d.Stored)
+	}
+	if files > 0 {
+		bar(fmt.Sprintf("%d files of its tree", files), done, size, stored)
 	}
 	if u.Waits != "" {
 		line("  waits for the vault: %.60s", u.Waits)

@@ -28,7 +28,12 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"point":     point,
 		"vhdx":      vhdx,
 
-		"checkpoint": checkpoint,
+		"checkpoint":  checkpoint,
+		"sametree":    sameTree,
+		"shows":       shows,
+		"guestwrites": guestWrites,
+		"atmost":      atMost,
+		"cut":         cut,
 	}
 }
 
@@ -56,11 +61,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 // json KEY=VALUE...: the last line of stdout is a JSON object with these members;
 // KEY alone wants the member to be there and not empty.
 func hasJSON(ts *testscript.TestScript, neg bool, args []string) {
-	lines := strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n")
-	var got map[string]any
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
-		ts.Fatalf("%v in %s", err, lines[len(lines)-1])
-	}
+	got := lastObject(ts)
 	for _, arg := range args {
 		key, want, exact := strings.Cut(arg, "=")
 		value, isText := got[key].(string)
@@ -71,9 +72,18 @@ func hasJSON(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		empty := value == "" || value == "null" || value == "[]"
 		if ok := exact && value == want || !exact && !empty; ok == neg {
-			ts.Fatalf("member %s is %q, want %q, in %s", key, value, want, lines[len(lines)-1])
+			ts.Fatalf("member %s is %q, want %q, in %v", key, value, want, got)
 		}
 	}
+}
+
+// lastObject is the JSON object in the last line of stdout.
+func lastObject(ts *testscript.TestScript) (got map[string]any) {
+	lines := strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
+		ts.Fatalf("%v in %s", err, lines[len(lines)-1])
+	}
+	return got
 }
 
 // flip GLOB: changes one bit in the middle of the largest file that matches.

@@ -6,11 +6,7 @@
 // one disk. A folder is one guest whose disks are its files *.vhdx, *.avhdx, *.vhd, *.avhd,
 // *.qcow2, *.raw and *.img, and others that have the signature of such an image, in the order of their
 // names; only the folder itself is looked at. Whatever else is there is listed
-// as unprotected. A file *.raw is raw whatever it contains, *.vhdx, *.vhd and *.qcow2 are
-// what their names say or an error (*.avhdx and *.avhd are what Hyper-V calls a
-// differencing VHDX or VHD), and any other is what its signature says, raw if it has none,
-// except where the name promises a format that is not readable (*.vmdk): a damaged image must
-// not pass for a raw disk. An image that cannot be opened is an error.
+// as unprotected. What a file is, package images says; one that cannot be opened is an error.
 //
 // A differencing image is a disk as its guest sees it: the merged view of the
 // image and its parents, which may lie in the folder and below it and nowhere
@@ -21,9 +17,10 @@
 //
 // A folder that has a folder "Virtual Machines" or "Virtual Hard Disks", or a file
 // *.vmcx, is an export of Hyper-V: everything below it is looked at, not the folder
-// alone. Name, id and the order of disks come from the machine's configuration, if
-// vmconfig can read it; if not, that is said (Guest.Config, Guest.Unprotected), and the
-// guest is taken from its files. What Guest.Config holds is a [Configuration].
+// alone, and its files are kept too, see package export. Name, id and the order of disks
+// come from the machine's configuration, if vmconfig can read it; if not, that is said
+// (Guest.Config), and the guest is taken from its files. What Guest.Config holds is an
+// export.Configuration. The files are held still like disks, the configuration with them.
 //
 // A guest that no hypervisor names gets its id from the vault and its path with
 // links resolved (a block device keeps its links: the kernel renames devices),
@@ -55,12 +52,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/hypervisor/folder/export"
+	"github.com/millrace-backup/millrace/hypervisor/folder/images"
 	"github.com/millrace-backup/millrace/id"
-	"github.com/millrace-backup/millrace/vdisk"
-	"github.com/millrace-backup/millrace/vdisk/open"
 )
 
 // Options say whose guest it is. Either GuestID or Vault is needed.
@@ -102,48 +98,67 @@ func (d *Driver) inspect(ctx context.Context) (hypervisor.Guest, error) {
 		return hypervisor.Guest{}, err
 	}
 	g := hypervisor.Guest{ID: d.o.GuestID, Name: filepath.Base(path), Driver: "folder", Source: path}
-	var tree *export
-	found := []candidate{{key: g.Name, path: path, format: formatOf(path)}}
+	exported := false
 	if mode.IsDir() {
-		exported, err := isExport(path)
-		switch {
-		case err != nil:
-		case exported:
-			if tree, err = readExport(ctx, path); err == nil {
-				found = tree.found
-				tree.identify(&g)
-			}
-		default:
-			found, g.Unprotected, err = scan(path)
-		}
-		if err != nil {
+		if exported, err = export.Is(path); err != nil {
 			return g, err
 		}
 	}
-	if g.ID.IsZero() {
-		if d.o.Vault.IsZero() {
-			return g, errors.New("neither a guest id nor a vault to derive it from")
-		}
-		g.ID = id.NewGuest(d.o.Vault, path)
-	}
-	if err := probe(ctx, found, parentFolders(path)); err != nil {
-		return g, err
-	}
-	if tree != nil {
-		g.Disks = tree.disks(g.ID)
-		g.Unprotected = tree.rest
-		if g.Config, err = tree.encode(); err != nil {
-			return g, err
-		}
+	if exported {
+		err = d.inspectExport(ctx, &g, path)
 	} else {
-		for _, c := range leaves(found) {
-			g.Disks = append(g.Disks, hypervisor.Disk{ID: id.NewDisk(g.ID, c.key), Key: c.key, Path: c.path, Info: c.info})
-		}
+		err = d.inspectImages(ctx, &g, path, mode.IsDir())
+	}
+	if err != nil {
+		return g, err
 	}
 	if len(g.Disks) == 0 {
 		return g, hypervisor.ErrNoDisks
 	}
 	return g, nil
+}
+
+func (d *Driver) inspectExport(ctx context.Context, g *hypervisor.Guest, path string) error {
+	tree, err := export.Read(ctx, path)
+	if err != nil {
+		return err
+	}
+	tree.Identify(g)
+	if err := d.identify(g, path); err != nil {
+		return err
+	}
+	return tree.Describe(g)
+}
+
+func (d *Driver) inspectImages(ctx context.Context, g *hypervisor.Guest, path string, isFolder bool) (err error) {
+	found := []images.Image{images.At(g.Name, path)}
+	if isFolder {
+		if found, g.Unprotected, err = images.Scan(path); err != nil {
+			return err
+		}
+	}
+	if err := d.identify(g, path); err != nil {
+		return err
+	}
+	if err := images.Probe(ctx, found, images.Folders(path)); err != nil {
+		return err
+	}
+	for _, m := range images.Leaves(found) {
+		g.Disks = append(g.Disks, hypervisor.Disk{ID: id.NewDisk(g.ID, m.Key), Key: m.Key, Path: m.Path, Info: m.Info})
+	}
+	return nil
+}
+
+// identify gives a guest without an id the one of its path.
+func (d *Driver) identify(g *hypervisor.Guest, path string) error {
+	if !g.ID.IsZero() {
+		return nil
+	}
+	if d.o.Vault.IsZero() {
+		return errors.New("neither a guest id nor a vault to derive it from")
+	}
+	g.ID = id.NewGuest(d.o.Vault, path)
+	return nil
 }
 
 // canonical returns the absolute path with links resolved, and what is there.
@@ -163,59 +178,14 @@ func canonical(path string) (string, fs.FileMode, error) {
 	return path, st.Mode(), err
 }
 
-// formatOf is the format that a file's name settles, or "".
-func formatOf(path string) string {
-	switch ext := strings.ToLower(filepath.Ext(path)); ext {
-	case ".raw", ".vhdx", ".vhd", ".qcow2":
-		return ext[1:]
-	case ".avhdx", ".avhd":
-		return ext[2:]
-	}
-	return ""
-}
-
-// promised is the format that a file's name promises and nothing here can read,
-// or "".
-func promised(path string) string {
-	switch ext := strings.ToLower(filepath.Ext(path)); ext {
-	case ".vmdk":
-		return ext[1:]
-	}
-	return ""
-}
-
-// brokenPromise says what is the matter with a file that has no signature and
-// whose name promises a format.
-func brokenPromise(format string) string {
-	return "its name promises " + format + ", but it has no such signature and is not readable; to back it up as a raw disk, rename it to .raw"
-}
-
 // Open opens a disk that Inspect returned, in the format it had then.
 func (d *Driver) Open(ctx context.Context, disk hypervisor.Disk) (hypervisor.OpenDisk, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	image, err := openImage(disk.Path, disk.Info.Format, parentFolders(d.path))
+	image, err := images.Open(disk.Path, disk.Info.Format, images.Folders(d.path))
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", disk.Key, err)
-	}
-	return image, nil
-}
-
-// openImage opens the image at path by format, or by signature when it is "". A
-// file without a signature is raw then, unless its name promises otherwise. Its
-// parents are looked for in the folders given.
-func openImage(path, format string, parents []string) (*open.Disk, error) {
-	f, err := openFile(path)
-	if err != nil {
-		return nil, err
-	}
-	image, err := open.File(f, open.Options{Format: format, Parents: parents})
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if want := promised(path); want != "" && format == "" && image.Info().Format == "raw" {
-		return nil, errors.Join(fmt.Errorf("%w: %s", vdisk.ErrUnsupported, brokenPromise(want)), image.Close())
 	}
 	return image, nil
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/hypervisor/folder/export"
+	"github.com/millrace-backup/millrace/hypervisor/folder/images"
 )
 
 // record is what Hold.Record returns, as JSON.
@@ -95,8 +97,11 @@ func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 	r := record{Format: recordFormat}
 	for n, disk := range g.Disks {
 		if err := d.sameAs(disk, h.parents(n)); err != nil {
-			return fail(fmt.Errorf("disk %s: %w", disk.Key, err))
+			return fail(fmt.Errorf("%s: %w", nameOf(disk), err))
 		}
+	}
+	if err := sameConfiguration(g); err != nil {
+		return fail(err)
 	}
 	for _, file := range h.files {
 		if !file.parent {
@@ -125,7 +130,7 @@ func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 // or identity, or is laid on other files than those that are held. A link is an id
 // of content, and stands for less than the stamps.
 func (d *Driver) sameAs(was hypervisor.Disk, held []*heldFile) error {
-	image, err := openImage(was.Path, was.Info.Format, parentFolders(d.path))
+	image, err := images.Open(was.Path, was.Info.Format, images.Folders(d.path))
 	if err != nil {
 		return err
 	}
@@ -135,11 +140,21 @@ func (d *Driver) sameAs(was hypervisor.Disk, held []*heldFile) error {
 	if is != was.Info {
 		return fmt.Errorf("%w: inspected as %+v, is %+v", hypervisor.ErrChanged, was.Info, is)
 	}
-	below := parentPaths(image)
+	below := images.Parents(image)
 	if !slices.EqualFunc(below, held, func(path string, f *heldFile) bool { return path == f.path }) {
 		return fmt.Errorf("%w: its parents are others than a moment ago, %s", hypervisor.ErrChanged, strings.Join(below, ", "))
 	}
 	return nil
+}
+
+// sameConfiguration makes sure that the configuration that is held, as a file of the
+// tree, is the one that the guest's was read from.
+func sameConfiguration(g hypervisor.Guest) error {
+	c, err := export.ReadConfiguration(g.Config)
+	if err != nil || !slices.ContainsFunc(g.Disks, func(d hypervisor.Disk) bool { return d.Carried && d.File == c.File }) {
+		return nil // there is none, or it is not kept
+	}
+	return c.Same(g.Source)
 }
 
 // Resume holds the disks again and compares them with the record. A lease that

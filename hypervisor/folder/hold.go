@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/hypervisor/folder/images"
 )
 
 // heldGuest is the Hold of a guest: its files open, leased where possible, and
@@ -30,6 +31,7 @@ type heldFile struct {
 	disk     int    // its number
 	key      string // the disk's
 	parent   bool   // it is not the disk's own image
+	carried  string // its path in an exported tree, if it is kept as a file of that
 	path     string
 	f        *os.File
 	was      stamp
@@ -40,10 +42,23 @@ type heldFile struct {
 
 // String names the file in an error.
 func (d *heldFile) String() string {
-	if d.parent {
+	switch {
+	case d.parent:
 		return "disk " + d.key + ": parent " + d.path
+	case d.carried != "":
+		return carriedFile(d.carried)
 	}
 	return "disk " + d.key
+}
+
+func carriedFile(path string) string { return "file " + path + " of the exported tree" }
+
+// nameOf names a disk in an error.
+func nameOf(disk hypervisor.Disk) string {
+	if disk.Carried {
+		return carriedFile(disk.File)
+	}
+	return "disk " + disk.Key
 }
 
 // leasePoll is how often leases are looked at without being told: a signal may
@@ -64,7 +79,11 @@ func (d *Driver) hold(ctx context.Context, g hypervisor.Guest) (*heldGuest, erro
 	go h.watch(wanted)
 	for n, disk := range g.Disks {
 		if err := d.holdDisk(h, n, disk); err != nil {
-			return nil, errors.Join(fmt.Errorf("disk %s: %w", disk.Key, err), h.Release(ctx))
+			err = fmt.Errorf("%s: %w", nameOf(disk), err)
+			if disk.Carried {
+				err = fmt.Errorf("%w; without it the tree would not be whole: mend that, or leave the tree out with --no-checkpoints", err)
+			}
+			return nil, errors.Join(err, h.Release(ctx))
 		}
 	}
 	return h, nil
@@ -73,21 +92,25 @@ func (d *Driver) hold(ctx context.Context, g hypervisor.Guest) (*heldGuest, erro
 // holdDisk holds a disk's file, and then those that it says it is laid on: what a
 // file that is held says stays true.
 func (d *Driver) holdDisk(h *heldGuest, n int, disk hypervisor.Disk) error {
-	f, err := openFile(disk.Path)
+	f, err := images.OpenFile(disk.Path)
 	if err != nil {
 		return err
 	}
-	h.add(&heldFile{disk: n, key: disk.Key, path: disk.Path, f: f})
-	image, err := openImage(disk.Path, disk.Info.Format, parentFolders(d.path))
+	own := &heldFile{disk: n, key: disk.Key, path: disk.Path, f: f}
+	if disk.Carried {
+		own.carried = disk.File
+	}
+	h.add(own)
+	image, err := images.Open(disk.Path, disk.Info.Format, images.Folders(d.path))
 	if err != nil {
 		return err
 	}
-	below := parentPaths(image)
+	below := images.Parents(image)
 	if err := image.Close(); err != nil {
 		return err
 	}
 	for _, path := range below {
-		f, err := openParent(path)
+		f, err := images.OpenParent(path)
 		if err != nil {
 			return fmt.Errorf("parent: %w", err)
 		}

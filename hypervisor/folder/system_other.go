@@ -10,9 +10,6 @@ import (
 // Elsewhere there are no leases, and of a file only size and mtime are known
 // without more; os.SameFile tells files apart. RecheckPercent makes up for it.
 
-// openFile opens an image for reading.
-func openFile(path string) (*os.File, error) { return os.Open(path) }
-
 func leaseSignals() []os.Signal { return nil }
 
 func takeLease(*os.File) string { return "leases are not supported on this system" }

@@ -43,8 +43,8 @@ const MaxSize = 8 << 20
 // configuration does not say is zero.
 type Machine struct {
 	Name       string `json:"name"`
-	ID         string `json:"id"` // a GUID, in lower case without braces
-	Kind       string `json:"kind,omitempty"`
+	ID         string `json:"id"`                   // a GUID, in lower case without braces
+	Kind       string `json:"kind,omitempty"`       // "Virtual Machines"; of a checkpoint "Snapshots"
 	Generation int    `json:"generation,omitempty"` // 1: BIOS, 2: UEFI
 	Version    string `json:"version,omitempty"`    // of the configuration: "5.0" is 2012 R2, "9.0" is 2019
 	Processors int64  `json:"processors,omitempty"`

@@ -1,9 +1,11 @@
 package read
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
+	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/qcow2"
@@ -63,4 +65,28 @@ func (f *form) image(now time.Time) func(vdisk.File, int64) (restore.Image, erro
 		return nil
 	}
 	return func(file vdisk.File, size int64) (restore.Image, error) { return f.begin(file, size, now) }
+}
+
+// like is the form that the image of a disk had, to write it again as it was.
+func like(now time.Time) func(events.PointDisk) (func(vdisk.File, int64) (restore.Image, error), error) {
+	return func(d events.PointDisk) (func(vdisk.File, int64) (restore.Image, error), error) {
+		fixed := d.Variant == "fixed"
+		switch d.Format {
+		case "raw":
+			return nil, nil
+		case "vhdx":
+			return func(f vdisk.File, size int64) (restore.Image, error) {
+				return create.NewWriter(f, size, create.Options{BlockSize: d.BlockSize, LogicalSector: d.Sector, PhysicalSector: d.PhysicalSector, Fixed: fixed})
+			}, nil
+		case "vhd":
+			return func(f vdisk.File, size int64) (restore.Image, error) {
+				return vhd.NewWriter(f, size, vhd.CreateOptions{Fixed: fixed, Time: now})
+			}, nil
+		case "qcow2":
+			return func(f vdisk.File, size int64) (restore.Image, error) {
+				return qcow2.NewWriter(f, size, qcow2.CreateOptions{})
+			}, nil
+		}
+		return nil, fmt.Errorf("%w: format %s", vdisk.ErrUnsupported, d.Format)
+	}
 }

@@ -16,9 +16,11 @@ import (
 
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
+	"github.com/millrace-backup/millrace/cmd/millrace/trees"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/restore"
+	"github.com/millrace-backup/millrace/restore/tree"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 )
 
@@ -26,6 +28,7 @@ type restoreOptions struct {
 	to     string
 	disk   string
 	format string
+	tree   bool
 	force  bool
 }
 
@@ -45,7 +48,11 @@ that is no multiple of 512 bytes fits raw only, one over 2040 GiB no vhd.
 PATH is the file to make if the point has one disk or --disk chooses one, and PATH
 is not a folder; else it is a folder, made if it is missing, and each disk becomes
 NAME.raw (.vhdx, .vhd, .qcow2) in it. A file appears under its name only when it is
-whole and durable.`,
+whole and durable.
+
+With --with-checkpoints the whole tree of a machine that Hyper-V exported is written
+into the folder PATH as it was: configurations, saved states, every image with its
+checkpoints. The folder is to be empty, or --force given.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
@@ -53,6 +60,8 @@ whole and durable.`,
 				return fault.Usage("restore needs --to PATH")
 			case formOf(o.format) == nil:
 				return fault.Usage("--format %s: there is %s", o.format, formNames())
+			case o.tree && (o.disk != "" || c.Flags().Changed("format")):
+				return fault.Usage("--with-checkpoints restores every file as it was: neither --disk nor --format goes with it")
 			}
 			return a.restore(c.Context(), args[0], o)
 		},
@@ -60,6 +69,7 @@ whole and durable.`,
 	c.Flags().StringVar(&o.to, "to", "", "file or folder to restore to")
 	c.Flags().StringVar(&o.disk, "disk", "", "only this disk: its number or name as show prints it")
 	c.Flags().StringVar(&o.format, "format", "raw", "form of the disks: "+formNames())
+	c.Flags().BoolVar(&o.tree, "with-checkpoints", false, "restore the tree of an exported machine, with its checkpoints, into a folder")
 	c.Flags().BoolVar(&o.force, "force", false, "replace files that are there")
 	return c
 }
@@ -83,6 +93,9 @@ func (a verb) restore(ctx context.Context, name string, o restoreOptions) error 
 		return err
 	}
 	point := found.PointCommitted
+	if o.tree {
+		return trees.Restore(ctx, a.App, v, point, o.to, tree.Options{Like: like(a.Now()), Force: o.force})
+	}
 	disks, err := chooseDisks(point, o.disk)
 	if err != nil {
 		return fault.At("choose disk of point", id.Short(point.Point), err)
@@ -127,19 +140,26 @@ func (a verb) restoreDisk(ctx context.Context, v *session.Vault, d events.PointD
 	return r, fault.At("restore disk to", path, err)
 }
 
+// machineDisks are the disks of a point that its machine has: not the files that are
+// kept of an exported tree. They keep their order, and so their numbers.
+func machineDisks(point events.PointCommitted) []events.PointDisk {
+	return slices.DeleteFunc(slices.Clone(point.Disks), func(d events.PointDisk) bool { return d.Carried })
+}
+
 // chooseDisks returns the disks that --disk asks for, all of them if it is empty:
 // by number as show counts them, or by name.
 func chooseDisks(point events.PointCommitted, which string) ([]events.PointDisk, error) {
+	disks := machineDisks(point)
 	if which == "" {
-		return point.Disks, nil
+		return disks, nil
 	}
-	for n, d := range point.Disks {
+	for n, d := range disks {
 		if which == d.Key || which == strconv.Itoa(n) || which == d.Disk.String() {
-			return point.Disks[n : n+1], nil
+			return disks[n : n+1], nil
 		}
 	}
 	var keys []string
-	for n, d := range point.Disks {
+	for n, d := range disks {
 		keys = append(keys, fmt.Sprintf("%d (%s)", n, d.Key))
 	}
 	return nil, fmt.Errorf("disk %q: %w; there is %s", which, fs.ErrNotExist, strings.Join(keys, ", "))

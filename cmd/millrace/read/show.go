@@ -12,7 +12,7 @@ import (
 
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/events"
-	"github.com/millrace-backup/millrace/hypervisor/folder"
+	"github.com/millrace-backup/millrace/hypervisor/folder/export"
 	"github.com/millrace-backup/millrace/hypervisor/vmconfig"
 	"github.com/millrace-backup/millrace/id"
 )
@@ -46,6 +46,15 @@ type diskJSON struct {
 	Root    events.Hash `json:"root"`
 }
 
+// fileJSON is a file of an exported machine's tree.
+type fileJSON struct {
+	Disk   id.Disk     `json:"disk"`
+	File   string      `json:"file"` // its path in the tree
+	Size   int64       `json:"size"`
+	Layers int         `json:"layers"`
+	Root   events.Hash `json:"root"`
+}
+
 func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	v, err := a.OpenVault(ctx)
 	if err != nil {
@@ -55,8 +64,13 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	if err != nil {
 		return err
 	}
-	disks := []diskJSON{}
-	for n, d := range p.Disks {
+	disks, files := []diskJSON{}, []fileJSON{}
+	for _, d := range p.Disks {
+		if d.Carried {
+			files = append(files, fileJSON{d.Disk, d.File, d.Size, len(d.Extents), d.Root})
+		}
+	}
+	for n, d := range machineDisks(p.PointCommitted) {
 		disks = append(disks, diskJSON{n, d.Disk, d.Key, d.Format, d.Variant, d.Size, d.Sector, len(d.Extents), d.Root})
 	}
 	if a.Settings.JSON {
@@ -69,9 +83,10 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 			Position uint64     `json:"position"`
 			Config   string     `json:"config"`
 			Disks    []diskJSON `json:"disks"`
+			Files    []fileJSON `json:"files"` // of an exported machine's tree, kept byte for byte
 			// What config says of an exported machine; config has the same as text.
-			Machine *folder.Configuration `json:"machine,omitempty"`
-		}{jsonOf(p), p.Driver, p.Source, p.Set, parentOf(p), p.Position, configText(p.Config), disks, exported(p.Config)})
+			Machine *export.Configuration `json:"machine,omitempty"`
+		}{jsonOf(p), p.Driver, p.Source, p.Set, parentOf(p), p.Position, configText(p.Config), disks, files, exported(p.Config)})
 		return nil
 	}
 	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
@@ -101,6 +116,7 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	for _, d := range disks {
 		row(fmt.Sprintf("disk %d", d.Number), fmt.Sprintf("%s: %s, %s %s, sectors of %d", d.Key, session.Size(d.Size), d.Format, d.Variant, d.Sector))
 	}
+	a.showTree(row, p, files)
 	for _, u := range p.Unprotected {
 		row("not in it", u.Key+": "+u.Reason)
 	}
@@ -113,9 +129,31 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	return nil
 }
 
+// showTree prints the files of an exported machine's tree, and what is wrong with it.
+func (a verb) showTree(row func(name, value string), p session.Listed, files []fileJSON) {
+	var bytes int64
+	for _, f := range files {
+		bytes += f.Size
+	}
+	if len(files) > 0 {
+		row("tree", fmt.Sprintf("%d files kept with it, %s; restore --with-checkpoints writes them back", len(files), session.Size(bytes)))
+	}
+	for _, f := range files {
+		row("file", f.File+": "+session.Size(f.Size))
+	}
+	if x := exported(p.Config); x != nil {
+		for _, d := range x.Defects {
+			row("not whole", d.File+": "+d.Reason)
+		}
+		for _, r := range x.Remarks {
+			row("remark", r)
+		}
+	}
+}
+
 // exported is what a configuration says of a machine that Hyper-V exported, or nil.
-func exported(config []byte) *folder.Configuration {
-	c, err := folder.ReadConfiguration(config)
+func exported(config []byte) *export.Configuration {
+	c, err := export.ReadConfiguration(config)
 	if err != nil {
 		return nil
 	}

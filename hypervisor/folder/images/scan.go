@@ -1,4 +1,4 @@
-package folder
+package images
 
 import (
 	"fmt"
@@ -8,55 +8,46 @@ import (
 	"strings"
 
 	"github.com/millrace-backup/millrace/hypervisor"
-	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/open"
 )
 
-// candidate is a file that is to be a disk.
-type candidate struct {
-	key, path string
-	format    string // "" by signature
-
-	// What probe finds.
-	info  vdisk.Info
-	file  os.FileInfo
-	below []os.FileInfo // the files that it is laid on
-}
-
-// scan sorts the entries of a folder into disks and the rest. Both come in the
+// Scan sorts the entries of a folder into images and the rest. Both come in the
 // order of their names.
-func scan(dir string) ([]candidate, []hypervisor.Unprotected, error) {
+func Scan(dir string) ([]Image, []hypervisor.Unprotected, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	var disks []candidate
+	var found []Image
 	var rest []hypervisor.Unprotected
 	for _, e := range entries {
-		c := candidate{key: e.Name(), path: filepath.Join(dir, e.Name()), format: formatOf(e.Name())}
-		reason, err := c.refuse(dir, e)
+		m := At(e.Name(), filepath.Join(dir, e.Name()))
+		reason, err := m.Refuse(dir, e)
 		if err != nil {
-			return nil, nil, fmt.Errorf("disk %s: %w", c.key, err)
+			return nil, nil, fmt.Errorf("disk %s: %w", m.Key, err)
 		}
 		if reason != "" {
-			rest = append(rest, hypervisor.Unprotected{Key: c.key, Reason: reason})
+			rest = append(rest, hypervisor.Unprotected{Key: m.Key, Reason: reason})
 		} else {
-			disks = append(disks, c)
+			found = append(found, m)
 		}
 	}
-	return disks, rest, nil
+	return found, rest, nil
 }
 
-// refuse tells why an entry is no disk, or "". It settles the path of a link.
-func (c *candidate) refuse(dir string, e fs.DirEntry) (string, error) {
-	named := hasDiskName(c.key)
+// NoImage is what Refuse says of a file that does not look like an image at all.
+const NoImage = "neither the name nor the signature of a disk image"
+
+// Refuse tells why an entry of dir is no disk, or "". It settles the path of a link.
+func (m *Image) Refuse(dir string, e fs.DirEntry) (string, error) {
+	named := hasDiskName(m.Key)
 	mode := e.Type()
 	if mode&fs.ModeSymlink != 0 {
-		path, reason := follow(dir, c.path)
+		path, reason := follow(dir, m.Path)
 		if reason != "" {
 			return reason, nil
 		}
-		c.path = path
+		m.Path = path
 		st, err := os.Lstat(path)
 		if err != nil {
 			return "", err
@@ -71,7 +62,7 @@ func (c *candidate) refuse(dir string, e fs.DirEntry) (string, error) {
 	case named:
 		return "", nil
 	}
-	f, err := openFile(c.path)
+	f, err := OpenFile(m.Path)
 	if err != nil {
 		return fmt.Sprintf("no disk by its name, and cannot be read: %v", err), nil
 	}
@@ -87,10 +78,10 @@ func (c *candidate) refuse(dir string, e fs.DirEntry) (string, error) {
 		return "", nil
 	case format != "":
 		return "a disk image of format " + format + ", which is not supported", nil
-	case promised(c.key) != "":
-		return brokenPromise(promised(c.key)), nil
+	case promised(m.Key) != "":
+		return brokenPromise(promised(m.Key)), nil
 	}
-	return "neither the name nor the signature of a disk image", nil
+	return NoImage, nil
 }
 
 // hasDiskName reports whether a file is a disk by its name.

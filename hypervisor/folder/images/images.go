@@ -1,0 +1,192 @@
+// Package images finds disk images among the files of a folder, and says what each
+// of them is and which files it is laid on.
+//
+// [Scan] sorts one folder, [Image.Refuse] judges one file, [Image.Probe] opens one
+// and notes what it is. [Leaves] are the images that no other is laid on: what
+// guests write to.
+//
+// A file *.raw is raw whatever it contains, *.vhdx, *.vhd and *.qcow2 are what
+// their names say or an error (*.avhdx and *.avhd are what Hyper-V calls a
+// differencing VHDX or VHD), and any other is what its signature says, raw if it has
+// none, except where the name promises a format that is not readable (*.vmdk): a damaged
+// image must not pass for a raw disk.
+//
+// Links are followed only to what lies inside the folder that is looked at. The
+// package never writes.
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/open"
+)
+
+// Image is a file that is to be a disk.
+type Image struct {
+	Key, Path string
+	Format    string // that its name settles; "" by signature
+
+	// What Probe finds.
+	Info  vdisk.Info
+	Below []string // the files that it is laid on, its own parent first, links resolved
+	id    string   // its own path, links resolved, as Below would have it
+}
+
+// At is the image at path, which Probe has yet to look at.
+func At(key, path string) Image { return Image{Key: key, Path: path, Format: formatOf(path)} }
+
+// formatOf is the format that a file's name settles, or "".
+func formatOf(path string) string {
+	switch ext := strings.ToLower(filepath.Ext(path)); ext {
+	case ".raw", ".vhdx", ".vhd", ".qcow2":
+		return ext[1:]
+	case ".avhdx", ".avhd":
+		return ext[2:]
+	}
+	return ""
+}
+
+// promised is the format that a file's name promises and nothing here can read,
+// or "".
+func promised(path string) string {
+	switch ext := strings.ToLower(filepath.Ext(path)); ext {
+	case ".vmdk":
+		return ext[1:]
+	}
+	return ""
+}
+
+// brokenPromise says what is the matter with a file that has no signature and
+// whose name promises a format.
+func brokenPromise(format string) string {
+	return "its name promises " + format + ", but it has no such signature and is not readable; to back it up as a raw disk, rename it to .raw"
+}
+
+// Open opens the image at path by format, or by signature when it is "". A
+// file without a signature is raw then, unless its name promises otherwise. Its
+// parents are looked for in the folders given.
+func Open(path, format string, parents []string) (*open.Disk, error) {
+	f, err := OpenFile(path)
+	if err != nil {
+		return nil, err
+	}
+	image, err := open.File(f, open.Options{Format: format, Parents: parents})
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if want := promised(path); want != "" && format == "" && image.Info().Format == "raw" {
+		return nil, errors.Join(fmt.Errorf("%w: %s", vdisk.ErrUnsupported, brokenPromise(want)), image.Close())
+	}
+	return image, nil
+}
+
+// Folders are where the parents of a source's images may be: in a source
+// that is a folder, and below it.
+func Folders(source string) []string {
+	st, err := os.Stat(source)
+	if err != nil || !st.IsDir() {
+		return nil // what is wrong with it is said when it is opened
+	}
+	return []string{source}
+}
+
+// Probe opens each image and notes what it is, and which files it is laid on.
+func Probe(ctx context.Context, found []Image, parents []string) error {
+	for i := range found {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := found[i].Probe(parents); err != nil {
+			return fmt.Errorf("disk %s: %w", found[i].Key, err)
+		}
+	}
+	return nil
+}
+
+// Probe opens the image and notes what it is, and which files it is laid on.
+func (m *Image) Probe(parents []string) error {
+	image, err := Open(m.Path, m.Format, parents)
+	if err != nil {
+		return err
+	}
+	m.Info = image.Info()
+	below := Parents(image)
+	if err := image.Close(); err != nil {
+		return err
+	}
+	if m.id, err = resolved(m.Path); err != nil {
+		return err
+	}
+	m.Below = nil
+	for _, path := range below {
+		real, err := resolved(path)
+		if err != nil {
+			return err
+		}
+		m.Below = append(m.Below, real)
+	}
+	return nil
+}
+
+// resolved is one way to write the path of a file that is there.
+func resolved(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err == nil && runtime.GOOS == "windows" { // names differ there only by more than case
+		real = strings.ToLower(real)
+	}
+	return real, err
+}
+
+// Parents are the files beneath an image, its own parent first.
+func Parents(image *open.Disk) []string {
+	var out []string
+	for _, l := range image.Layers()[1:] {
+		out = append(out, l.Path)
+	}
+	return out
+}
+
+// Leaves are the images that no other is laid on, of those that were probed. An image
+// that is its own parent was refused when it was opened, so there is a leaf above
+// every image.
+func Leaves(found []Image) (out []Image) {
+	laidOn := map[string]bool{}
+	for _, m := range found {
+		for _, path := range m.Below {
+			laidOn[path] = true
+		}
+	}
+	for _, m := range found {
+		if !laidOn[m.id] {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// IsBelow reports whether other is laid on m.
+func (m *Image) IsBelow(other *Image) bool {
+	for _, path := range other.Below {
+		if path == m.id {
+			return true
+		}
+	}
+	return false
+}
+
+// OpenParent opens a file of a chain by a path that may lead over links inside the
+// source's folder; [OpenFile] takes none.
+func OpenParent(path string) (*os.File, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	return OpenFile(real)
+}
