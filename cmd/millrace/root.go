@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace-backup/millrace/cmd/millrace/bench"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/cmd/millrace/keep"
 	"github.com/millrace-backup/millrace/cmd/millrace/live"
 	"github.com/millrace-backup/millrace/cmd/millrace/read"
 	"github.com/millrace-backup/millrace/cmd/millrace/serve"
@@ -33,6 +34,9 @@ func (a *app) verbs() []*cobra.Command {
 		read.Show(a.App),
 		read.Restore(a.App),
 		read.Verify(a.App),
+		keep.Forget(a.App),
+		keep.Pin(a.App),
+		keep.Unpin(a.App),
 		read.Recover(a.App),
 		a.auditCommand(),
 		live.Top(a.App),

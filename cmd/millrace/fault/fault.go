@@ -145,6 +145,7 @@ func Kinds() []Kind {
 		{"store-read-only", store.ErrReadOnly, ExitFailed, "check permissions and mount options where the vault lies"},
 		{"no-password", ErrNoPassword, ExitUsage, "give --password-file, --password-command or --password-fd, set MILLRACE_PASSWORD_FILE, or use a terminal"},
 		{"no-match", catalog.ErrNone, ExitFailed, "see millrace points, or millrace audit show, for what there is"},
+		{"kept", nil, ExitFailed, "unpin the point first, or say --force if it really is to go"},
 		{"no-tree", tree.ErrNone, ExitFailed, "restore without --with-checkpoints; a point has a tree when its source is a machine that Hyper-V exported, no disks were chosen, and --no-checkpoints was not given"},
 		{"not-running", control.ErrNotRunning, ExitFailed, "millrace audit show tells how jobs went; top and tune see those that run on this machine with this --state"},
 		{"vanished", control.ErrVanished, ExitFailed, "it was killed, or its machine is in trouble: run the backup again, which finds what was stored; its logs are under jobs/ in the state folder"},

@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault/store"
 )
 
@@ -25,6 +26,17 @@ type Recorded struct{ Position, Checkpoint uint64 }
 // remembers. Reading a vault needs no permission to write to it: if it cannot be
 // written to, the facts wait in the state folder for the next command that can.
 func (a *App) Record(ctx context.Context, o *Vault, facts ...events.Fact) (Recorded, error) {
+	return a.record(ctx, o, id.Job{}, nil, facts)
+}
+
+// Decide appends facts that are only right as long as nobody else says something
+// that the guard refuses; its Next is where the state they were decided on ends.
+// They are the facts of a job if there is one. They do not wait in the outbox.
+func (a *App) Decide(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard, facts ...events.Fact) (Recorded, error) {
+	return a.record(ctx, o, job, g, facts)
+}
+
+func (a *App) record(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard, facts []events.Fact) (Recorded, error) {
 	waiting, files := o.memory.outbox(o.ID)
 	all := append(slices.Clone(waiting), facts...)
 	if len(all) == 0 {
@@ -35,8 +47,8 @@ func (a *App) Record(ctx context.Context, o *Vault, facts ...events.Fact) (Recor
 		return Recorded{}, err
 	}
 	_, size, _ := o.Ledger.Head()
-	position, err := o.Ledger.Append(ctx, id.Job{}, append(all, state.Hashed(size)), nil, nil)
-	if errors.Is(err, store.ErrReadOnly) || errors.Is(err, store.ErrFull) {
+	position, err := o.Ledger.AppendGuarded(ctx, job, g, append(all, state.Hashed(size)), nil, nil)
+	if g == nil && (errors.Is(err, store.ErrReadOnly) || errors.Is(err, store.ErrFull)) {
 		file, keepErr := o.memory.putOutbox(o.ID, a.events(facts))
 		if keepErr != nil {
 			return Recorded{}, keepErr

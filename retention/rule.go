@@ -1,0 +1,105 @@
+package retention
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Rule says how many points are kept of each kind; zero is none.
+type Rule struct {
+	Last, Hourly, Daily, Weekly, Monthly, Yearly int
+	Zone                                         *time.Location // whose hours and days; nil: UTC
+}
+
+// Point is what the rule has to know of a point. Points of one guest only are
+// judged together.
+type Point struct {
+	Time    time.Time // the instant that it shows
+	Order   uint64    // when it was made, as the ledger has it: which of two is newer if their times are equal
+	Damaged bool      // its last check found damage
+	Pinned  bool
+}
+
+// kind is one of the numbers of a rule.
+type kind struct {
+	name   string
+	keep   int
+	bucket func(time.Time) string
+}
+
+func (r Rule) kinds() []kind {
+	form := func(layout string) func(time.Time) string {
+		return func(t time.Time) string { return t.Format(layout) }
+	}
+	week := func(t time.Time) string {
+		y, w := t.ISOWeek()
+		return fmt.Sprintf("%04d-W%02d", y, w)
+	}
+	return []kind{
+		// The offset tells the two hours apart that a clock change makes one of.
+		{"hourly", r.Hourly, form("2006-01-02 15h -07")}, {"daily", r.Daily, form(time.DateOnly)}, {"weekly", r.Weekly, week},
+		{"monthly", r.Monthly, form("2006-01")}, {"yearly", r.Yearly, form("2006")},
+	}
+}
+
+// Empty reports that no number is above zero.
+func (r Rule) Empty() bool {
+	return r.Last <= 0 && r.Hourly <= 0 && r.Daily <= 0 && r.Weekly <= 0 && r.Monthly <= 0 && r.Yearly <= 0
+}
+
+// Judge says of each point why it is kept, in words; no reason: it is forgotten.
+func (r Rule) Judge(points []Point) ([][]string, error) {
+	if r.Empty() {
+		return nil, ErrEmpty
+	}
+	zone := r.Zone
+	if zone == nil {
+		zone = time.UTC
+	}
+	reasons := make([][]string, len(points))
+	because := func(n int, why string) { reasons[n] = append(reasons[n], why) }
+	newest := make([]int, len(points)) // numbers of points, newest first
+	for n := range newest {
+		newest[n] = n
+		if points[n].Pinned {
+			because(n, "pinned")
+		}
+	}
+	slices.SortFunc(newest, func(a, b int) int {
+		return cmp.Or(points[b].Time.Compare(points[a].Time), cmp.Compare(points[b].Order, points[a].Order))
+	})
+	good := slices.DeleteFunc(slices.Clone(newest), func(n int) bool { return points[n].Damaged })
+	if len(newest) > 0 {
+		// By the ledger too: a clock set back must not make the latest backup an old one.
+		latest := slices.MaxFunc(newest, func(a, b int) int { return cmp.Compare(points[a].Order, points[b].Order) })
+		because(latest, "newest of the guest")
+	}
+	if len(good) > 0 && len(good) < len(newest) {
+		because(good[0], "newest that is not damaged")
+	}
+	last := good
+	if len(last) == 0 {
+		last = newest
+	}
+	for i, n := range last[:min(len(last), max(r.Last, 0))] {
+		because(n, fmt.Sprintf("last %d of %d", i+1, r.Last))
+	}
+	for _, k := range r.kinds() {
+		keeper, buckets := map[string]int{}, []string(nil) // newest bucket first
+		for _, n := range newest {
+			b := k.bucket(points[n].Time.In(zone))
+			if at, taken := keeper[b]; !taken {
+				buckets = append(buckets, b)
+				keeper[b] = n
+			} else if points[at].Damaged && !points[n].Damaged {
+				keeper[b] = n
+			}
+		}
+		for i, b := range buckets[:min(len(buckets), max(k.keep, 0))] {
+			because(keeper[b], fmt.Sprintf("%s %d of %d (%s)", k.name, i+1, k.keep, b))
+		}
+	}
+	return reasons, nil
+}
