@@ -307,3 +307,28 @@ func FuzzDecodeRecords(f *testing.F) {
 		}
 	})
 }
+
+// A point of a machine with as many files in its tree as are taken, and with as many
+// disks as Hyper-V gives one, each of as many layers as there may be, can be read.
+func TestAPointOfManyFilesCanBeRead(t *testing.T) {
+	ref := TableRef{Name: id.Object{1}, Job: id.Job{2}, UID: UID{3}, Size: 1 << 40, Rows: 1 << 40, Root: Hash{4}}
+	var p PointCommitted
+	for range 800 + 260 {
+		d := PointDisk{Disk: id.Disk{1}, Key: "k", File: "f", Carried: true}
+		for range 8 {
+			d.Extents, d.Chunks = append(d.Extents, ref), append(d.Chunks, ref)
+		}
+		p.Disks = append(p.Disks, d)
+	}
+	b, err := Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back PointCommitted
+	if err := Unmarshal(b, &back); err != nil || len(back.Disks) != len(p.Disks) {
+		t.Errorf("%d bytes: %v", len(b), err)
+	}
+	if got := len(back.MachineDisks()); got != 0 {
+		t.Errorf("%d disks of a machine", got)
+	}
+}

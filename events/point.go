@@ -1,6 +1,10 @@
 package events
 
-import "github.com/millrace-backup/millrace/id"
+import (
+	"slices"
+
+	"github.com/millrace-backup/millrace/id"
+)
 
 // TableRef names a table, tables/<job>/<name>, and what is in it.
 type TableRef struct {
@@ -56,6 +60,12 @@ type PointDisk struct {
 	Token          []byte     `json:"token"`   // what the next job asks the hypervisor with
 	File           string     `json:"file"`    // its path in the exported tree, with slashes; empty: there is no tree
 	Carried        bool       `json:"carried"` // no disk of the machine: that file, byte for byte
+}
+
+// MachineDisks are the disks of the point that its machine has, without the files that
+// are carried along. They come first, so that their numbers do not depend on files.
+func (p PointCommitted) MachineDisks() []PointDisk {
+	return slices.DeleteFunc(slices.Clone(p.Disks), func(d PointDisk) bool { return d.Carried })
 }
 
 // PointVerified says what a check of a point found.

@@ -167,6 +167,9 @@ Virtual Machines/0AA394FA-7C4A-4070-BA32-773D43B28A68.vmgs`
 		if c.Machine == nil || c.Machine.Processors != 4 || len(c.Machine.Disks) != 4 || len(c.Checkpoints) != 1 || len(c.SHA256) != 64 || len(c.Remarks) != 0 || !json.Valid(g.Config) {
 			t.Errorf("%s", g.Config)
 		}
+		if len(c.Defects) != 1 || !strings.Contains(c.Defects[0].Reason, `disk SCSI 0:2: the configuration names E:\elsewhere`) {
+			t.Errorf("defects %v", c.Defects)
+		}
 		// The id of a disk stays when a checkpoint gives it another file.
 		next := filepath.Join(dir, "Virtual Hard Disks", "a_3.avhdx")
 		_, err := drivertest.Checkpoint(next, filepath.Join(dir, "Virtual Hard Disks", "a_1.avhdx"), 3)
@@ -307,7 +310,7 @@ func TestExportWithABrokenImage(t *testing.T) {
 			}
 			c := configOf(t, g)
 			text := fmt.Sprint(c.Defects)
-			if len(c.Defects) != 2 || !strings.Contains(text, `checkpoint "before the update", disk SCSI 0:1`) || !strings.Contains(text, "Virtual Hard Disks/a_2.avhdx") {
+			if len(c.Defects) != 3 || !strings.Contains(text, `checkpoint "before the update", disk SCSI 0:1`) || !strings.Contains(text, "Virtual Hard Disks/a_2.avhdx") {
 				t.Errorf("defects %s", text)
 			}
 			f, err := folder.New(dir, options).Freeze(t.Context(), g, hypervisor.CrashOnly)
@@ -349,6 +352,20 @@ func TestExportInOneFolder(t *testing.T) {
 		if g.Name != "now" || keysOf(g) != wantDisks || c.File != "2.vmcx" || len(c.Checkpoints) != 2 || len(c.Remarks)+len(c.Defects)+len(g.Unprotected) > 0 {
 			t.Errorf("kind %q: guest %s with %s, %s", kind, g.Name, keysOf(g), g.Config)
 		}
+	}
+}
+
+// A checkpoint whose image is not there is named.
+func TestExportWithoutACheckpointsImage(t *testing.T) {
+	dir := t.TempDir()
+	exported(t, dir, drivertest.VMCX, ".vmcx")
+	must(t, os.Remove(filepath.Join(dir, "Virtual Hard Disks", "a_2.avhdx")))
+	g := inspectOne(t, dir)
+	if got := reasonsOf(g); keysOf(g) != "boot.vhdx a_1.avhdx" || !strings.Contains(got, `checkpoint "before the update" SCSI 0:1: the configuration names C:\VMs\Virtual Hard Disks\a_2.avhdx, which is not in the folder`) {
+		t.Errorf("disks %s, unprotected\n%s", keysOf(g), got)
+	}
+	if c := configOf(t, g); len(c.Defects) != 2 || c.Defects[0].File != "Snapshots/11111111-7C4A-4070-BA32-773D43B28A68.vmcx" {
+		t.Errorf("defects %v", c.Defects)
 	}
 }
 
@@ -402,7 +419,7 @@ func TestExportWithOddNames(t *testing.T) {
 	must(t, os.Symlink("x.vmrs", filepath.Join(dir, "Snapshots", "y.vmrs")))
 	g := inspectOne(t, dir)
 	c := configOf(t, g)
-	if len(c.Defects) != 3 || strings.Count(filesOf(t, g), ".vmrs") != 1 {
+	if len(c.Defects) != 4 || strings.Count(filesOf(t, g), ".vmrs") != 1 {
 		t.Errorf("defects %v, files %s", c.Defects, filesOf(t, g))
 	}
 	for _, name := range []string{"Snapshots/a:b.vmrs: ", "Snapshots/x.vmrs: ", "Snapshots/y.vmrs: a link"} {

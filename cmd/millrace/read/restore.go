@@ -140,16 +140,10 @@ func (a verb) restoreDisk(ctx context.Context, v *session.Vault, d events.PointD
 	return r, fault.At("restore disk to", path, err)
 }
 
-// machineDisks are the disks of a point that its machine has: not the files that are
-// kept of an exported tree. They keep their order, and so their numbers.
-func machineDisks(point events.PointCommitted) []events.PointDisk {
-	return slices.DeleteFunc(slices.Clone(point.Disks), func(d events.PointDisk) bool { return d.Carried })
-}
-
 // chooseDisks returns the disks that --disk asks for, all of them if it is empty:
 // by number as show counts them, or by name.
 func chooseDisks(point events.PointCommitted, which string) ([]events.PointDisk, error) {
-	disks := machineDisks(point)
+	disks := point.MachineDisks()
 	if which == "" {
 		return disks, nil
 	}

@@ -70,7 +70,7 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 			files = append(files, fileJSON{d.Disk, d.File, d.Size, len(d.Extents), d.Root})
 		}
 	}
-	for n, d := range machineDisks(p.PointCommitted) {
+	for n, d := range p.MachineDisks() {
 		disks = append(disks, diskJSON{n, d.Disk, d.Key, d.Format, d.Variant, d.Size, d.Sector, len(d.Extents), d.Root})
 	}
 	if a.Settings.JSON {

@@ -99,6 +99,9 @@ func (t *Tree) disks(g id.Guest) (out []hypervisor.Disk, err error) {
 		switch {
 		case why != "":
 			t.leaveOut(key, "%s", why)
+			if d.Type == "VHD" {
+				t.defect(t.config.File, "disk %s: %s", d.Slot(), why)
+			}
 		case t.broken[m.Path] != nil:
 			return nil, fmt.Errorf("disk %s: %w", key, t.broken[m.Path])
 		case used[m.Path]:

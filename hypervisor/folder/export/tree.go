@@ -288,14 +288,16 @@ func (t *Tree) isBelow(old, now vmconfig.Machine) bool {
 func (t *Tree) judge(c config) {
 	for _, d := range c.machine.Disks {
 		m, why := t.imageOf(d)
-		if why == "" {
+		switch {
+		case d.Type != "VHD":
+		case why != "":
+			t.defect(c.rel, "checkpoint %q, disk %s: %s", c.machine.Name, d.Slot(), why)
+			t.leaveOut(fmt.Sprintf("checkpoint %q %s", c.machine.Name, d.Slot()), "%s", why)
+		default:
 			t.owners[m.Path] = c.machine.Name
 			if err := t.broken[m.Path]; err != nil {
-				why = err.Error()
+				t.defect(c.rel, "checkpoint %q, disk %s: %v", c.machine.Name, d.Slot(), err)
 			}
-		}
-		if why != "" && d.Type == "VHD" {
-			t.defect(c.rel, "checkpoint %q, disk %s: %s", c.machine.Name, d.Slot(), why)
 		}
 	}
 }
