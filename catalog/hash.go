@@ -139,7 +139,7 @@ func (w canon) point(p *Point) {
 	for _, n := range []uint64{p.Position, uint64(p.Time), p.Forgotten, p.verified, uint64(len(p.Disks))} {
 		w.number(n)
 	}
-	w.disks(p.asCommitted())
+	w.disks(p.AsCommitted())
 }
 
 func (w canon) disks(disks []events.PointDisk) {

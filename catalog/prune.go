@@ -54,8 +54,8 @@ func (p *Point) replace(f events.TableReplaced) {
 	}
 }
 
-// asCommitted are the disks before any table of theirs was replaced.
-func (p *Point) asCommitted() []events.PointDisk {
+// AsCommitted are the disks before any table of theirs was replaced.
+func (p *Point) AsCommitted() []events.PointDisk {
 	if p.committed != nil {
 		return p.committed
 	}

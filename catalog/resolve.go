@@ -71,7 +71,7 @@ func (s *State) pointAt(arg, guest, when string, loc *time.Location) (*Point, er
 	}
 	until := time.Time{} // none
 	if when != "latest" {
-		if until, err = parseTime(when, loc); err != nil {
+		if until, err = ParseTime(when, loc); err != nil {
 			return nil, fmt.Errorf("point %q: %w", arg, err)
 		}
 	}
@@ -88,10 +88,10 @@ func (s *State) pointAt(arg, guest, when string, loc *time.Location) (*Point, er
 	return nil, fmt.Errorf("point %q: %s has none: %w; there are: %s", arg, g.Name, ErrNone, list(newestFirst(g.Points), describePoint))
 }
 
-// parseTime understands RFC 3339 and its shorter forms down to a date. It returns
+// ParseTime understands RFC 3339 and its shorter forms down to a date. It returns
 // the last instant that is meant: points are printed to the second, and what is
 // printed must find the point.
-func parseTime(text string, loc *time.Location) (time.Time, error) {
+func ParseTime(text string, loc *time.Location) (time.Time, error) {
 	text = strings.Replace(text, " ", "T", 1)
 	second := func(t time.Time) time.Time { return t.Add(time.Second) }
 	if strings.ContainsAny(text, ".,") { // the layouts take a fraction unasked

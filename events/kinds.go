@@ -38,6 +38,7 @@ func Kinds() []string {
 		"RunDiscarded",
 		"PointRestored",
 		"FilesRestored",
+		"RollbackAccepted",
 	}
 }
 
@@ -143,6 +144,9 @@ func (TableReplaced) Kind() string { return "TableReplaced" }
 // Kind names the fact on the wire.
 func (ObjectsDeleted) Kind() string { return "ObjectsDeleted" }
 
+// Kind names the fact on the wire.
+func (RollbackAccepted) Kind() string { return "RollbackAccepted" }
+
 // decodeFact decodes the fact of a record. A kind that is not in the list was
 // written by a later program and is kept as it is.
 func decodeFact(kind string, body []byte) (Fact, error) {
@@ -215,6 +219,8 @@ func decodeFact(kind string, body []byte) (Fact, error) {
 		return decodeAs[PointRestored](body)
 	case "FilesRestored":
 		return decodeAs[FilesRestored](body)
+	case "RollbackAccepted":
+		return decodeAs[RollbackAccepted](body)
 	}
 	return Unknown{Name: kind, Body: body}, nil
 }

@@ -150,3 +150,22 @@ type StateHashed struct {
 	Size    uint64 `json:"size"`    // leaves of the ledger at that position
 	Hash    Hash   `json:"hash"`
 }
+
+// RollbackAccepted says that somebody went on with a vault which was not the
+// continuation of what had been seen of it: set back to an earlier state, or
+// with another history from some place on. What was seen and what it went on from
+// are both here, so that nobody has to trust a memory.
+// Written by every verb that was given --accept-rollback, at the first fact it
+// appends. Read by audit.
+type RollbackAccepted struct {
+	By       string `json:"by"` // OS user
+	Host     string `json:"host"`
+	SeenBy   string `json:"seen_by"`   // "state" of the host, or the path of a witness
+	Forked   bool   `json:"forked"`    // another history; else an earlier state of the same
+	SeenSeq  uint64 `json:"seen_seq"`  // segments that were seen
+	SeenSize uint64 `json:"seen_size"` // leaves that were seen
+	SeenRoot Hash   `json:"seen_root"`
+	Seq      uint64 `json:"seq"` // what there was instead: the number of this fact's segment, or less
+	Size     uint64 `json:"size"`
+	Root     Hash   `json:"root"`
+}

@@ -56,7 +56,7 @@ func (l *Ledger) AppendGuarded(ctx context.Context, job id.Job, g *Guard, facts 
 		if err != nil {
 			return 0, fmt.Errorf("append %s: %w", segmentName(l.seq), err)
 		}
-		h.Seq, h.PrevSize, h.PrevRoot, h.Edge = l.seq, l.head.size, l.head.root(), l.head.edge
+		h.Seq, h.PrevSize, h.PrevRoot, h.Edge = l.seq, l.head.Size, l.head.Root(), l.head.Edge
 		mine, err := sealSegment(l.vault.Keys, h, records)
 		if err != nil {
 			return 0, fmt.Errorf("append %s: %w", segmentName(h.Seq), err)
@@ -129,13 +129,17 @@ func (l *Ledger) Checkpoint(ctx context.Context) (Checkpoint, error) {
 	if l.vault == nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint: opened without the password: %w", vault.ErrNoPart)
 	}
-	if l.signed.Note != nil && l.signed.Size == l.head.size {
+	if l.signed.Note != nil && l.signed.Size == l.head.Size {
 		return l.signed, nil
 	}
 	if err := l.secure(ctx); err != nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
 	}
-	c, err := signCheckpoint(l.vault, l.seq, l.head, l.now())
+	earlier, err := l.earlier(ctx)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
+	}
+	c, err := signCheckpoint(l.vault, l.seq, l.head, earlier, l.now())
 	if err != nil {
 		return Checkpoint{}, err
 	}
@@ -154,6 +158,36 @@ func (l *Ledger) Checkpoint(ctx context.Context) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("put %s: %w", name, err)
 	}
-	l.signed = c
+	l.signed, l.own = c, c.Size
 	return c, nil
+}
+
+// earlier lists the checkpoints that the next one names, so that none can be taken away
+// unseen once there is a later one: the newest this Ledger knew, and what others have put
+// since. Those were only seen and are made durable: what is named has to stay.
+func (l *Ledger) earlier(ctx context.Context) (sizes []uint64, err error) {
+	known := l.signed.Size
+	for e, err := range store.ListAfter(ctx, l.st, checkpointFolder, before(checkpointFolder, known)) {
+		if err != nil {
+			return nil, err
+		}
+		size, ok := number(checkpointFolder, e.Name)
+		if !ok || size >= l.head.Size || len(sizes) == maxPrev {
+			continue
+		}
+		c, err := l.readCheckpoint(ctx, size)
+		if errors.Is(err, vault.ErrDamaged) || errors.Is(err, store.ErrNotFound) {
+			continue // whoever verifies says so
+		}
+		if err == nil && size != l.own {
+			if err = l.st.PutNew(ctx, e.Name, int64(len(c.Note)), bytes.NewReader(c.Note)); errors.Is(err, store.ErrExists) {
+				err = nil
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("make %s durable: %w", e.Name, err)
+		}
+		sizes = append(sizes, size)
+	}
+	return sizes, nil
 }

@@ -13,11 +13,15 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger/merkle"
 	"github.com/millrace-backup/millrace/vault"
 )
 
 // maxCheckpoint bounds what is read: seven lines, 48 edge hashes, a signature.
 const maxCheckpoint = 8 << 10
+
+// maxPrev bounds how many earlier checkpoints one names: as a rule it is one or two.
+const maxPrev = 64
 
 // Checkpoint is a signed statement of how far the ledger goes and what its
 // Merkle root is. Whoever keeps one (see Options.Remembered) notices when a
@@ -29,10 +33,11 @@ type Checkpoint struct {
 	Root  events.Hash   // of the tree of Size leaves
 	Edge  []events.Hash // its right edge, largest subtree first: enough to continue it
 	Time  events.Micros // when it was signed, by the signer's clock
+	Prev  []uint64      // sizes of earlier checkpoints, which are there; none in older vaults
 	Note  []byte        // the signed text: what to keep, and to give to ParseCheckpoint
 }
 
-func (c Checkpoint) tree() tree { return tree{c.Size, c.Edge} }
+func (c Checkpoint) tree() merkle.Tree { return merkle.Tree{Size: c.Size, Edge: c.Edge} }
 
 // position says in an error where a checkpoint stands.
 func (c Checkpoint) position() string {
@@ -62,6 +67,9 @@ func verifier(v id.Vault, public ed25519.PublicKey) (note.Verifier, error) {
 func (c Checkpoint) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n%d\n%s\nseq %d\ntime %d\n", origin(c.Vault), c.Size, encode64(c.Root), c.Seq, c.Time)
+	for _, size := range c.Prev {
+		fmt.Fprintf(&b, "prev %d\n", size)
+	}
 	for _, h := range c.Edge {
 		fmt.Fprintf(&b, "edge %s\n", encode64(h))
 	}
@@ -70,8 +78,8 @@ func (c Checkpoint) text() string {
 
 func encode64(h events.Hash) string { return base64.StdEncoding.EncodeToString(h[:]) }
 
-func signCheckpoint(v *vault.Vault, seq uint64, t tree, now time.Time) (Checkpoint, error) {
-	c := Checkpoint{Vault: v.ID, Seq: seq, Size: t.size, Root: t.root(), Edge: t.edge, Time: events.At(now)}
+func signCheckpoint(v *vault.Vault, seq uint64, t merkle.Tree, earlier []uint64, now time.Time) (Checkpoint, error) {
+	c := Checkpoint{Vault: v.ID, Seq: seq, Size: t.Size, Root: t.Root(), Edge: t.Edge, Time: events.At(now), Prev: earlier}
 	ver, err := verifier(v.ID, v.Config.SigningKey)
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("sign checkpoint: %w", err)
@@ -124,6 +132,10 @@ func ParseCheckpoint(cfg vault.Config, signed []byte) (Checkpoint, error) {
 			var t int64
 			t, err = strconv.ParseInt(value, 10, 64)
 			c.Time = events.Micros(t)
+		case "prev":
+			var size uint64
+			size, err = strconv.ParseUint(value, 10, 64)
+			c.Prev = append(c.Prev, size)
 		case "edge":
 			var h events.Hash
 			h, err = decode64(value)
@@ -133,7 +145,7 @@ func ParseCheckpoint(cfg vault.Config, signed []byte) (Checkpoint, error) {
 			return damaged(err)
 		}
 	}
-	if t := c.tree(); !t.fits() || t.root() != c.Root || c.Seq > c.Size {
+	if t := c.tree(); !t.Fits() || t.Root() != c.Root || c.Seq > c.Size {
 		return damaged(errors.New("its edge is not that of its root"))
 	}
 	return c, nil

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/ledger/merkle"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 )
@@ -45,9 +46,10 @@ type Ledger struct {
 	// mu guards what follows. It is held while a segment is put, so that one
 	// process does not race with itself.
 	mu      sync.Mutex
-	seq     uint64 // number of the next segment
-	head    tree   // the tree of all segments before seq
+	seq     uint64      // number of the next segment
+	head    merkle.Tree // the tree of all segments before seq
 	signed  Checkpoint
+	own     uint64                 // size of the checkpoint that this Ledger put last, or found durable
 	low     uint64                 // segments low ≤ n < seq are proven
 	lowTree mark                   // the tree of all segments before low
 	leaves  map[uint64]events.Hash // first leaf of every proven segment
@@ -118,16 +120,16 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 		}
 	}
 	l.seq, l.head = l.signed.Seq, l.signed.tree()
-	l.low, l.lowTree = l.seq, mark{l.head.size, l.head.root()}
+	l.low, l.lowTree = l.seq, mark{l.head.Size, l.head.Root()}
 	if err := l.refresh(ctx); err != nil {
 		return err
 	}
 	if l.seq < count {
 		return fmt.Errorf("%s has gone: %w", segmentName(l.seq), vault.ErrDamaged)
 	}
-	if l.head.size < claimed {
+	if l.head.Size < claimed {
 		return fmt.Errorf("size %d, but there is a damaged checkpoint for size %d: %w",
-			l.head.size, claimed, errors.Join(l.damaged...))
+			l.head.Size, claimed, errors.Join(l.damaged...))
 	}
 	if remembered != nil {
 		return l.compare(ctx, *remembered)
@@ -252,7 +254,7 @@ func (l *Ledger) countSegments(ctx context.Context, next uint64) (uint64, error)
 
 // compare holds the ledger against a checkpoint that was seen before.
 func (l *Ledger) compare(ctx context.Context, seen Checkpoint) error {
-	here := Checkpoint{Seq: l.seq, Size: l.head.size, Root: l.head.root()}
+	here := Checkpoint{Seq: l.seq, Size: l.head.Size, Root: l.head.Root()}
 	if seen.Vault != l.cfg.ID {
 		return fmt.Errorf("remembered checkpoint is of vault %s: %w", seen.Vault, ErrForked)
 	}
@@ -281,7 +283,7 @@ func (l *Ledger) compare(ctx context.Context, seen Checkpoint) error {
 func (l *Ledger) Head() (next, size uint64, root events.Hash) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.seq, l.head.size, l.head.root()
+	return l.seq, l.head.Size, l.head.Root()
 }
 
 // Signed returns the newest checkpoint this Ledger knows; its Size is zero if
@@ -333,9 +335,9 @@ func (l *Ledger) refresh(ctx context.Context) error {
 // there are keys, that its body is authentic, and moves the head behind it.
 func (l *Ledger) adopt(ctx context.Context) (*Segment, error) {
 	s, err := l.fetch(ctx, l.seq, func(s *Segment) error {
-		if s.PrevSize != l.head.size || s.PrevRoot != l.head.root() {
+		if s.PrevSize != l.head.Size || s.PrevRoot != l.head.Root() {
 			return fmt.Errorf("continues size %d, root %s, not %d, %s: %w",
-				s.PrevSize, s.PrevRoot, l.head.size, l.head.root(), ErrForked)
+				s.PrevSize, s.PrevRoot, l.head.Size, l.head.Root(), ErrForked)
 		}
 		if l.vault == nil {
 			return nil

@@ -18,6 +18,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger/merkle"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vault/store/dir"
@@ -110,7 +111,7 @@ func wantNumbers(t *testing.T, l *Ledger, from, to int) {
 }
 
 func TestTheTreeIsTheOneOfTlog(t *testing.T) {
-	var own tree
+	var own merkle.Tree
 	var stored []tlog.Hash
 	reader := tlog.HashReaderFunc(func(indexes []int64) (out []tlog.Hash, err error) {
 		for _, i := range indexes {
@@ -123,8 +124,8 @@ func TestTheTreeIsTheOneOfTlog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if own.root() != events.Hash(want) || !own.fits() || own.size != uint64(n) {
-			t.Fatalf("size %d: root %s, want %s", n, own.root(), events.Hash(want))
+		if own.Root() != events.Hash(want) || !own.Fits() || own.Size != uint64(n) {
+			t.Fatalf("size %d: root %s, want %s", n, own.Root(), events.Hash(want))
 		}
 		leaf := tlog.RecordHash(fmt.Append(nil, n))
 		more, err := tlog.StoredHashesForRecordHash(n, leaf, reader)
@@ -132,7 +133,7 @@ func TestTheTreeIsTheOneOfTlog(t *testing.T) {
 			t.Fatal(err)
 		}
 		stored = append(stored, more...)
-		own = own.with(events.Hash(leaf))
+		own = own.With(events.Hash(leaf))
 	}
 }
 

@@ -81,7 +81,7 @@ func (l *Ledger) At(ctx context.Context, position uint64) (size uint64, root eve
 	case position > l.seq:
 		return 0, root, fmt.Errorf("position %d: the ledger ends before %d: %w", position, end, fs.ErrNotExist)
 	case position == l.seq:
-		return l.head.size, l.head.root(), nil
+		return l.head.Size, l.head.Root(), nil
 	case position == l.low:
 		return l.lowTree.size, l.lowTree.root, nil
 	}
@@ -109,7 +109,7 @@ func (l *Ledger) prepare(ctx context.Context, from uint64) (end uint64, err erro
 func (l *Ledger) reach(ctx context.Context, from uint64) error {
 	for l.low > from {
 		s, err := l.load(ctx, l.low-1, func(s *Segment) error {
-			if after := s.after(); after.size != l.lowTree.size || after.root() != l.lowTree.root {
+			if after := s.after(); after.Size != l.lowTree.size || after.Root() != l.lowTree.root {
 				return fmt.Errorf("is not in the tree of size %d, root %s: %w", l.lowTree.size, l.lowTree.root, vault.ErrDamaged)
 			}
 			return nil
@@ -295,37 +295,4 @@ func (l *Ledger) Verify(ctx context.Context) error {
 		}
 	}
 	return errors.Join(wrong...)
-}
-
-// Salvage yields the records of every segment that opens, in the order of their
-// numbers, whatever is missing around them: for a ledger that is lost in part. That
-// a record is authentic is certain, that it is the last word is not. What cannot be
-// read is an error that names the object, and the iteration goes on.
-func Salvage(ctx context.Context, v *vault.Vault) iter.Seq2[events.Record, error] {
-	return func(yield func(events.Record, error) bool) {
-		l := Ledger{cfg: v.Config, st: v.Store, vault: v}
-		for e, err := range v.Store.List(ctx, segmentFolder) {
-			if err != nil {
-				yield(events.Record{}, err)
-				return
-			}
-			seq, ok := number(segmentFolder, e.Name)
-			if !ok {
-				continue
-			}
-			var records []events.Record
-			_, err := l.fetch(ctx, seq, func(s *Segment) (err error) {
-				records, err = s.open(v.Keys)
-				return err
-			})
-			if err != nil && !yield(events.Record{}, err) || ctx.Err() != nil {
-				return
-			}
-			for _, r := range records {
-				if !yield(r, nil) {
-					return
-				}
-			}
-		}
-	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger/merkle"
 	"github.com/millrace-backup/millrace/vault"
 )
 
@@ -96,10 +97,10 @@ func (s *Segment) leaves() []events.Hash {
 
 func (s *Segment) leaf() events.Hash { return events.Hash(tlog.RecordHash(s.clear)) }
 
-func (s *Segment) before() tree { return tree{s.PrevSize, s.Edge} }
+func (s *Segment) before() merkle.Tree { return merkle.Tree{Size: s.PrevSize, Edge: s.Edge} }
 
 // after is the tree that ends with this segment, if it may be believed.
-func (s *Segment) after() tree { return s.before().with(s.leaves()...) }
+func (s *Segment) after() merkle.Tree { return s.before().With(s.leaves()...) }
 
 // bytes are the object's bytes.
 func (s *Segment) bytes() []byte { return append(bytes.Clone(s.clear), s.body...) }
@@ -177,7 +178,7 @@ func parseSegment(b []byte) (*Segment, error) {
 	if !bytes.Equal(s.clear[end-sha256.Size:], s.BodySum[:]) || sha256.Sum256(s.body) != [32]byte(s.BodySum) {
 		return nil, fmt.Errorf("segment body is not the one its header names: %w", vault.ErrDamaged)
 	}
-	if before := s.before(); !before.fits() || before.root() != s.PrevRoot {
+	if before := s.before(); !before.Fits() || before.Root() != s.PrevRoot {
 		return nil, fmt.Errorf("segment header: its edge is not that of its previous root: %w", vault.ErrDamaged)
 	}
 	return s, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger/merkle"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vault/store/dir"
@@ -152,7 +153,7 @@ func TestTamperingShows(t *testing.T) {
 // fit, around a body of noise.
 func forge(t testing.TB, v *vault.Vault, l *Ledger) []byte {
 	t.Helper()
-	h := Header{Vault: v.ID, Seq: l.seq, PrevSize: l.head.size, PrevRoot: l.head.root(), Edge: l.head.edge}
+	h := Header{Vault: v.ID, Seq: l.seq, PrevSize: l.head.Size, PrevRoot: l.head.Root(), Edge: l.head.Edge}
 	body := make([]byte, 200)
 	h.BodySum = sha256.Sum256(body)
 	clear, err := clearPart(h)
@@ -212,8 +213,8 @@ func TestForms(t *testing.T) {
 		In:  []ObjectRef{{Name: "packs/aa/bb", Sum: events.Hash{4}, Size: 5000}, {Name: "tables/aa/cc", Sum: events.Hash{5}, Size: 70000}},
 		Out: []ObjectRef{{Name: "packs/dd/ee", Sum: events.Hash{6}, Size: 1}}, BodySum: events.Hash{0xbb, 31: 0xcc},
 	}
-	before := tree{}.with(events.Hash{7}, events.Hash{8}, events.Hash{9})
-	h.PrevSize, h.PrevRoot, h.Edge = before.size, before.root(), before.edge
+	before := merkle.Tree{}.With(events.Hash{7}, events.Hash{8}, events.Hash{9})
+	h.PrevSize, h.PrevRoot, h.Edge = before.Size, before.Root(), before.Edge
 	clear, err := clearPart(h)
 	if err != nil {
 		t.Fatal(err)
@@ -224,8 +225,8 @@ func TestForms(t *testing.T) {
 	for _, leaf := range s.leaves() {
 		text += "leaf " + leaf.String() + "\n"
 	}
-	golden(t, "segment.golden", []byte(text+"root "+after.root().String()+"\n"))
-	c := Checkpoint{Vault: h.Vault, Seq: 8, Size: after.size, Root: after.root(), Edge: after.edge, Time: h.Time}
+	golden(t, "segment.golden", []byte(text+"root "+after.Root().String()+"\n"))
+	c := Checkpoint{Vault: h.Vault, Seq: 8, Size: after.Size, Root: after.Root(), Edge: after.Edge, Time: h.Time}
 	golden(t, "checkpoint.golden", []byte(c.text()))
 }
 
@@ -255,8 +256,8 @@ func FuzzSegment(f *testing.F) {
 			return
 		}
 		after := s.after()
-		if !after.fits() || len(s.bytes()) != len(b) {
-			t.Fatalf("tree of %d leaves with %d edges", after.size, len(after.edge))
+		if !after.Fits() || len(s.bytes()) != len(b) {
+			t.Fatalf("tree of %d leaves with %d edges", after.Size, len(after.Edge))
 		}
 		_, _ = s.open(v.Keys)
 	})

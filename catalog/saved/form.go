@@ -85,11 +85,16 @@ func parseHeader(cfg vault.Config, b []byte) (h header, err error) {
 	if id.Vault(b[len(magic)+2:][:32]) != cfg.ID {
 		return h, fmt.Errorf("snapshot of another vault: %w", vault.ErrDamaged)
 	}
+	return readHeader(b), nil
+}
+
+// readHeader takes a header apart; b is as long as one.
+func readHeader(b []byte) (h header) {
 	r := b[len(magic)+2+32:]
 	h.at = ledger.Reached{Seq: binary.BigEndian.Uint64(r), Size: binary.BigEndian.Uint64(r[8:])}
 	h.root, h.shape, h.hash = events.Hash(r[16:48]), events.Hash(r[48:80]), events.Hash(r[80:112])
 	h.parts, h.sum = binary.BigEndian.Uint32(r[112:]), events.Hash(r[116:148])
-	return h, nil
+	return h
 }
 
 // partName is what a part is sealed under.

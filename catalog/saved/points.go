@@ -3,9 +3,12 @@ package saved
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/millrace-backup/millrace/catalog"
@@ -17,9 +20,13 @@ import (
 
 // A copy of a point is its record once more, as an object points/<point id>, for
 // the points that no snapshot holds yet: "MRPOIN" ‖ format u16 ‖ sealed frame of the
-// record. Nobody reads it while the ledger is whole.
+// record. Format 2 has, before the sealed frame, an Ed25519 signature over
+// "millrace point copy\n", vault, point and the frame's SHA-256, so that damage shows
+// without the password. Nobody reads a copy while the ledger is whole.
 const (
-	copyMagic  = "MRPOIN\x00\x01"
+	copyMagic  = "MRPOIN\x00\x02"
+	unsigned   = "MRPOIN\x00\x01" // before there were signatures
+	copySigned = "millrace point copy\n"
 	copyFolder = "points/"
 	maxCopy    = 16 << 20
 )
@@ -74,26 +81,68 @@ func putCopy(ctx context.Context, v *vault.Vault, p *catalog.Point) error {
 	if err != nil {
 		return err
 	}
-	b, err := v.Keys.SealMeta([]byte(copyMagic), vault.TypeCatalog, copyBinding(v.ID, p.Point), zstd.Encode(nil, record))
+	sealed, err := v.Keys.SealMeta(nil, vault.TypeCatalog, copyBinding(v.ID, p.Point), zstd.Encode(nil, record))
 	if err != nil {
 		return err
 	}
+	signature, err := v.Keys.Sign(copyMessage(v.ID, p.Point, sealed))
+	if err != nil {
+		return err
+	}
+	b := slices.Concat([]byte(copyMagic), signature, sealed)
 	return v.Store.PutNew(ctx, copyName(p.Point), int64(len(b)), bytes.NewReader(b))
 }
 
-func readCopy(ctx context.Context, v *vault.Vault, name string) (r events.Record, err error) {
-	b, err := store.ReadAll(ctx, v.Store, name, maxCopy)
+// copyMessage is what the signature of a copy is of.
+func copyMessage(v id.Vault, p id.Point, sealed []byte) []byte {
+	sum := sha256.Sum256(sealed)
+	return slices.Concat([]byte(copySigned), v[:], p[:], sum[:])
+}
+
+// sealedCopy reads a copy and returns what is sealed in it, of which point, and whether
+// a signature says so, which holds.
+func sealedCopy(ctx context.Context, cfg vault.Config, st store.Store, name string) (p id.Point, sealed []byte, signed bool, err error) {
+	b, err := store.ReadAll(ctx, st, name, maxCopy)
 	if errors.Is(err, store.ErrLength) {
 		err = fmt.Errorf("%w: %w", vault.ErrDamaged, err)
 	}
 	if err != nil {
+		return p, nil, false, err
+	}
+	if p.UnmarshalText([]byte(strings.TrimPrefix(name, copyFolder))) != nil {
+		return p, nil, false, fmt.Errorf("not the name of a point: %w", vault.ErrDamaged)
+	}
+	if rest, ok := bytes.CutPrefix(b, []byte(unsigned)); ok {
+		return p, rest, false, nil
+	}
+	rest, ok := bytes.CutPrefix(b, []byte(copyMagic))
+	if !ok || len(rest) < ed25519.SignatureSize {
+		return p, nil, false, fmt.Errorf("not a copy of a point: %w", vault.ErrDamaged)
+	}
+	signature, sealed := rest[:ed25519.SignatureSize], rest[ed25519.SignatureSize:]
+	return p, sealed, true, cfg.Verify(copyMessage(cfg.ID, p, sealed), signature)
+}
+
+// CheckCopy checks a copy of a point: its signature, which needs no password, and with
+// the opened vault, which may be nil, its content too. signed is false of copies that
+// earlier versions wrote. vault.ErrDamaged says that it is none.
+func CheckCopy(ctx context.Context, cfg vault.Config, v *vault.Vault, st store.Store, name string) (signed bool, err error) {
+	_, _, signed, err = sealedCopy(ctx, cfg, st, name)
+	if err == nil && v != nil {
+		_, err = readCopy(ctx, v, name)
+	}
+	if err != nil {
+		err = fmt.Errorf("read %s: %w", name, err)
+	}
+	return signed, err
+}
+
+func readCopy(ctx context.Context, v *vault.Vault, name string) (r events.Record, err error) {
+	p, sealed, _, err := sealedCopy(ctx, v.Config, v.Store, name)
+	if err != nil {
 		return r, err
 	}
-	var p id.Point
-	if !bytes.HasPrefix(b, []byte(copyMagic)) || p.UnmarshalText([]byte(strings.TrimPrefix(name, copyFolder))) != nil {
-		return r, fmt.Errorf("not a copy of a point: %w", vault.ErrDamaged)
-	}
-	frame, err := v.Keys.OpenMeta(nil, vault.TypeCatalog, copyBinding(v.ID, p), b[len(copyMagic):])
+	frame, err := v.Keys.OpenMeta(nil, vault.TypeCatalog, copyBinding(v.ID, p), sealed)
 	if err != nil {
 		return r, err
 	}
@@ -166,4 +215,34 @@ func salvage(ctx context.Context, v *vault.Vault, name string) (*catalog.State, 
 		return nil, err
 	}
 	return catalog.ReadImage(entries(v, h, b[signedSize:]))
+}
+
+// Copied is a copy of a point.
+type Copied struct {
+	Object string
+	Fact   events.PointCommitted
+}
+
+// Copies yields the copies of points that there are, each by itself; one that is damaged
+// comes as an error beside its name.
+func Copies(ctx context.Context, v *vault.Vault) iter.Seq2[Copied, error] {
+	return func(yield func(Copied, error) bool) {
+		for e, err := range v.Store.List(ctx, copyFolder) {
+			if err != nil {
+				yield(Copied{Object: e.Name}, err)
+				return
+			}
+			r, err := readCopy(ctx, v, e.Name)
+			if errors.Is(err, store.ErrNotFound) {
+				continue // a snapshot has it now
+			}
+			c := Copied{Object: e.Name}
+			if err == nil {
+				c.Fact = r.Fact.(events.PointCommitted)
+			}
+			if !yield(c, err) {
+				return
+			}
+		}
+	}
 }

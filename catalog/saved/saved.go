@@ -3,12 +3,14 @@ package saved
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
@@ -204,4 +206,81 @@ func save(ctx context.Context, v *vault.Vault, l *ledger.Ledger, s *catalog.Stat
 		}
 	}
 	return nil
+}
+
+// Check checks a snapshot as far as that goes without the password: that the vault's key
+// signed it as what its name says, and that its sealed parts are those that were signed.
+// It returns the place in the ledger that it is of, and the root there. It reads the
+// object once, in pieces. vault.ErrDamaged says that it is none; one of a later version
+// passes if its signature does.
+func Check(ctx context.Context, cfg vault.Config, st store.Store, name string) (at ledger.Reached, root events.Hash, err error) {
+	fail := func(err error) (ledger.Reached, events.Hash, error) {
+		return at, root, fmt.Errorf("read %s: %w", name, err)
+	}
+	named, ok := parseName(name)
+	if !ok {
+		return fail(fmt.Errorf("not the name of a snapshot: %w", vault.ErrDamaged))
+	}
+	e, err := store.Stat(ctx, st, name)
+	if err != nil {
+		return fail(err)
+	}
+	if e.Size < int64(signedSize) || e.Size > maxObject {
+		return fail(fmt.Errorf("%d bytes: %w", e.Size, vault.ErrDamaged))
+	}
+	sum, b := sha256.New(), make([]byte, 1<<20)
+	var h header
+	for off := int64(0); off < e.Size; off += int64(len(b)) {
+		piece := b[:min(int64(len(b)), e.Size-off)]
+		if _, err := st.Get(ctx, name, off, piece); errors.Is(err, io.ErrUnexpectedEOF) {
+			return fail(fmt.Errorf("cut off: %w: %w", vault.ErrDamaged, err))
+		} else if err != nil {
+			return fail(err)
+		}
+		if off == 0 {
+			if h, err = parseHeader(cfg, piece); errors.Is(err, errUnfit) {
+				err = fmt.Errorf("%w: %w", vault.ErrNewer, err)
+			}
+			if err != nil {
+				return fail(err)
+			}
+			piece = piece[signedSize:]
+		}
+		sum.Write(piece)
+	}
+	if events.Hash(sum.Sum(nil)) != h.sum || h.at != named {
+		return fail(fmt.Errorf("its parts are not those that were signed, or its name is not: %w", vault.ErrDamaged))
+	}
+	return h.at, h.root, nil
+}
+
+// Places returns where the snapshots of a vault are in its ledger, newest first; Name is
+// the object of one.
+func Places(ctx context.Context, st store.Store) ([]ledger.Reached, error) { return list(ctx, st) }
+
+// Name is the object name of the snapshot of a place.
+func Name(at ledger.Reached) string { return objectName(at) }
+
+// Look reads a snapshot for whoever wants to compare it with the ledger: as much of it as
+// opens, with the error that keeps it from being believed. fits is false, without an
+// error, for one that another version wrote or that is of another history.
+func Look(ctx context.Context, v *vault.Vault, l *ledger.Ledger, at ledger.Reached) (s *catalog.State, fits bool, err error) {
+	s, err = read(ctx, v, l, at)
+	switch {
+	case err == nil:
+		return s, true, nil
+	case errors.Is(err, errUnfit):
+		return nil, false, nil
+	case !errors.Is(err, vault.ErrDamaged):
+		return nil, false, err
+	}
+	b, readErr := store.ReadAll(ctx, v.Store, objectName(at), maxObject)
+	if readErr != nil || len(b) < signedSize {
+		return nil, true, err
+	}
+	h := readHeader(b) // believed for what can be opened with it, and no further
+	if got, openErr := catalog.ReadImage(entries(v, h, b[signedSize:])); openErr == nil && h.shape == catalog.ImageShape() {
+		s = got
+	}
+	return s, true, err
 }

@@ -148,7 +148,10 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 	if s.Job.IsZero() || s.Outcome == "" {
 		return fault.FromFlow(err)
 	}
-	return a.printSummary(s, err)
+	if err := a.printSummary(s, err); err != nil {
+		return err
+	}
+	return v.Unwitnessed()
 }
 
 // waiting says why a job does not begin at once.

@@ -13,9 +13,9 @@ import (
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
-	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/ledger/genesis"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 )
@@ -85,7 +85,10 @@ func (a *app) initVault(ctx context.Context, o initOptions) error {
 	}
 	checkpoint, err := a.firstFacts(ctx, v, session.CanonicalPath(folder))
 	a.printVault(v, session.CanonicalPath(folder), recovery, checkpoint)
-	return fault.At("write the first facts to vault", location, err)
+	if err != nil {
+		return fault.At("write the first facts to vault", location, err)
+	}
+	return a.Witness(v.Config, checkpoint)
 }
 
 // fitForVault refuses a folder that is a vault, before anyone is asked for a
@@ -118,17 +121,7 @@ func (a *app) firstFacts(ctx context.Context, v *vault.Vault, canonical string) 
 	if err != nil {
 		return ledger.Checkpoint{}, err
 	}
-	facts := []events.Fact{vaultCreated(v.Config)}
-	for key, err := range vault.ReadKeys(ctx, v.Store, v.Config) {
-		if err != nil {
-			return ledger.Checkpoint{}, err
-		}
-		facts = append(facts, events.KeyAdded{Key: key.ID, KeyKind: key.Kind, Label: key.Label})
-	}
-	if _, err := l.Append(ctx, id.Job{}, facts, nil, nil); err != nil {
-		return ledger.Checkpoint{}, err
-	}
-	c, err := l.Checkpoint(ctx)
+	c, err := genesis.Begin(ctx, v, l, version().Version)
 	if err != nil {
 		return ledger.Checkpoint{}, err
 	}
@@ -140,15 +133,6 @@ func (a *app) firstFacts(ctx context.Context, v *vault.Vault, canonical string) 
 		a.Note("millrace: %v; the next command will trust the vault anew", err)
 	}
 	return c, nil
-}
-
-func vaultCreated(c vault.Config) events.VaultCreated {
-	f := events.VaultCreated{Vault: c.ID, Version: version().Version, Format: uint32(c.Format), CellSize: c.CellSize, BlockSize: c.BlockSize}
-	for _, d := range c.Domains {
-		f.Domains = append(f.Domains, events.DomainInfo{Domain: d.ID, Cutter: d.Cutter.Name, Min: d.Cutter.Min, Normal: d.Cutter.Normal,
-			Max: d.Cutter.Max, Block: d.Cutter.Block, ZeroRun: d.Cutter.ZeroRun})
-	}
-	return f
 }
 
 // keyJSON says what will open the vault, before there is one.

@@ -13,6 +13,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/keep"
 	"github.com/millrace-backup/millrace/cmd/millrace/live"
+	"github.com/millrace-backup/millrace/cmd/millrace/prove"
 	"github.com/millrace-backup/millrace/cmd/millrace/read"
 	"github.com/millrace-backup/millrace/cmd/millrace/serve"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
@@ -38,7 +39,7 @@ func (a *app) verbs() []*cobra.Command {
 		keep.Pin(a.App),
 		keep.Unpin(a.App),
 		read.Recover(a.App),
-		a.auditCommand(),
+		prove.Audit(a.App),
 		live.Top(a.App),
 		live.Tune(a.App),
 		a.demoCommand(),

@@ -164,7 +164,7 @@ func (r *Result) blame(ctx context.Context, v *vault.Vault, strangers map[id.Job
 	if len(copies) == 0 && len(strangers) == 0 {
 		return nil
 	}
-	for rec, err := range ledger.Salvage(ctx, v) {
+	for rec, err := range records(ctx, v) {
 		if err != nil {
 			return fmt.Errorf("read the ledger again: %w", err)
 		}
@@ -190,7 +190,7 @@ func (r *Result) blame(ctx context.Context, v *vault.Vault, strangers map[id.Job
 // ledger as a whole.
 func (r *Result) ledger(ctx context.Context, v *vault.Vault, found map[id.Point]*Found, forgotten map[id.Point]bool) error {
 	r.jobs = map[id.Job]bool{}
-	for rec, err := range ledger.Salvage(ctx, v) {
+	for rec, err := range records(ctx, v) {
 		if err != nil {
 			if err := r.note(ctx, err); err != nil {
 				return err

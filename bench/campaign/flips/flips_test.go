@@ -79,3 +79,29 @@ func TestJudgeCanFail(t *testing.T) {
 		t.Error("wrong bytes pass")
 	}
 }
+
+// An intact vault has no finding, and what is not done is not detected.
+func TestAuditCanSayNo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes a vault")
+	}
+	b := newBench(t, 0)
+	for _, password := range []bool{true, false} {
+		r, err := b.prove(t.Context(), password, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range r.Findings {
+			t.Errorf("password %v: %s: %v", password, f.Object, f.Err)
+		}
+	}
+	for n := range len(b.kinds) {
+		m, err := b.choose(n, rand.New(rand.NewPCG(1, uint64(n))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wrong := b.audit(t.Context(), m); len(wrong) != 4 && m.kind != "vault" {
+			t.Errorf("%s, which was not done: %v", m, wrong)
+		}
+	}
+}

@@ -22,6 +22,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/ledger/genesis"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 )
@@ -59,10 +61,18 @@ func New(ctx context.Context, program, folder string, now func() time.Time) (*Pl
 	if err != nil {
 		return nil, err
 	}
-	_, p.Recovery, err = vault.Create(ctx, st, []byte(Password), vault.CreateOptions{
+	var v *vault.Vault
+	v, p.Recovery, err = vault.Create(ctx, st, []byte(Password), vault.CreateOptions{
 		KDF: vault.KDF{Name: "argon2id", MemoryKiB: 8 << 10, Time: 1, Threads: 1}, Now: now,
 	})
 	if err != nil {
+		return nil, err
+	}
+	l, err := ledger.Open(ctx, v, ledger.Options{Now: now})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := genesis.Begin(ctx, v, l, "rig"); err != nil {
 		return nil, err
 	}
 	return p, errors.Join(os.WriteFile(p.Path("password"), []byte(Password+"\n"), 0o600), os.WriteFile(p.Path("recovery"), []byte(p.Recovery+"\n"), 0o600))

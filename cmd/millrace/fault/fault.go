@@ -20,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/millrace-backup/millrace/audit/replay"
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/conductor/control"
@@ -130,6 +131,7 @@ func Kinds() []Kind {
 		{"usage", nil, ExitUsage, "see millrace help, or the command's --help"},
 		{"interrupted", context.Canceled, ExitInterrupted, "run it again: what is already stored is found and not stored twice"},
 		{"part-failed", nil, ExitPart, "see the errors above: each names a guest and what to do; the other guests have their points"},
+		{"witness", nil, ExitPart, "the work itself is done: mend the witness, and the next command tells it"},
 		{"guest-busy", nil, ExitGuestBusy, "wait for the other job; if its host is gone, its claim on the guest ends by itself"},
 		{"too-large", nil, ExitPart, "give larger parcels with --parcel, or choose fewer disks"},
 		{"other-vault", store.ErrOther, ExitNoVault, "check the path and what is mounted there"},
@@ -144,6 +146,7 @@ func Kinds() []Kind {
 		{"store-full", store.ErrFull, ExitFailed, "make room where the vault lies; what is already stored stays usable"},
 		{"store-read-only", store.ErrReadOnly, ExitFailed, "check permissions and mount options where the vault lies"},
 		{"no-password", ErrNoPassword, ExitUsage, "give --password-file, --password-command or --password-fd, set MILLRACE_PASSWORD_FILE, or use a terminal"},
+		{"no-moment", replay.ErrMoment, ExitFailed, "see millrace audit replay without --at for where the ledger ends"},
 		{"no-match", catalog.ErrNone, ExitFailed, "see millrace points, or millrace audit show, for what there is"},
 		{"kept", nil, ExitFailed, "unpin the point first, or say --force if it really is to go"},
 		{"no-tree", tree.ErrNone, ExitFailed, "restore without --with-checkpoints; a point has a tree when its source is a machine that Hyper-V exported, no disks were chosen, and --no-checkpoints was not given"},

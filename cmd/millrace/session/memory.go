@@ -110,6 +110,12 @@ func (m Memory) Keep(cfg vault.Config, c ledger.Checkpoint) error {
 	return fault.At("remember checkpoint in", file, writeFile(file, c.Note))
 }
 
+// replace remembers a checkpoint whatever was remembered.
+func (m Memory) replace(c ledger.Checkpoint) error {
+	file := m.checkpointFile(c.Vault)
+	return fault.At("remember checkpoint in", file, writeFile(file, c.Note))
+}
+
 // copies is how many segments of a vault there have been by the copies in the cache:
 // one more than the highest number of these. A cache that is there and cannot be read is
 // an error, as a checkpoint is. It is asked for before the ledger is opened: another

@@ -11,9 +11,9 @@ import (
 	"strings"
 
 	"github.com/millrace-backup/millrace/catalog"
-	"github.com/millrace-backup/millrace/catalog/saved"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/ledger/witness"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vault/store/dir"
@@ -25,66 +25,66 @@ type Vault struct {
 	Ledger   *ledger.Ledger
 	Location string // canonical
 	memory   Memory
+	witness  []witness.Place
+	unkept   error          // why a witness could not be written
 	state    *catalog.State // of the whole ledger when it was last asked for; nil before
 	note     func(format string, args ...any)
 }
 
+// found is a vault before anyone has tried a password on it.
+type found struct {
+	location  string // as it was given
+	canonical string
+	st        *dir.Store
+	cfg       vault.Config
+	memory    Memory
+	first     bool // this machine has not seen a vault there before
+}
+
+// find finds the vault of the settings. Which vault it is comes before the password: a
+// password typed for one vault is not to be tried on another.
+func (a *App) find(ctx context.Context) (f found, err error) {
+	if f.location, err = a.Settings.VaultLocation(); err != nil {
+		return f, err
+	}
+	folder, err := LocalFolder(f.location)
+	if err != nil {
+		return f, err
+	}
+	f.canonical, f.memory = CanonicalPath(folder), Memory{a.Settings.State}
+	if f.st, err = dir.Open(folder); err == nil {
+		f.cfg, err = vault.ReadConfig(ctx, f.st)
+	}
+	if err == nil {
+		err = f.st.Mark(ctx, vault.ConfigName)
+	}
+	if err == nil {
+		f.first, err = a.meet(f.memory, f.canonical, f.cfg)
+	}
+	return f, fault.At("open vault", f.location, err)
+}
+
 // OpenVault opens the vault of the settings with the password, holds it against
-// what this machine remembers of it, and opens its ledger.
+// what this machine and the witnesses remember of it, and opens its ledger.
 func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
-	location, err := a.Settings.VaultLocation()
+	f, err := a.find(ctx)
 	if err != nil {
 		return nil, err
-	}
-	folder, err := LocalFolder(location)
-	if err != nil {
-		return nil, err
-	}
-	canonical := CanonicalPath(folder)
-	st, err := dir.Open(folder)
-	if err != nil {
-		return nil, fault.At("open vault", location, err)
-	}
-	// Which vault it is comes before the password: a password typed for one
-	// vault is not to be tried on another.
-	cfg, err := vault.ReadConfig(ctx, st)
-	if err != nil {
-		return nil, fault.At("open vault", location, err)
-	}
-	if err := st.Mark(ctx, vault.ConfigName); err != nil {
-		return nil, fault.At("open vault", location, err)
-	}
-	m := Memory{a.Settings.State}
-	first, err := a.meet(m, canonical, cfg)
-	if err != nil {
-		return nil, fault.At("open vault", location, err)
 	}
 	password, err := a.Password(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	v, err := vault.Open(ctx, st, password)
+	v, err := vault.Open(ctx, f.st, password)
 	clear(password)
 	if err != nil {
-		return nil, fault.At("open vault", location, err)
+		return nil, fault.At("open vault", f.location, err)
 	}
 	// The password cost 64 MiB to try, which nothing else will ever need.
 	debug.FreeOSMemory()
-	o := &Vault{Vault: v, Location: canonical, memory: m, note: a.Note}
-	remembered, copies, err := m.seen(cfg)
-	if err != nil {
+	o := &Vault{Vault: v, Location: f.canonical, memory: f.memory, note: a.Note, witness: a.witnesses()}
+	if err := a.openLedger(ctx, o, f); err != nil {
 		return nil, err
-	}
-	from, err := saved.Reached(ctx, st)
-	if err != nil {
-		return nil, fault.At("read ledger of vault", location, err)
-	}
-	o.Ledger, err = ledger.Open(ctx, v, ledger.Options{Cache: m.Cache(v.ID, "ledger"), Remembered: remembered, From: from, Now: a.Now})
-	if err == nil && remembered == nil {
-		err = a.unremembered(m, o, first, copies)
-	}
-	if err != nil {
-		return nil, ledgerFault(location, err)
 	}
 	for _, err := range o.Ledger.Damaged() {
 		a.Note("millrace: %v", err)
@@ -142,15 +142,6 @@ func (a *App) meet(m Memory, canonical string, cfg vault.Config) (first bool, er
 
 // Cache is a folder for what can be had again from the vault.
 func (o *Vault) Cache(what string) string { return o.memory.Cache(o.ID, what) }
-
-// Remember keeps the newest checkpoint of the ledger, so that a later command
-// notices a vault that was set back. Where the state folder cannot be written,
-// the command goes on and says so.
-func (a *App) Remember(o *Vault) {
-	if err := o.memory.Keep(o.Config, o.Ledger.Signed()); err != nil {
-		a.Note("millrace: %v; a later command could not notice a rollback", err)
-	}
-}
 
 // LocalFolder returns the folder of a vault given as a path or file URL.
 func LocalFolder(location string) (string, error) {

@@ -55,13 +55,22 @@ func (a *App) Newer(ctx context.Context, v *vault.Vault) error {
 	if err != nil {
 		return fmt.Errorf("whether the vault was set back is not known: %w", err)
 	}
-	if seen == nil && copies == 0 {
+	others, err := a.witnessed(v.Config)
+	if err != nil {
+		return fmt.Errorf("whether the vault was set back is not known: %w", err)
+	}
+	if seen == nil && copies == 0 && len(others) == 0 {
 		return nil
 	}
 	l, err := ledger.Open(ctx, v, ledger.Options{Remembered: seen})
 	if err == nil {
 		next, _, _ := l.Head()
 		err = m.shorter(v.ID, next, copies)
+	}
+	for _, s := range others {
+		if err == nil {
+			err = l.Compare(ctx, s.Checkpoint)
+		}
 	}
 	if errors.Is(err, ledger.ErrRollback) || errors.Is(err, ledger.ErrForked) {
 		return fmt.Errorf("this machine remembers a later state of the vault: %w", err)

@@ -26,6 +26,8 @@ type Settings struct {
 	State           string
 	NATS            string // URL of a NATS cluster; "" for a server of the job's own
 	Config          string
+	Witness         []string // files or folders that hold checkpoints outside of the vault
+	AcceptRollback  bool     // go on with a vault that is not the continuation of what was seen
 	JSON            bool
 	Quiet           bool
 }
@@ -39,15 +41,17 @@ func (s *Settings) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.State, "state", "", "folder for caches and what is remembered of vaults (default: the user's, or /var/lib/millrace for root)")
 	f.StringVar(&s.NATS, "nats", "", "NATS server to use instead of one of the job's own")
 	f.StringVar(&s.Config, "config", "", "YAML file with settings")
+	f.StringSliceVar(&s.Witness, "witness", nil, "file or folder elsewhere that keeps the newest checkpoint: the vault is held against it, and it against the vault")
+	f.BoolVar(&s.AcceptRollback, "accept-rollback", false, "go on with a vault that was set back or forked; a fact says so for ever")
 	f.BoolVar(&s.JSON, "json", false, "print JSON")
 	f.BoolVarP(&s.Quiet, "quiet", "q", false, "no progress and no notes")
 }
 
 // fromEnvironment are the flags that a variable MILLRACE_<NAME> may set.
-var fromEnvironment = []string{"vault", "password-file", "password-command", "state", "nats", "config"}
+var fromEnvironment = []string{"vault", "password-file", "password-command", "state", "nats", "config", "witness"}
 
 // neverFromFile are the flags that must be given by hand each time.
-var neverFromFile = []string{"config", "help", "force", "dry-run", "password-fd"}
+var neverFromFile = []string{"config", "help", "force", "dry-run", "password-fd", "accept-rollback"}
 
 // passwordFlags exclude each other; one given on the command line outdoes
 // another one in the environment or the file.

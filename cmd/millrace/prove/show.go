@@ -1,4 +1,4 @@
-package main
+package prove
 
 import (
 	"context"
@@ -13,17 +13,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 )
 
-// auditCommand is the parent of what one asks the ledger.
-func (a *app) auditCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "audit",
-		Short: "Ask the ledger what happened",
-	}
-	c.AddCommand(a.auditShowCommand())
-	return c
-}
-
-func (a *app) auditShowCommand() *cobra.Command {
+func (a verb) showCommand() *cobra.Command {
 	var past session.Past
 	c := &cobra.Command{
 		Use:   "show [JOB]",
@@ -39,14 +29,14 @@ JOB is the beginning of a job's id, or latest, the default.`,
 			if len(args) == 1 {
 				job = args[0]
 			}
-			return a.auditShow(c.Context(), job, past)
+			return a.show(c.Context(), job, past)
 		},
 	}
 	past.AddFlag(c)
 	return c
 }
 
-func (a *app) auditShow(ctx context.Context, name string, past session.Past) error {
+func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	v, err := a.OpenVault(ctx)
 	if err != nil {
 		return err
