@@ -93,8 +93,10 @@ func free(path string, force bool) error {
 
 // fill writes the disk into f, syncs and closes it.
 func fill(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o RawOptions) error {
-	if err := part.Sparse(f); err != nil {
-		return err
+	if !d.Carried { // it may be an image: see fillImage
+		if err := part.Sparse(f); err != nil {
+			return err
+		}
 	}
 	if err := f.Truncate(d.Size); err != nil {
 		return err

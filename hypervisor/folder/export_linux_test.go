@@ -213,6 +213,9 @@ func TestExportWithoutItsConfiguration(t *testing.T) {
 			if g.ID != id.NewGuest(options.Vault, g.Source) && name != "two" {
 				t.Errorf("id %s", g.ID)
 			}
+			f, err := folder.New(dir, folder.Options{GuestID: g.ID}).Freeze(t.Context(), g, hypervisor.CrashOnly)
+			must(t, err)
+			must(t, f.Release(t.Context()))
 			if c := configOf(t, g); len(c.Remarks) == 0 && name != "gone" {
 				t.Errorf("nothing was said: %s\n%s", g.Config, reasonsOf(g))
 			}
@@ -369,6 +372,18 @@ func TestExportWithoutACheckpointsImage(t *testing.T) {
 	}
 }
 
+// inspectBefore is what was inspected before the file was there.
+func inspectBefore(t *testing.T, d *folder.Driver, file string) hypervisor.Guest {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	must(t, err)
+	must(t, os.Remove(file))
+	g, err := d.Inspect(t.Context())
+	must(t, err)
+	put(t, file, b)
+	return g[0]
+}
+
 // What is kept of the configuration is what was read of it.
 func TestExportWhoseFilesChange(t *testing.T) {
 	for _, name := range []string{strings.ToUpper(machineID) + ".vmcx", strings.ToUpper(machineID) + ".vmgs"} {
@@ -390,6 +405,11 @@ func TestExportWhoseFilesChange(t *testing.T) {
 		if err == nil {
 			must(t, f.Release(t.Context()))
 		}
+		more := put(t, filepath.Join(dir, "Snapshots", "more.vmrs"), []byte("x"))
+		if _, err = d.Freeze(t.Context(), inspectBefore(t, d, more), hypervisor.CrashOnly); !errors.Is(err, hypervisor.ErrChanged) || !strings.Contains(err.Error(), "Snapshots/more.vmrs has come") {
+			t.Errorf("a file has come: %v", err)
+		}
+		must(t, os.Remove(more))
 		must(t, os.Remove(file))
 		if _, err = d.Freeze(t.Context(), g, hypervisor.CrashOnly); err == nil || !strings.Contains(err.Error(), "the tree would not be whole") {
 			t.Errorf("%s is gone: %v", name, err)

@@ -1,6 +1,7 @@
 package folder
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -100,7 +101,7 @@ func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 			return fail(fmt.Errorf("%s: %w", nameOf(disk), err))
 		}
 	}
-	if err := sameConfiguration(g); err != nil {
+	if err := sameTree(ctx, g); err != nil {
 		return fail(err)
 	}
 	for _, file := range h.files {
@@ -147,14 +148,43 @@ func (d *Driver) sameAs(was hypervisor.Disk, held []*heldFile) error {
 	return nil
 }
 
-// sameConfiguration makes sure that the configuration that is held, as a file of the
-// tree, is the one that the guest's was read from.
-func sameConfiguration(g hypervisor.Guest) error {
-	c, err := export.ReadConfiguration(g.Config)
-	if err != nil || !slices.ContainsFunc(g.Disks, func(d hypervisor.Disk) bool { return d.Carried && d.File == c.File }) {
-		return nil // there is none, or it is not kept
+// sameTree makes sure that a tree that is kept has the files and says the same of its
+// machine as when the guest was inspected: those that are held cannot change unseen any
+// more, but others may have come since.
+func sameTree(ctx context.Context, g hypervisor.Guest) error {
+	if !slices.ContainsFunc(g.Disks, func(d hypervisor.Disk) bool { return d.Carried }) {
+		return nil
 	}
-	return c.Same(g.Source)
+	tree, err := export.Read(ctx, g.Source)
+	if err != nil {
+		return err
+	}
+	now := hypervisor.Guest{ID: g.ID}
+	if err := tree.Describe(&now); err != nil {
+		return err
+	}
+	files := func(g hypervisor.Guest) map[string]bool {
+		out := map[string]bool{}
+		for _, d := range g.Disks {
+			if d.Carried {
+				out[d.File] = true
+			}
+		}
+		return out
+	}
+	before, after := files(g), files(now)
+	for file := range after {
+		if !before[file] {
+			return fmt.Errorf("%w: %s has come to the exported tree", hypervisor.ErrChanged, file)
+		}
+	}
+	if len(after) < len(before) {
+		return fmt.Errorf("%w: the exported tree has %d files to keep, it had %d", hypervisor.ErrChanged, len(after), len(before))
+	}
+	if !bytes.Equal(g.Config, now.Config) {
+		return fmt.Errorf("%w: the exported tree's configurations say something else than a moment ago", hypervisor.ErrChanged)
+	}
+	return nil
 }
 
 // Resume holds the disks again and compares them with the record. A lease that

@@ -248,10 +248,34 @@ func TestFailing(t *testing.T) {
 	if got := filesIn(t, to); !slices.Equal(got, []string{"a", "a/x"}) {
 		t.Errorf("left %q", got)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	to = t.TempDir()
-	if _, err := plan.Write(ctx, v, to, options()); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
+	v, p = point(t, 40<<20, "a", "b", "c", "m.vmcx")
+	plan, err = tree.NewPlan(p)
+	must(t, err)
+	for stop := int64(0); stop < 160<<20; stop += 16 << 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		o := options()
+		o.Progress = func(now restore.Progress) {
+			if now.Size != 160<<20 {
+				t.Errorf("%+v of 160 MiB", now)
+			}
+			if now.Done >= stop {
+				cancel()
+			}
+		}
+		to = t.TempDir()
+		done, err := plan.Write(ctx, v, to, o)
+		if !errors.Is(err, context.Canceled) {
+			t.Fatalf("cancelled at %d: %v", stop, err)
+		}
+		got := filesIn(t, to)
+		if len(got) != len(done) || slices.Contains(got, "m.vmcx") {
+			t.Errorf("cancelled at %d: %q are there, %d said to be", stop, got, len(done))
+		}
+		for _, name := range got {
+			if st, err := os.Stat(filepath.Join(to, name)); err != nil || st.Size() != 40<<20 {
+				t.Errorf("cancelled at %d: %s is not whole: %v, %v", stop, name, st, err)
+			}
+		}
+		cancel()
 	}
 }

@@ -8,10 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 
-	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/folder/images"
 	"github.com/millrace-backup/millrace/hypervisor/vmconfig"
 )
@@ -67,23 +65,7 @@ func ReadConfiguration(b []byte) (Configuration, error) {
 	return c, nil
 }
 
-// Same returns hypervisor.ErrChanged when the machine's configuration in the tree at
-// dir is not the one that was read.
-func (c Configuration) Same(dir string) error {
-	if c.SHA256 == "" {
-		return nil
-	}
-	if err := CheckPath(c.File); err != nil {
-		return err
-	}
-	_, sum, err := readMachine(filepath.Join(dir, filepath.FromSlash(c.File)))
-	if sum != "" && sum != c.SHA256 { // whether it can be read or not
-		return fmt.Errorf("%w: %s is another configuration than was read a moment ago", hypervisor.ErrChanged, c.File)
-	}
-	return err
-}
-
-// readMachine reads a configuration, and sums it up, even if it makes no sense.
+// readMachine reads a configuration, and sums it up.
 func readMachine(path string) (m vmconfig.Machine, sum string, err error) {
 	f, err := images.OpenFile(path)
 	if err != nil {

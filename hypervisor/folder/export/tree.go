@@ -235,6 +235,9 @@ func (t *Tree) settle() {
 		c := &t.configs[i]
 		if n == 0 {
 			t.config.File, t.config.SHA256, t.config.Machine = c.rel, c.sum, &c.machine
+			if _, ok := machineID(c.machine); !ok {
+				t.remark("%s: it has no id of the machine; the guest has one from elsewhere", c.rel)
+			}
 			continue
 		}
 		// Whose disks are whose cannot be told.
@@ -314,8 +317,13 @@ func (t *Tree) Identify(g *hypervisor.Guest) {
 	if !g.ID.IsZero() {
 		return
 	}
-	if err := g.ID.UnmarshalText([]byte(m.ID)); err != nil || g.ID.IsZero() {
-		g.ID = id.Guest{}
-		t.remark("the configuration has no id of the machine; the guest's is from its path")
+	if machine, ok := machineID(*m); ok {
+		g.ID = machine
 	}
+}
+
+// machineID is the id that a configuration gives the machine.
+func machineID(m vmconfig.Machine) (out id.Guest, ok bool) {
+	err := out.UnmarshalText([]byte(m.ID))
+	return out, err == nil && !out.IsZero()
 }
