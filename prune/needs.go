@@ -16,31 +16,34 @@ import (
 	"github.com/millrace-backup/millrace/vault"
 )
 
-// Holds reports whether an open job may build upon a point that was forgotten: it
-// began before that, is not self, and has the guest or may have any.
-func Holds(s *catalog.State, p *catalog.Point, self id.Job) bool {
+// openJobs are the jobs other than self that may still commit something, but for
+// those that prune.
+func openJobs(s *catalog.State, self id.Job) (out []*catalog.Job) {
 	for _, j := range s.Jobs {
-		if j.ID != self && j.Open() && j.Position < p.Forgotten && mayHave(j, p.Guest) {
-			return true
+		if j.ID != self && j.Open() && j.Started.Verb != Verb {
+			out = append(out, j)
 		}
 	}
-	return false
+	return out
 }
 
-// mayHave: jobs of older programs do not say which guests they have. A job that
-// prunes has none.
+// mayHave: jobs of older programs do not say which guests they have.
 func mayHave(j *catalog.Job, g id.Guest) bool {
-	return j.Started.Verb != Verb && (len(j.Started.Guests) == 0 || slices.Contains(j.Started.Guests, g))
+	return len(j.Started.Guests) == 0 || slices.Contains(j.Started.Guests, g)
 }
 
 // Verb is what JobStarted says of a run that prunes.
 const Verb = "prune"
 
 // Split divides the points into those whose objects must stay and those that are
-// forgotten, in the order of the ledger.
+// forgotten, in the order of the ledger. A forgotten point counts with the first as
+// long as a job may build upon it that began before it was forgotten: one that began
+// later has read that before it looked for a parent.
 func Split(s *catalog.State, self id.Job) (live, dead []*catalog.Point) {
+	running := openJobs(s, self)
 	for _, p := range s.Points {
-		if p.Forgotten == 0 || Holds(s, p, self) {
+		held := slices.ContainsFunc(running, func(j *catalog.Job) bool { return j.Position < p.Forgotten && mayHave(j, p.Guest) })
+		if p.Forgotten == 0 || held {
 			live = append(live, p)
 		} else {
 			dead = append(dead, p)

@@ -36,6 +36,7 @@ func (a *app) verbs() []*cobra.Command {
 		read.Restore(a.App),
 		read.Verify(a.App),
 		keep.Forget(a.App),
+		keep.Prune(a.App, version().Version),
 		keep.Pin(a.App),
 		keep.Unpin(a.App),
 		read.Recover(a.App),

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +30,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"vhdx":      vhdx,
 
 		"checkpoint":  checkpoint,
+		"size":        sizeOf,
 		"sametree":    sameTree,
 		"shows":       shows,
 		"guestwrites": guestWrites,
@@ -178,4 +180,26 @@ func scatter(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	_, err = workload.Scatter(ts.MkAbs(args[0]), ratio, seed)
 	ts.Check(err)
+}
+
+// size FOLDER LEAST MOST: the files below the folder have so many bytes together.
+func sizeOf(ts *testscript.TestScript, neg bool, args []string) {
+	var total int64
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			total += info.Size()
+		}
+		return err
+	}))
+	least, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	most, err := strconv.ParseInt(args[2], 10, 64)
+	ts.Check(err)
+	if (total < least || total > most) != neg {
+		ts.Fatalf("%s has %d bytes, want %d to %d", args[0], total, least, most)
+	}
 }

@@ -26,29 +26,9 @@ type Recorded struct{ Position, Checkpoint uint64 }
 // remembers. Reading a vault needs no permission to write to it: if it cannot be
 // written to, the facts wait in the state folder for the next command that can.
 func (a *App) Record(ctx context.Context, o *Vault, facts ...events.Fact) (Recorded, error) {
-	return a.record(ctx, o, id.Job{}, nil, facts)
-}
-
-// Decide appends facts that are only right as long as nobody else says something
-// that the guard refuses; its Next is where the state they were decided on ends.
-// They are the facts of a job if there is one. They do not wait in the outbox.
-func (a *App) Decide(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard, facts ...events.Fact) (Recorded, error) {
-	return a.record(ctx, o, job, g, facts)
-}
-
-func (a *App) record(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard, facts []events.Fact) (Recorded, error) {
 	waiting, files := o.memory.outbox(o.ID)
-	all := append(slices.Clone(waiting), facts...)
-	if len(all) == 0 {
-		return Recorded{}, nil
-	}
-	state, err := o.Now(ctx)
-	if err != nil {
-		return Recorded{}, err
-	}
-	_, size, _ := o.Ledger.Head()
-	position, err := o.Ledger.AppendGuarded(ctx, job, g, append(all, state.Hashed(size)), nil, nil)
-	if g == nil && (errors.Is(err, store.ErrReadOnly) || errors.Is(err, store.ErrFull)) {
+	where, done, err := a.record(ctx, o, id.Job{}, nil, append(slices.Clone(waiting), facts...))
+	if !done && (errors.Is(err, store.ErrReadOnly) || errors.Is(err, store.ErrFull)) {
 		file, keepErr := o.memory.putOutbox(o.ID, a.events(facts))
 		if keepErr != nil {
 			return Recorded{}, keepErr
@@ -56,21 +36,47 @@ func (a *App) record(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard,
 		a.Note("millrace: %v; what was done is noted in %s until the vault can be written to", err, file)
 		return Recorded{}, nil
 	}
-	if err != nil {
-		return Recorded{}, fault.At("record what was done in vault", o.Location, err)
-	}
 	// A crash before this line appends the same facts once more; every reader
 	// takes a fact twice.
 	for _, f := range files {
-		_ = os.Remove(f)
+		if done {
+			_ = os.Remove(f)
+		}
 	}
+	return where, err
+}
+
+// Decide appends facts that are only right as long as nobody else says something
+// that the guard refuses; its Next is where the state they were decided on ends.
+// They are the facts of a job if there is one. They do not wait in the outbox.
+func (a *App) Decide(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard, facts ...events.Fact) (Recorded, error) {
+	where, _, err := a.record(ctx, o, job, g, facts)
+	return where, err
+}
+
+// record says also whether the facts stand, which they may although it failed.
+func (a *App) record(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard, facts []events.Fact) (where Recorded, done bool, err error) {
+	if len(facts) == 0 {
+		return where, false, nil
+	}
+	state, err := o.Now(ctx)
+	if err != nil {
+		return where, false, err
+	}
+	_, size, _ := o.Ledger.Head()
+	position, err := o.Ledger.AppendGuarded(ctx, job, g, append(slices.Clone(facts), state.Hashed(size)), nil, nil)
+	if err != nil {
+		return where, false, fault.At("record what was done in vault", o.Location, err)
+	}
+	where.Position = position
 	c, err := o.Ledger.Checkpoint(ctx)
 	if err != nil {
-		return Recorded{}, fault.At("sign ledger of vault", o.Location, err)
+		return where, true, fault.At("sign ledger of vault", o.Location, err)
 	}
 	a.Remember(o)
 	o.Save(ctx)
-	return Recorded{position, c.Size}, nil
+	where.Checkpoint = c.Size
+	return where, true, nil
 }
 
 func (a *App) events(facts []events.Fact) []events.Record {
