@@ -31,8 +31,9 @@
 // vdisk.ErrTruncated and names the block, broken rules give vdisk.ErrFormat, an
 // unknown part that the writer marked as required gives vdisk.ErrUnsupported.
 // Memory is bounded whatever the file says and however large the disk is: at most
-// 16 MiB of BAT pages and 4 MiB of bitmaps, one bit for each MiB of the file while
-// opening, and the log (at most 64 MiB) when it is not empty. ReadAt may be called
+// 16 MiB of BAT pages (2 MiB, and 1 MiB of bitmaps, where there is a parent), two
+// bits for each MiB of the file while opening, and the log (at most 64 MiB, and 40 MiB
+// for its changes) when it is not empty. ReadAt may be called
 // in parallel and allocates only when a page is first needed. Extents skips holes
 // of the file inside present blocks.
 //
