@@ -21,6 +21,9 @@ type cell struct {
 	durable []uint32 // what it may be if nothing since the last flush is there
 	since   []uint32 // what was written since
 	final   []uint32 // what it may be if everything is there
+
+	marked []uint32 // final when mark was called
+	before int      // how much of since was written by then
 }
 
 func newModel() *model { return &model{base: map[int64]uint32{}, cells: map[int64]*cell{}} }
@@ -52,6 +55,23 @@ func (m *model) write(from, to int64, tag uint32, maybe bool) {
 func (m *model) flushed() {
 	for _, c := range m.cells {
 		c.durable, c.since = c.final, nil
+	}
+}
+
+// mark says that a flush is about to begin, and flushedMark that it has ended: what
+// was written in between may be durable or not.
+func (m *model) mark() {
+	for _, c := range m.cells {
+		c.marked, c.before = c.final, len(c.since)
+	}
+}
+
+func (m *model) flushedMark() {
+	for _, c := range m.cells {
+		if c.marked != nil {
+			c.durable, c.since = c.marked, c.since[c.before:]
+			c.marked, c.before = nil, 0
+		}
 	}
 }
 

@@ -10,8 +10,12 @@ import (
 // own is a layer on a disk that has a few sectors of its own.
 type own struct {
 	vdisk.Image
+	size  int64 // need not be that of the disk beneath
 	at, n int64
 }
+
+// Size is the size of the layer.
+func (o own) Size() int64 { return o.size }
 
 // ReadAt reads what the layer has, and nothing else is asked for.
 func (o own) ReadAt(p []byte, off int64) (int, error) {

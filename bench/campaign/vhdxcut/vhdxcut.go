@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
 	"github.com/millrace-backup/millrace/vdisk"
@@ -27,15 +28,17 @@ import (
 	"github.com/millrace-backup/millrace/vdisk/vhdx"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/create"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/inplace"
+	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/strict"
 )
 
 // Campaign is the campaign.
 func Campaign() trial.Campaign {
 	return trial.Campaign{
-		Name: "vhdx", Count: 120,
-		About: "A VHDX file is written to at random: data, zeros, trims, flushes, closed and opened again; dynamic and differencing, sectors of 512 and 4096, " +
-			"one chunk of the table and several. At every write, change of length and sync the power is cut in four ways. A trial has passed if after each cut the " +
+		Name: "vhdx", Count: 128,
+		About: "A VHDX file is written to at random: data, zeros, trims, flushes, closed and opened again; dynamic, fixed and differencing, on parents of the " +
+			"same and of another size; sectors of 512 and 4096; blocks of 1, 2, 32 and 256 MiB; one chunk of the table and several; absent blocks that keep their " +
+			"place; several entries of the log a flush; one caller, and four who write and flush at once. At every write, change of length and sync the power is cut in four ways. A trial has passed if after each cut the " +
 			"file is valid for two readers (and, of a sample, for qemu-img) and holds every flushed sector. States are cuts.",
 		Open: func(_ context.Context, e trial.Env) (trial.Bench, error) { return Bench{Dir: e.Dir}, nil },
 	}
@@ -59,12 +62,8 @@ type run struct {
 	d      *inplace.Disk
 	m      *model
 	parent vdisk.Image
-	unit   int64 // sector of the disk
-	size   int64
-	blocks []int64 // that are written to
-	block  int64
+	plan
 	tag    uint32
-	every  int // look at one effect of so many
 	seen   int // effects
 	checks int
 	asked  bool
@@ -73,58 +72,28 @@ type run struct {
 
 // Trial does trial n.
 func (b Bench) Trial(ctx context.Context, n int, rng *rand.Rand) (trial.Outcome, error) {
-	r := &run{Bench: b, rng: rng, f: crashfile.New(), m: newModel(), block: 1 << 20, unit: 512, every: 1}
-	kinds := []string{"dynamic"}
-	if n%2 == 1 {
-		kinds = []string{"differencing"}
+	r := &run{Bench: b, rng: rng, f: crashfile.New(), m: newModel(), plan: planOf(n)}
+	out := trial.Outcome{Kinds: r.kinds}
+	if err := r.make(ctx); err != nil {
+		return out, err
 	}
-	if n%3 == 1 {
-		r.unit = 4096
-		kinds = append(kinds, "4096")
-	}
-	chunk := r.unit << 23
-	r.size = 6<<20 + r.unit*3
-	r.blocks = []int64{0, 1, 2, 4, 6}
-	if n%4 >= 2 {
-		r.size = 2*chunk + 3<<20 + r.unit
-		last := r.size / r.block
-		r.blocks = []int64{0, chunk/r.block - 1, chunk / r.block, 2 * chunk / r.block, last}
-		kinds = append(kinds, "chunks")
-	}
-	steps := 30
-	if n%8 == 7 {
-		steps, r.every = 600, 16 // the log's ring is gone round
-		kinds = append(kinds, "long")
-	}
-	if err := r.make(ctx, n%2 == 1); err != nil {
-		return trial.Outcome{Kinds: kinds}, err
-	}
-	err := r.work(ctx, steps)
-	return trial.Outcome{Kinds: kinds, Note: fmt.Sprintf("%d effects", r.seen), Checks: r.checks}, errors.Join(err, r.wrong)
+	err := r.work(ctx)
+	out.Note, out.Checks = fmt.Sprintf("%d effects", r.seen), r.checks
+	return out, errors.Join(err, r.wrong)
 }
 
 // make creates the image, durably.
-func (r *run) make(ctx context.Context, child bool) error {
-	base := vdisktest.NewSparse(r.size)
-	for i := range 40 {
-		b := r.blocks[r.rng.IntN(len(r.blocks))]
-		s := (b*r.block + r.rng.Int64N(r.block)) / r.unit * r.unit
-		if s+r.unit > r.size {
-			continue
-		}
-		if _, err := base.WriteAt(pattern(uint32(1_000_000+i), r.unit), s); err != nil {
-			return err
-		}
-		for k := s / sector; k < (s+r.unit)/sector; k++ {
-			r.m.base[k] = uint32(1_000_000 + i)
-		}
+func (r *run) make(ctx context.Context) error {
+	o := create.Options{BlockSize: r.block, LogicalSector: int(r.unit), Fixed: r.fixed}
+	base, err := r.base()
+	if err != nil {
+		return err
 	}
-	o := create.Options{BlockSize: r.block, LogicalSector: int(r.unit)}
-	if !child {
+	if !r.child {
 		if err := create.Disk(ctx, r.f, base, o); err != nil {
 			return err
 		}
-		return r.open(ctx)
+		return r.start(ctx)
 	}
 	below := vdisktest.NewTape()
 	if err := create.Disk(ctx, below, base, o); err != nil {
@@ -136,11 +105,58 @@ func (r *run) make(ctx context.Context, child bool) error {
 	}
 	r.parent = parent
 	// The child has a few sectors of its own, so that there are bitmaps.
-	l := own{parent, r.blocks[1]*r.block + r.unit*5, r.unit * 9}
+	l := own{parent, r.size, r.blocks[1]*r.block + r.unit*5, r.unit * 9}
 	for k := l.at / sector; k < (l.at+l.n)/sector; k++ {
 		r.m.base[k] = 2_000_000
 	}
 	if err := create.Child(ctx, r.f, l, create.Parent{Info: parent.Info(), Relative: `.\base.vhdx`}, o); err != nil {
+		return err
+	}
+	return r.start(ctx)
+}
+
+// base is the disk as it is at first, or its parent.
+func (r *run) base() (*vdisktest.Sparse, error) {
+	base := vdisktest.NewSparse(r.below)
+	for i := range 40 {
+		b := r.blocks[r.rng.IntN(len(r.blocks))]
+		s := (b*r.block + r.rng.Int64N(r.span)) / r.unit * r.unit
+		if s+r.unit > min(r.size, r.below) {
+			continue
+		}
+		if _, err := base.WriteAt(pattern(uint32(1_000_000+i), r.unit), s); err != nil {
+			return nil, err
+		}
+		for k := s / sector; k < (s+r.unit)/sector; k++ {
+			r.m.base[k] = uint32(1_000_000 + i)
+		}
+	}
+	return base, nil
+}
+
+// start lets some blocks be absent that keep their place, and opens the image.
+func (r *run) start(ctx context.Context) error {
+	if !r.places {
+		return r.open(ctx)
+	}
+	g := layout.NewGeometry(layout.Metadata{DiskSize: r.size, BlockSize: r.block, LogicalSector: int(r.unit), HasParent: r.child})
+	for i, state := range []uint64{layout.Unmapped, layout.Undefined} {
+		b := r.blocks[1+i]
+		e, at := make([]byte, layout.EntrySize), 3*layout.MiB+g.Index(b)*layout.EntrySize
+		if _, err := r.f.ReadAt(e, at); err != nil {
+			return err
+		}
+		e[0] = e[0]&^layout.StateMask | byte(state)
+		if _, err := r.f.WriteAt(e, at); err != nil {
+			return err
+		}
+		for k := range r.m.base { // they read as zeros, and never as the parent's
+			if k*sector/r.block == b {
+				delete(r.m.base, k)
+			}
+		}
+	}
+	if err := r.f.Sync(); err != nil {
 		return err
 	}
 	return r.open(ctx)
@@ -160,8 +176,8 @@ func (r *run) open(ctx context.Context) (err error) {
 }
 
 // work writes at random.
-func (r *run) work(ctx context.Context, steps int) error {
-	for range steps {
+func (r *run) work(ctx context.Context) error {
+	for range r.steps {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -180,6 +196,12 @@ func (r *run) work(ctx context.Context, steps int) error {
 }
 
 func (r *run) step(ctx context.Context) error {
+	switch {
+	case r.wide && r.rng.IntN(3) == 0:
+		return r.everywhere()
+	case r.together && r.rng.IntN(2) == 0:
+		return r.atOnce()
+	}
 	off, n := r.place()
 	switch what := r.rng.IntN(20); {
 	case what < 10:
@@ -207,17 +229,93 @@ func (r *run) step(ctx context.Context) error {
 	return r.open(ctx)
 }
 
+// everywhere writes to every block, or drops it, so that what the next flush changes
+// of the table does not go into one entry of the log.
+func (r *run) everywhere() error {
+	drop := r.rng.IntN(3) == 0
+	for _, b := range r.blocks {
+		if drop {
+			first := b * r.block / sector // what is behind the span is zeros in any case
+			r.m.write(first, first+r.span/sector, 0, false)
+			if err := r.d.Zero(b*r.block, min(r.block, r.size-b*r.block)); err != nil {
+				return err
+			}
+			continue
+		}
+		r.tag++
+		off := b*r.block + r.rng.Int64N(r.span/r.unit)*r.unit
+		r.m.write(off/sector, (off+r.unit)/sector, r.tag, false)
+		if _, err := r.d.WriteAt(pattern(r.tag, r.unit), off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// atOnce lets four callers write, zero and trim at once, in one block or in several,
+// and a fifth one flush.
+func (r *run) atOnce() error {
+	var all sync.WaitGroup
+	var errs [5]error
+	r.m.mark() // what was written before is flushed
+	one, quarter := r.rng.IntN(len(r.blocks)), r.span/4/r.unit*r.unit
+	apart := r.rng.IntN(2) == 0
+	var calls []func() error
+	for i := range int64(4) {
+		b := r.blocks[one]
+		if apart {
+			b = r.blocks[(one+int(i))%len(r.blocks)]
+		}
+		off := b*r.block + i*quarter
+		n := min((r.rng.Int64N(40)+1)*r.unit, quarter, max(0, r.size-off)/r.unit*r.unit)
+		if n <= 0 {
+			continue
+		}
+		what, tag := r.rng.IntN(6), r.tag+1+uint32(i)
+		if what > 0 {
+			r.m.write(off/sector, (off+n)/sector, tag*uint32(min(what-1, 1)), false)
+		}
+		calls = append(calls, func() error {
+			switch what {
+			case 0:
+				_, err := r.d.ReadAt(make([]byte, n), off)
+				return err
+			case 1:
+				return r.d.Zero(off, n)
+			}
+			_, err := r.d.WriteAt(pattern(tag, n), off)
+			return err
+		})
+	}
+	r.tag += 4
+	calls = append(calls, r.d.Flush)
+	for i, call := range calls {
+		all.Go(func() { errs[i] = call() })
+	}
+	all.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+	r.m.flushedMark()
+	return nil
+}
+
 // place is where to write: inside a block, across a border, or a whole block.
 func (r *run) place() (off, n int64) {
 	b := r.blocks[r.rng.IntN(len(r.blocks))] * r.block
-	off, n = b+r.rng.Int64N(r.block)/r.unit*r.unit, (r.rng.Int64N(20)+1)*r.unit
+	off, n = b+r.rng.Int64N(r.span)/r.unit*r.unit, (r.rng.Int64N(20)+1)*r.unit
 	switch r.rng.IntN(4) {
 	case 0:
 		off = b - r.unit*2
 	case 1:
-		off, n = b, r.block
+		if r.span == r.block {
+			off, n = b, r.block
+		}
 	}
 	off = max(0, min(off, r.size-r.unit))
+	if at := off % r.block; off >= b && at < r.span {
+		n = min(n, r.span-at) // what is looked at
+	}
 	return off, min(n, r.size-off)
 }
 
@@ -290,7 +388,7 @@ func (r *run) whole(c *crashfile.File, slow, final bool) error {
 		return nil
 	}
 	for _, b := range r.blocks[:2] {
-		got, err := s.Read(b*r.block, min(r.block, r.size-b*r.block))
+		got, err := s.Read(b*r.block, min(r.span, r.size-b*r.block))
 		if err != nil {
 			return fmt.Errorf("strict reader: %w", err)
 		}
@@ -301,11 +399,11 @@ func (r *run) whole(c *crashfile.File, slow, final bool) error {
 	return nil
 }
 
-// compare reads the blocks that are written to, and their neighbours.
+// compare reads what is written to of the blocks, and the ends of their neighbours.
 func (r *run) compare(d io.ReaderAt, final bool) error {
-	buf := make([]byte, r.block+sector*8)
+	buf := make([]byte, r.span+sector*16)
 	for _, b := range r.blocks {
-		off := max(0, b*r.block-8*sector)
+		off := max(0, b*r.block-16*sector)
 		p := buf[:min(int64(len(buf)), r.size-off)]
 		if n, err := d.ReadAt(p, off); n < len(p) {
 			return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
@@ -319,7 +417,8 @@ func (r *run) compare(d io.ReaderAt, final bool) error {
 
 // ask lets qemu-img look at one cut of a trial, in a mode that it can read.
 func (r *run) ask(ctx context.Context, c *crashfile.File) error {
-	if r.asked || r.Dir == "" || r.parent != nil || r.unit != 512 || r.seen < 40 {
+	const most = 64 << 20 // bytes of the file
+	if r.asked || r.Dir == "" || r.parent != nil || r.unit != 512 || r.seen < 40 || c.Size() > most {
 		return nil
 	}
 	qemu, err := exec.LookPath("qemu-img")

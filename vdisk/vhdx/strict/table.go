@@ -57,7 +57,9 @@ func (d *Disk) table() {
 			}
 		case 7:
 			d.broken(d.hasParent, "block %d is partially present without a parent", b)
-			partial[b/d.ratio] = true
+			if d.hasParent {
+				partial[b/d.ratio] = true
+			}
 			fallthrough
 		case 6:
 			used = append(used, area{fmt.Sprint("block ", b), at, d.Block})
