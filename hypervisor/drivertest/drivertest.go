@@ -94,7 +94,10 @@ func testInspect(t *testing.T, s Subject) {
 		t.Errorf("guest lacks something: %+v", g)
 	}
 	keys, ids := map[string]bool{}, map[any]bool{}
-	for _, d := range g.Disks {
+	for n, d := range g.Disks {
+		if n > 0 && g.Disks[n-1].Carried && !d.Carried || d.Carried && (d.File == "" || d.Info.Format != "raw") {
+			t.Errorf("carried files come last, are raw and have a path: %+v", d)
+		}
 		if d.ID.IsZero() || d.Key == "" || d.Path == "" || d.Info.Format == "" || d.Info.VirtualSize < 0 {
 			t.Errorf("disk lacks something: %+v", d)
 		}

@@ -1,6 +1,7 @@
 package folder_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -426,6 +427,22 @@ func TestExportOfTooManyFiles(t *testing.T) {
 	g := inspectOne(t, dir)
 	if len(g.Disks) != 2 || !strings.Contains(reasonsOf(g), "the exported tree: 807 files, at most 800 are carried along; ") {
 		t.Errorf("%d disks, %s", len(g.Disks), reasonsOf(g))
+	}
+}
+
+// However many configurations there are, little of them is held.
+func TestExportOfManyConfigurations(t *testing.T) {
+	dir := t.TempDir()
+	exported(t, dir, drivertest.VMCX, ".vmcx")
+	large := append(drivertest.XML(vmconfig.Machine{Name: "x", ID: machineID}), bytes.Repeat([]byte(" \x00"), 3<<20)...)
+	for n := range 12 {
+		put(t, filepath.Join(dir, "Virtual Machines", fmt.Sprintf("z%02d.xml", n)), large)
+	}
+	g := inspectOne(t, dir)
+	c := configOf(t, g)
+	text := strings.Join(c.Remarks, "\n")
+	if c.Machine != nil || strings.Count(text, "more than 32 MiB of configurations") != 7 || strings.Count(text, "two machines in one folder") != 5 || strings.Count(filesOf(t, g), ".xml") != 12 {
+		t.Errorf("remarks %s", text)
 	}
 }
 

@@ -22,6 +22,9 @@ const (
 	// A point names for each disk up to 16 tables, and has to fit into a message: see
 	// events.Unmarshal.
 	maxCarried = 800
+	// Bytes of configurations that are read; those of a machine with 50 checkpoints are some
+	// 10 MiB. The others are kept as files.
+	maxConfigs = 32 << 20
 )
 
 // Tree is an export as it was found.
@@ -34,6 +37,7 @@ type Tree struct {
 	found   []images.Image
 	broken  map[string]error // by path: the images that cannot be opened
 	configs []config
+	read    int64 // bytes of configurations
 	rest    []hypervisor.Unprotected
 	config  Configuration
 	byName  map[string][]images.Image // by their names in lower case
@@ -200,6 +204,12 @@ func (t *Tree) nameKeys() {
 // whether it is there as a file at least. None that cannot be read fails anything: the
 // reader is unproven, and disks are worth more.
 func (t *Tree) readConfig(f file) bool {
+	if f.size <= vmconfig.MaxSize { // of a larger one nothing is read
+		if t.read += f.size; t.read > maxConfigs {
+			t.remark("%s: more than %d MiB of configurations; it is kept as a file and not read", f.rel, maxConfigs>>20)
+			return true
+		}
+	}
 	m, sum, err := readMachine(f.path)
 	switch {
 	case errors.Is(err, vmconfig.ErrForm), errors.Is(err, vmconfig.ErrUnsupported):
@@ -258,33 +268,33 @@ func (t *Tree) settle() {
 }
 
 // newest is the one of several configurations, by their numbers, that all others are
-// checkpoints of as far as disks tell, or -1.
+// checkpoints of as far as disks tell, or -1: of each other one there are images, and
+// every one is beneath an image of the newest.
 func (t *Tree) newest(among []int) int {
+	if len(among) > maxCheckpoints {
+		return -1
+	}
+	images, below := map[int][]string{}, map[int]map[string]bool{}
 	for _, i := range among {
-		if !slices.ContainsFunc(among, func(j int) bool { return j != i && !t.isBelow(t.configs[j].machine, t.configs[i].machine) }) {
+		below[i] = map[string]bool{}
+		for _, d := range t.configs[i].machine.Disks {
+			if m, why := t.imageOf(d); why == "" && t.broken[m.Path] == nil {
+				images[i] = append(images[i], m.ID())
+				for _, path := range m.Below {
+					below[i][path] = true
+				}
+			}
+		}
+	}
+	for _, i := range among {
+		older := func(j int) bool {
+			return len(images[j]) > 0 && !slices.ContainsFunc(images[j], func(path string) bool { return !below[i][path] })
+		}
+		if !slices.ContainsFunc(among, func(j int) bool { return j != i && !older(j) }) {
 			return i
 		}
 	}
 	return -1
-}
-
-// isBelow reports whether old has disks, and every one is beneath a disk of now.
-func (t *Tree) isBelow(old, now vmconfig.Machine) bool {
-	some := false
-	for _, d := range old.Disks {
-		m, why := t.imageOf(d)
-		if why != "" {
-			continue
-		}
-		some = true
-		if !slices.ContainsFunc(now.Disks, func(d vmconfig.Disk) bool {
-			above, why := t.imageOf(d)
-			return why == "" && m.IsBelow(&above)
-		}) {
-			return false
-		}
-	}
-	return some
 }
 
 // judge notes which images of a checkpoint are its alone, and what it lacks.

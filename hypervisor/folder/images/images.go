@@ -171,15 +171,8 @@ func Leaves(found []Image) (out []Image) {
 	return out
 }
 
-// IsBelow reports whether other is laid on m.
-func (m *Image) IsBelow(other *Image) bool {
-	for _, path := range other.Below {
-		if path == m.id {
-			return true
-		}
-	}
-	return false
-}
+// ID is what Below of those that are laid on the image calls it, once it was probed.
+func (m *Image) ID() string { return m.id }
 
 // OpenParent opens a file of a chain by a path that may lead over links inside the
 // source's folder; [OpenFile] takes none.
