@@ -48,7 +48,7 @@ func NoParent(p Parent) (Image, error) {
 	if len(p.Paths) > 0 {
 		where = fmt.Sprintf(" (%q)", p.Paths[0].Path)
 	}
-	return nil, fmt.Errorf("%w: differencing image, its parent%s is needed to read it", ErrUnsupported, where)
+	return nil, fmt.Errorf("%w: differencing image, its parent%s is needed to read it, and no folder is allowed that it may be in", ErrUnsupported, where)
 }
 
 // Below returns the parent that find, or NoParent where it is nil, has for p. One
@@ -82,8 +82,12 @@ func ReadBeneath(parent Image, p []byte, off int64) error {
 }
 
 // Beneath replaces the Inherited extents of own by the parent's, which gives
-// the merged view that Image.Extents promises. It ends after the first error.
+// the merged view that Image.Extents promises. It ends after the first error. An
+// image without a parent has nothing inherited: own is returned.
 func Beneath(ctx context.Context, own iter.Seq2[Extent, error], parent Image) iter.Seq2[Extent, error] {
+	if parent == nil {
+		return own
+	}
 	return Merge(func(yield func(Extent, error) bool) {
 		for e, err := range own {
 			if err != nil || e.Kind != Inherited {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -26,25 +25,15 @@ import (
 // TestQcow2Chain opens what qemu-img made of a raw image and two layers, and
 // compares it with what qemu-img sees.
 func TestQcow2Chain(t *testing.T) {
-	qemu := func(name string, args ...string) {
-		t.Helper()
-		path, err := exec.LookPath(name)
-		if err != nil {
-			t.Skipf("needs %s", name)
-		}
-		if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
-			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-		}
-	}
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	qemu("qemu-img", "create", "-q", "-f", "raw", at("base.img"), "10M")
-	qemu("qemu-io", "-f", "raw", "-c", "write -P 1 1M 3M", at("base.img"))
-	qemu("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.img", "-F", "raw", at("middle.qcow2"), "12M")
-	qemu("qemu-io", "-f", "qcow2", "-c", "write -P 2 2M 100k", "-c", "write -z 3M 64k", at("middle.qcow2"))
-	qemu("qemu-img", "create", "-q", "-f", "qcow2", "-b", at("middle.qcow2"), "-F", "qcow2", at("leaf.qcow2"))
-	qemu("qemu-io", "-f", "qcow2", "-c", "write -P 3 11M 5k", at("leaf.qcow2"))
-	qemu("qemu-img", "convert", "-f", "qcow2", "-O", "raw", at("leaf.qcow2"), at("flat.raw"))
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "raw", at("base.img"), "10M")
+	vdisktest.Tool(t, "qemu-io", "-f", "raw", "-c", "write -P 1 1M 3M", at("base.img"))
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.img", "-F", "raw", at("middle.qcow2"), "12M")
+	vdisktest.Tool(t, "qemu-io", "-f", "qcow2", "-c", "write -P 2 2M 100k", "-c", "write -z 3M 64k", at("middle.qcow2"))
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", at("middle.qcow2"), "-F", "qcow2", at("leaf.qcow2"))
+	vdisktest.Tool(t, "qemu-io", "-f", "qcow2", "-c", "write -P 3 11M 5k", at("leaf.qcow2"))
+	vdisktest.Tool(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", at("leaf.qcow2"), at("flat.raw"))
 
 	d, err := open.Path(at("leaf.qcow2"), open.Options{Parents: []string{dir}})
 	if err != nil {

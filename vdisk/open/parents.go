@@ -298,7 +298,7 @@ func (p *Parents) open(want vdisk.Parent, f *os.File, path string, above []fs.Fi
 		return layer{}, fmt.Errorf("parent %s: %w", path, err)
 	}
 	if len(want.Links) > 0 && !slices.ContainsFunc(want.Links, func(id string) bool { return strings.EqualFold(id, link) }) {
-		return layer{}, fmt.Errorf("%w: %s has the id %s, the child asks for %s; it was changed since the child was made, or is another disk",
+		return layer{}, fmt.Errorf("%w: %s has the id %s, the child asks for %s; it was changed since the child was made, or is another disk: the parent is needed as it was then",
 			ErrWrongParent, path, link, strings.Join(want.Links, " or "))
 	}
 	if p.held += held; p.held > maxHeld {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -219,18 +218,12 @@ func TestEndless(t *testing.T) {
 
 // A raw parent is one only if the child says so.
 func TestRawParent(t *testing.T) {
-	qemu, err := exec.LookPath("qemu-img")
-	if err != nil {
-		t.Skip("needs qemu-img")
-	}
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "base.raw"), append([]byte("vhdxfile"), make([]byte, mib)...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	leaf := filepath.Join(dir, "leaf.qcow2")
-	if out, err := exec.Command(qemu, "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", leaf).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", leaf)
 	d, err := open.Path(leaf, open.Options{Parents: []string{dir}})
 	if err != nil {
 		t.Fatal(err)

@@ -114,7 +114,7 @@ func save(t *testing.T, path string, from vdisk.Image) {
 // wrong, and nothing leaked.
 func check(t *testing.T, path string) {
 	t.Helper()
-	if out := run(t, "qemu-img", "check", "-f", "qcow2", path); !bytes.Contains(out, []byte("No errors were found on the image.")) {
+	if out := vdisktest.Tool(t, "qemu-img", "check", "-f", "qcow2", path); !bytes.Contains(out, []byte("No errors were found on the image.")) {
 		t.Errorf("qemu-img check: %s", out)
 	}
 }
@@ -138,17 +138,17 @@ func TestCreateAgainstQEMU(t *testing.T) {
 					t.Fatal(err)
 				}
 				check(t, out)
-				if said := run(t, "qemu-img", "info", "-f", "qcow2", "--output=json", out); !bytes.Contains(said, fmt.Appendf(nil, `"virtual-size": %d,`, size)) {
+				if said := vdisktest.Tool(t, "qemu-img", "info", "-f", "qcow2", "--output=json", out); !bytes.Contains(said, fmt.Appendf(nil, `"virtual-size": %d,`, size)) {
 					t.Errorf("qemu-img info: %s", said)
 				}
 				if size == 0 {
 					return
 				}
-				run(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", flat, out)
+				vdisktest.Tool(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", flat, out)
 				for _, path := range []string{flat, out} {
-					run(t, "qemu-io", append([]string{"-f", filepath.Ext(path)[1:]}, append(writes(size, cluster, 5), path)...)...)
+					vdisktest.Tool(t, "qemu-io", append([]string{"-f", filepath.Ext(path)[1:]}, append(writes(size, cluster, 5), path)...)...)
 				}
-				run(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", flat, out)
+				vdisktest.Tool(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", flat, out)
 				check(t, out)
 			})
 		}

@@ -130,10 +130,7 @@ func (m *Image) read(p []byte, off int64) (int, error) {
 // file, as zero, the rest as data; what the image does not have is as in its
 // backing file.
 func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	if m.parent != nil {
-		return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent)
-	}
-	return m.Own(ctx, from, to)
+	return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent)
 }
 
 // Own is Extents without the backing file: what this image does not have is

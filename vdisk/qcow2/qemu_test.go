@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/qcow2"
-	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
 
@@ -22,20 +20,6 @@ const (
 	gib = int64(1) << 30
 	tib = int64(1) << 40
 )
-
-// run runs a program of QEMU's or skips the test.
-func run(t *testing.T, name string, args ...string) []byte {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Skipf("needs %s", name)
-	}
-	out, err := exec.Command(path, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return out
-}
 
 // writes returns qemu-io commands that write patterns at random places, some
 // of them across the borders of clusters, zero a few ranges and discard some.
@@ -60,23 +44,9 @@ func writes(size, cluster int64, seed uint64) []string {
 	return append(args, "-c", fmt.Sprintf("write -P 7 %d 512", size-512))
 }
 
-func openFile(t *testing.T, path string) *raw.Image {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.Close() })
-	m, err := raw.Open(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
 func inMemory(t *testing.T, path string) *vdisktest.Sparse {
 	t.Helper()
-	file := openFile(t, path)
+	file := vdisktest.File(t, path)
 	s := vdisktest.NewSparse(file.Size())
 	if err := vdisk.Copy(t.Context(), s, file); err != nil {
 		t.Fatal(err)
@@ -137,16 +107,16 @@ func TestAgainstQEMU(t *testing.T) {
 			if c.options != "" {
 				args = append(args, "-o", c.options)
 			}
-			run(t, "qemu-img", append(args, image, size)...)
-			run(t, "qemu-img", "create", "-q", "-f", "raw", flat, size)
+			vdisktest.Tool(t, "qemu-img", append(args, image, size)...)
+			vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "raw", flat, size)
 			w := writes(c.size, c.cluster, 1)
-			run(t, "qemu-io", append([]string{"-f", "qcow2", "-d", "unmap"}, append(w, image)...)...)
-			run(t, "qemu-io", append([]string{"-f", "raw"}, append(w, flat)...)...)
+			vdisktest.Tool(t, "qemu-io", append([]string{"-f", "qcow2", "-d", "unmap"}, append(w, image)...)...)
+			vdisktest.Tool(t, "qemu-io", append([]string{"-f", "raw"}, append(w, flat)...)...)
 			x := openDisk(t, image)
 			if i := x.Info(); i.Format != "qcow2" || i.BlockSize != c.cluster || i.VirtualSize != c.size || i.Variant != "" {
 				t.Errorf("info %+v", i)
 			}
-			vdisktest.Run(t, x, openFile(t, flat))
+			vdisktest.Run(t, x, vdisktest.File(t, flat))
 		})
 	}
 }
@@ -186,12 +156,12 @@ func TestCompressed(t *testing.T) {
 			if options != "" {
 				args = append(args, "-o", options)
 			}
-			run(t, "qemu-img", append(args, flat, image)...)
+			vdisktest.Tool(t, "qemu-img", append(args, flat, image)...)
 			for _, path := range []string{image, flat} {
-				run(t, "qemu-io", "-f", strings.TrimPrefix(filepath.Ext(path), "."), "-c", "write -P 9 100k 3k", "-c", fmt.Sprintf("write -P 8 %d 512", size-512), path)
+				vdisktest.Tool(t, "qemu-io", "-f", strings.TrimPrefix(filepath.Ext(path), "."), "-c", "write -P 9 100k 3k", "-c", fmt.Sprintf("write -P 8 %d 512", size-512), path)
 			}
 			x := openDisk(t, image)
-			vdisktest.RunSlow(t, x, openFile(t, flat))
+			vdisktest.RunSlow(t, x, vdisktest.File(t, flat))
 		})
 	}
 }
@@ -202,26 +172,26 @@ func TestBacking(t *testing.T) {
 	dir := t.TempDir()
 	path := func(n int) string { return filepath.Join(dir, fmt.Sprintf("layer%d", n)) }
 	writeFile(t, path(0), half(10*mib+512))
-	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "layer0", "-F", "raw", path(1), "21M")
-	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "-b", path(1), "-F", "qcow2", path(2), "21M")
-	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "layer2", "-F", "qcow2", path(3), "30M")
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "layer0", "-F", "raw", path(1), "21M")
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "-b", path(1), "-F", "qcow2", path(2), "21M")
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", "layer2", "-F", "qcow2", path(3), "30M")
 	for n := 1; n <= 3; n++ {
-		run(t, "qemu-io", append([]string{"-f", "qcow2"}, append(writes(21*mib, 64*kib, uint64(n)), path(n))...)...)
+		vdisktest.Tool(t, "qemu-io", append([]string{"-f", "qcow2"}, append(writes(21*mib, 64*kib, uint64(n)), path(n))...)...)
 	}
 	for n := 1; n <= 3; n++ {
 		flat := filepath.Join(dir, "flat")
-		run(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", path(n), flat)
+		vdisktest.Tool(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", path(n), flat)
 		x := openDisk(t, path(n))
 		if x.Info().Variant != "differencing" {
 			t.Errorf("info %+v", x.Info())
 		}
-		vdisktest.Run(t, x, openFile(t, flat))
+		vdisktest.Run(t, x, vdisktest.File(t, flat))
 		own, err := vdisktest.Collect(x.Own(t.Context(), 0, x.Size()))
 		if err != nil || len(own) < 20 {
 			t.Errorf("own extents %v, %v", own, err)
 		}
 	}
-	if _, err := qcow2.Open(openFile(t, path(1)), nil); !errors.Is(err, vdisk.ErrUnsupported) || !strings.Contains(err.Error(), "layer0") {
+	if _, err := qcow2.Open(vdisktest.File(t, path(1)), nil); !errors.Is(err, vdisk.ErrUnsupported) || !strings.Contains(err.Error(), "layer0") {
 		t.Errorf("without its backing file: %v", err)
 	}
 }
@@ -229,19 +199,19 @@ func TestBacking(t *testing.T) {
 func TestSnapshots(t *testing.T) {
 	dir := t.TempDir()
 	image := filepath.Join(dir, "disk.qcow2")
-	run(t, "qemu-img", "create", "-q", "-f", "qcow2", image, "40M")
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", image, "40M")
 	var flats []string
 	for n := range 3 {
-		run(t, "qemu-io", append([]string{"-f", "qcow2"}, append(writes(40*mib, 64*kib, uint64(n)), image)...)...)
+		vdisktest.Tool(t, "qemu-io", append([]string{"-f", "qcow2"}, append(writes(40*mib, 64*kib, uint64(n)), image)...)...)
 		flat := filepath.Join(dir, fmt.Sprint("flat", n))
-		run(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, flat)
+		vdisktest.Tool(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, flat)
 		flats = append(flats, flat)
 		if n < 2 {
-			run(t, "qemu-img", "snapshot", "-c", fmt.Sprintf("before %d", n), image)
+			vdisktest.Tool(t, "qemu-img", "snapshot", "-c", fmt.Sprintf("before %d", n), image)
 		}
 	}
-	run(t, "qemu-img", "resize", "-q", image, "50M")
-	file := openFile(t, image)
+	vdisktest.Tool(t, "qemu-img", "resize", "-q", image, "50M")
+	file := vdisktest.File(t, image)
 	all, err := qcow2.Snapshots(file)
 	if err != nil || len(all) != 2 || all[0].ID != "1" || all[1].Name != "before 1" || all[1].Size != 40*mib || all[0].Taken.Year() < 2020 {
 		t.Fatalf("%+v, %v", all, err)
@@ -251,10 +221,10 @@ func TestSnapshots(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		vdisktest.Run(t, x, openFile(t, flats[n]))
+		vdisktest.Run(t, x, vdisktest.File(t, flats[n]))
 	}
 	now := openDisk(t, image)
-	if err := vdisktest.Equal(now, openFile(t, flats[2]), 0, 40*mib); err != nil || now.Size() != 50*mib {
+	if err := vdisktest.Equal(now, vdisktest.File(t, flats[2]), 0, 40*mib); err != nil || now.Size() != 50*mib {
 		t.Error(now.Size(), err)
 	}
 	if _, err := qcow2.OpenSnapshot(file, nil, "after"); !errors.Is(err, os.ErrNotExist) {
@@ -274,8 +244,8 @@ func TestRefusedByName(t *testing.T) {
 		{[]string{"--object", "secret,id=s,data=x", "-o", "encrypt.format=aes,encrypt.key-secret=s"}, "AES"},
 		{[]string{"-o", "data_file=" + filepath.Join(dir, "data")}, "data\""},
 	} {
-		run(t, "qemu-img", append(append([]string{"create", "-q", "-f", "qcow2"}, c.args...), image, "10M")...)
-		if _, err := qcow2.Open(openFile(t, image), nil); !errors.Is(err, vdisk.ErrUnsupported) || !strings.Contains(err.Error(), c.says) {
+		vdisktest.Tool(t, "qemu-img", append(append([]string{"create", "-q", "-f", "qcow2"}, c.args...), image, "10M")...)
+		if _, err := qcow2.Open(vdisktest.File(t, image), nil); !errors.Is(err, vdisk.ErrUnsupported) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%v: %v", c.args, err)
 		}
 	}
@@ -289,7 +259,7 @@ func TestCut(t *testing.T) {
 	writeFile(t, flat, half(8*mib+512))
 	for _, args := range [][]string{{"convert"}, {"convert", "-c"}} {
 		for _, cut := range []int64{512, 4096, 64 * kib, mib, 5 * mib} {
-			run(t, "qemu-img", append(args, "-f", "raw", "-O", "qcow2", flat, image)...)
+			vdisktest.Tool(t, "qemu-img", append(args, "-f", "raw", "-O", "qcow2", flat, image)...)
 			st, err := os.Stat(image)
 			if err != nil {
 				t.Fatal(err)
@@ -300,9 +270,9 @@ func TestCut(t *testing.T) {
 			if err := os.Truncate(image, st.Size()-cut); err != nil {
 				t.Fatal(err)
 			}
-			x, err := qcow2.Open(openFile(t, image), nil)
+			x, err := qcow2.Open(vdisktest.File(t, image), nil)
 			if err == nil {
-				err = vdisktest.Equal(x, openFile(t, flat), 0, x.Size())
+				err = vdisktest.Equal(x, vdisktest.File(t, flat), 0, x.Size())
 			}
 			if err != nil && !errors.Is(err, vdisk.ErrTruncated) && !errors.Is(err, vdisk.ErrFormat) {
 				t.Errorf("%v, %d bytes cut off: %v", args, cut, err)

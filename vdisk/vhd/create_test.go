@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/millrace-backup/millrace/vdisk"
-	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 	"github.com/millrace-backup/millrace/vdisk/vhd"
 )
@@ -124,20 +122,20 @@ func TestCreateAgainstQEMU(t *testing.T) {
 			t.Run(fmt.Sprintf("%s-%d", name, size), func(t *testing.T) {
 				dir := t.TempDir()
 				flat, out := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.vhd")
-				writeSparse(t, flat, vdisktest.Scattered(size, 64*kib, 2*mib, size/7/512*512))
-				createFrom(t, out, flat, o)
+				vdisktest.WriteFile(t, flat, vdisktest.Scattered(size, 64*kib, 2*mib, size/7/512*512))
+				vdisktest.CreateFrom(t, out, flat, func(f vdisk.File, disk vdisk.Image) error { return vhd.Create(t.Context(), f, disk, o) })
 				if seen := virtualSize(t, out); seen != size {
 					t.Errorf("QEMU sees %d bytes, want %d", seen, size)
 				}
 				if size < gib {
-					run(t, "qemu-img", "compare", "-f", "raw", "-F", "vpc", flat, out)
+					vdisktest.Tool(t, "qemu-img", "compare", "-f", "raw", "-F", "vpc", flat, out)
 					return
 				}
 				// Comparing all of it takes QEMU minutes: what is around the data.
 				src := openDisk(t, flat, "raw")
 				for _, at := range []int64{0, size / 7 / 512 * 512 / mib, size/mib - 8} {
 					part := filepath.Join(dir, "part")
-					run(t, "qemu-img", "dd", "-f", "vpc", "-O", "raw", "bs=1M", fmt.Sprint("skip=", at), fmt.Sprint("count=", at+16), "if="+out, "of="+part)
+					vdisktest.Tool(t, "qemu-img", "dd", "-f", "vpc", "-O", "raw", "bs=1M", fmt.Sprint("skip=", at), fmt.Sprint("count=", at+16), "if="+out, "of="+part)
 					n := min(16*mib, size-at*mib)
 					shift := openDisk(t, part, "raw")
 					if err := vdisktest.Equal(shift, io.NewSectionReader(src, at*mib, n), 0, n); err != nil || shift.Size() != n {
@@ -146,41 +144,5 @@ func TestCreateAgainstQEMU(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-func writeSparse(t *testing.T, path string, disk vdisk.Image) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Truncate(disk.Size()); err != nil {
-		t.Fatal(err)
-	}
-	if err := vdisk.Copy(t.Context(), f, disk); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func createFrom(t *testing.T, path, from string, o vhd.CreateOptions) {
-	t.Helper()
-	src, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer src.Close()
-	disk, err := raw.Open(src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := vhd.Create(t.Context(), f, disk, o); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -5,28 +5,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk/open"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
-
-// run runs a program of QEMU's or skips the test.
-func run(t *testing.T, name string, args ...string) []byte {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Skipf("needs %s", name)
-	}
-	out, err := exec.Command(path, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return out
-}
 
 // writes returns qemu-io commands that write patterns at random places, some
 // of them across the borders of blocks, and zero a few ranges.
@@ -61,7 +45,7 @@ func openDisk(t *testing.T, path, format string) *open.Disk {
 // virtualSize is the size of the disk as QEMU sees it.
 func virtualSize(t *testing.T, path string) int64 {
 	t.Helper()
-	out := run(t, "qemu-img", "info", "-f", "vpc", "--output=json", path)
+	out := vdisktest.Tool(t, "qemu-img", "info", "-f", "vpc", "--output=json", path)
 	_, rest, _ := bytes.Cut(out, []byte(`"virtual-size": `))
 	var n int64
 	if _, err := fmt.Sscan(string(rest[:bytes.IndexAny(rest, ",\n}")]), &n); err != nil {
@@ -83,15 +67,15 @@ func TestAgainstQEMU(t *testing.T) {
 				t.Run(fmt.Sprintf("%s-%s-%d", subformat, force, size), func(t *testing.T) {
 					dir := t.TempDir()
 					image, flat := filepath.Join(dir, "disk.vhd"), filepath.Join(dir, "disk.raw")
-					run(t, "qemu-img", "create", "-q", "-f", "vpc", "-o", "force_size="+force+",subformat="+subformat, image, fmt.Sprint(size))
+					vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "vpc", "-o", "force_size="+force+",subformat="+subformat, image, fmt.Sprint(size))
 					seen := virtualSize(t, image)
 					if force == "on" && seen != size {
 						t.Errorf("asked for %d, QEMU sees %d", size, seen)
 					}
-					run(t, "qemu-img", "create", "-q", "-f", "raw", flat, fmt.Sprint(seen))
+					vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "raw", flat, fmt.Sprint(seen))
 					w := writes(seen)
-					run(t, "qemu-io", append([]string{"-f", "vpc"}, append(w, image)...)...)
-					run(t, "qemu-io", append([]string{"-f", "raw"}, append(w, flat)...)...)
+					vdisktest.Tool(t, "qemu-io", append([]string{"-f", "vpc"}, append(w, image)...)...)
+					vdisktest.Tool(t, "qemu-io", append([]string{"-f", "raw"}, append(w, flat)...)...)
 					x := openDisk(t, image, "")
 					if i := x.Info(); i.Format != "vhd" || i.Variant != subformat || i.VirtualSize != seen {
 						t.Errorf("info %+v, QEMU sees %d bytes", i, seen)
@@ -116,7 +100,7 @@ func TestConverted(t *testing.T) {
 	}
 	for _, subformat := range []string{"dynamic", "fixed"} {
 		image := filepath.Join(dir, subformat+".vhd")
-		run(t, "qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "force_size=on,subformat="+subformat, flat, image)
+		vdisktest.Tool(t, "qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "force_size=on,subformat="+subformat, flat, image)
 		x := openDisk(t, image, "")
 		if err := vdisktest.Equal(x, openDisk(t, flat, "raw"), 0, int64(len(b))); err != nil || x.Size() != int64(len(b)) {
 			t.Errorf("%s: %d bytes, %v", subformat, x.Size(), err)

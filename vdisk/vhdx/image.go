@@ -41,7 +41,7 @@ func Open(file vdisk.Image, find vdisk.FindParent) (*Image, error) {
 
 func open(file vdisk.Image) (*Image, error) {
 	if file.Size() > layout.MaxFileSize {
-		return nil, vdisk.Unsupported("file of %d bytes", file.Size())
+		return nil, vdisk.Unsupported("file of %d bytes, at most %d are read", file.Size(), layout.MaxFileSize)
 	}
 	m := &Image{}
 	var err error
@@ -97,7 +97,7 @@ func (m *Image) link(find vdisk.FindParent) error {
 		return err
 	}
 	if d, ok := m.parent.(interface{ Info() vdisk.Info }); ok && d.Info().LogicalSector != m.meta.LogicalSector {
-		return vdisk.BadFormat("logical sectors of %d bytes on a parent that has %d", m.meta.LogicalSector, d.Info().LogicalSector)
+		return vdisk.BadFormat("logical sectors of %d bytes on a parent that has %d; this is not the disk that the child was made on", m.meta.LogicalSector, d.Info().LogicalSector)
 	}
 	return nil
 }
@@ -196,10 +196,7 @@ func (m *Image) read(p []byte, off int64) (int, error) {
 // Extents lists absent blocks and holes of the file as zero, the rest as data;
 // what a differencing image does not have is as in its parent.
 func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	if m.parent != nil {
-		return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent)
-	}
-	return m.Own(ctx, from, to)
+	return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent)
 }
 
 // Own is Extents without the parent: what this image does not have is

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,18 +12,6 @@ import (
 	"github.com/millrace-backup/millrace/vdisk/open"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
-
-// run runs a program of QEMU's or skips the test.
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		t.Skipf("needs %s", name)
-	}
-	if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
 
 // writes returns qemu-io commands that write patterns at random places, some
 // of them across the borders of blocks, and zero a few ranges.
@@ -79,11 +66,11 @@ func TestAgainstQEMU(t *testing.T) {
 			dir := t.TempDir()
 			image, flat := filepath.Join(dir, "disk.vhdx"), filepath.Join(dir, "disk.raw")
 			size := fmt.Sprint(c.size)
-			run(t, "qemu-img", "create", "-q", "-f", "vhdx", "-o", fmt.Sprintf("subformat=%s,block_size=%d", c.subformat, c.block), image, size)
-			run(t, "qemu-img", "create", "-q", "-f", "raw", flat, size)
+			vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "vhdx", "-o", fmt.Sprintf("subformat=%s,block_size=%d", c.subformat, c.block), image, size)
+			vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "raw", flat, size)
 			w := writes(c.size, c.block)
-			run(t, "qemu-io", append([]string{"-f", "vhdx"}, append(w, image)...)...)
-			run(t, "qemu-io", append([]string{"-f", "raw"}, append(w, flat)...)...)
+			vdisktest.Tool(t, "qemu-io", append([]string{"-f", "vhdx"}, append(w, image)...)...)
+			vdisktest.Tool(t, "qemu-io", append([]string{"-f", "raw"}, append(w, flat)...)...)
 
 			x := openDisk(t, image, "")
 			if i := x.Info(); i.Format != "vhdx" || i.Variant != c.subformat || i.BlockSize != c.block || i.VirtualSize != c.size || i.LogicalSector != 512 {
@@ -109,7 +96,7 @@ func TestConverted(t *testing.T) {
 	}
 	for _, options := range []string{"subformat=fixed", "subformat=dynamic,block_size=1M", "subformat=dynamic", "subformat=dynamic,block_state_zero=off"} {
 		image := filepath.Join(dir, options+".vhdx")
-		run(t, "qemu-img", "convert", "-f", "raw", "-O", "vhdx", "-o", options, flat, image)
+		vdisktest.Tool(t, "qemu-img", "convert", "-f", "raw", "-O", "vhdx", "-o", options, flat, image)
 		x := openDisk(t, image, "")
 		if err := vdisktest.Equal(x, openDisk(t, flat, "raw"), 0, int64(len(b))); err != nil {
 			t.Errorf("%s: %v", options, err)
@@ -132,8 +119,8 @@ func TestConverted(t *testing.T) {
 // had been zeros.
 func TestCut(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk.vhdx")
-	run(t, "qemu-img", "create", "-q", "-f", "vhdx", "-o", "subformat=dynamic,block_size=1M", path, "64M")
-	run(t, "qemu-io", "-f", "vhdx", "-c", "write -P 1 0 16M", path)
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "vhdx", "-o", "subformat=dynamic,block_size=1M", path, "64M")
+	vdisktest.Tool(t, "qemu-io", "-f", "vhdx", "-c", "write -P 1 0 16M", path)
 	st, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)

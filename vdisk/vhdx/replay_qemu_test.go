@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk/overlay"
-	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
@@ -17,10 +15,6 @@ import (
 // TestReplayAgainstQEMU lets qemu-img replay the log of a built image into a
 // copy and compares with our replay in memory. The original must not change.
 func TestReplayAgainstQEMU(t *testing.T) {
-	qemu, err := exec.LookPath("qemu-img")
-	if err != nil {
-		t.Skip("needs qemu-img")
-	}
 	x := dirty(t, int(mib-2*layout.SectorSize), func(at int64) []logEntry {
 		tail := int(mib - 2*layout.SectorSize)
 		present := func(at int64) uint64 { return uint64(at) | layout.FullyPresent }
@@ -41,33 +35,15 @@ func TestReplayAgainstQEMU(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if out, err := exec.Command(qemu, "check", "-q", "-r", "all", "-f", "vhdx", theirs).CombinedOutput(); err != nil {
-		t.Fatalf("qemu-img check: %v\n%s", err, out)
-	}
-	f, err := os.Open(ours)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	file, err := raw.Open(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := Open(file, nil)
+	vdisktest.Tool(t, "qemu-img", "check", "-q", "-r", "all", "-f", "vhdx", theirs)
+	m, err := Open(vdisktest.File(t, ours), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	vdisktest.Run(t, m, x.want)
 	flat := filepath.Join(t.TempDir(), "flat.raw")
-	if out, err := exec.Command(qemu, "convert", "-f", "vhdx", "-O", "raw", theirs, flat).CombinedOutput(); err != nil {
-		t.Fatalf("qemu-img convert: %v\n%s", err, out)
-	}
-	g, err := os.Open(flat)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer g.Close()
-	if err := vdisktest.Equal(m, g, 0, m.Size()); err != nil {
+	vdisktest.Tool(t, "qemu-img", "convert", "-f", "vhdx", "-O", "raw", theirs, flat)
+	if err := vdisktest.Equal(m, vdisktest.File(t, flat), 0, m.Size()); err != nil {
 		t.Errorf("QEMU's replay differs: %v", err)
 	}
 	after, err := os.ReadFile(ours)

@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk"
-	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 	"github.com/millrace-backup/millrace/vdisk/vhdx"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/create"
@@ -223,8 +222,8 @@ func TestCreateAgainstQEMU(t *testing.T) {
 				dir := t.TempDir()
 				flat, out := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "disk.vhdx")
 				disk := scattered(t, size, block, 512)
-				writeSparse(t, flat, disk)
-				createFrom(t, out, flat, o)
+				vdisktest.WriteFile(t, flat, disk)
+				vdisktest.CreateFrom(t, out, flat, func(f vdisk.File, disk vdisk.Image) error { return create.Disk(t.Context(), f, disk, o) })
 				qemu := func(args ...string) []byte {
 					said, err := exec.Command(qemu, args...).CombinedOutput()
 					if err != nil {
@@ -259,48 +258,5 @@ func TestCreateAgainstQEMU(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-func writeSparse(t *testing.T, path string, disk vdisk.Image) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := f.Truncate(disk.Size()); err != nil {
-		t.Fatal(err)
-	}
-	for e, err := range disk.Extents(t.Context(), 0, disk.Size()) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e.Kind == vdisk.Data {
-			if _, err := io.Copy(io.NewOffsetWriter(f, e.Offset), io.NewSectionReader(disk, e.Offset, e.Length)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-}
-
-func createFrom(t *testing.T, path, from string, o create.Options) {
-	t.Helper()
-	src, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer src.Close()
-	disk, err := raw.Open(src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := create.Disk(t.Context(), f, disk, o); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -7,14 +7,12 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/crashfile"
-	"github.com/millrace-backup/millrace/vdisk/raw"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 	"github.com/millrace-backup/millrace/vdisk/vhdx"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/create"
@@ -264,30 +262,11 @@ func TestRefused(t *testing.T) {
 
 // TestAgainstQEMU writes into images that qemu-img made, and lets it compare.
 func TestAgainstQEMU(t *testing.T) {
-	qemu, err := exec.LookPath("qemu-img")
-	if err != nil {
-		t.Skip("needs qemu-img")
-	}
 	for _, subformat := range []string{"dynamic", "fixed"} {
 		dir := t.TempDir()
 		image, flat := filepath.Join(dir, "disk.vhdx"), filepath.Join(dir, "disk.raw")
-		run := func(args ...string) {
-			t.Helper()
-			if out, err := exec.Command(qemu, args...).CombinedOutput(); err != nil {
-				t.Fatalf("qemu-img %v: %v\n%s", args, err, out)
-			}
-		}
-		run("create", "-q", "-f", "vhdx", "-o", "block_size=1M,subformat="+subformat, image, fmt.Sprint(20*mib+512))
-		f, err := os.OpenFile(image, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		file, err := raw.Open(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := inplace.Open(t.Context(), file, inplace.Durable{File: f}, inplace.Options{})
+		vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "vhdx", "-o", "block_size=1M,subformat="+subformat, image, fmt.Sprint(20*mib+512))
+		d, err := inplace.Path(t.Context(), image, inplace.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,7 +280,7 @@ func TestAgainstQEMU(t *testing.T) {
 		if err := os.WriteFile(flat, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		run("check", "-q", "-f", "vhdx", image)
-		run("compare", "-q", "-f", "vhdx", "-F", "raw", image, flat)
+		vdisktest.Tool(t, "qemu-img", "check", "-q", "-f", "vhdx", image)
+		vdisktest.Tool(t, "qemu-img", "compare", "-q", "-f", "vhdx", "-F", "raw", image, flat)
 	}
 }

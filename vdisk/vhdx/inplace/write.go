@@ -121,7 +121,7 @@ func (d *Disk) allocate() (at int64, stale bool, err error) {
 		}
 	}
 	if d.end+d.BlockSize > layout.MaxFileSize {
-		return 0, false, vdisk.Unsupported("file beyond %d bytes", layout.MaxFileSize)
+		return 0, false, vdisk.Unsupported("file beyond %d bytes; trim the disk, or convert it", layout.MaxFileSize)
 	}
 	if err := d.w.Truncate(d.end + d.BlockSize); err != nil {
 		return 0, false, err
@@ -324,10 +324,7 @@ func (d *Disk) clear(block, inside, length int64) error {
 // Extents lists blocks that are in no place of the file as zero or as in the
 // parent, the rest as data.
 func (d *Disk) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	if d.parent != nil {
-		return vdisk.Beneath(ctx, d.Own(ctx, from, to), d.parent)
-	}
-	return d.Own(ctx, from, to)
+	return vdisk.Beneath(ctx, d.Own(ctx, from, to), d.parent)
 }
 
 // Own is Extents without the parent: what this image does not have is

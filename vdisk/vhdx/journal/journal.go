@@ -126,7 +126,7 @@ func (r *ring) active() ([]entry, error) {
 		}
 	}
 	if len(best) == 0 {
-		return nil, vdisk.BadFormat("log is to be replayed and has no valid sequence")
+		return nil, vdisk.BadFormat("log is to be replayed and has no valid sequence of entries: what the disk was cannot be told")
 	}
 	return best, nil
 }

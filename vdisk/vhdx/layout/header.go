@@ -96,7 +96,7 @@ func (h Header) Bytes() []byte {
 
 func (h Header) check() error {
 	if h.Version != 1 {
-		return vdisk.Unsupported("format version %d", h.Version)
+		return vdisk.Unsupported("format version %d, only 1 is known", h.Version)
 	}
 	if h.LogLength == 0 && h.LogGUID.IsZero() {
 		return nil // no log at all, and none needed
@@ -117,7 +117,7 @@ func (h Header) CheckLog() error {
 	case h.LogLength == 0:
 		return vdisk.BadFormat("the log has no length, and there is one to replay or to write")
 	case h.LogVersion != 0:
-		return vdisk.Unsupported("log version %d", h.LogVersion)
+		return vdisk.Unsupported("log version %d, only 0 is known", h.LogVersion)
 	case h.LogLength > MaxLogSize:
 		return vdisk.Unsupported("log of %d bytes, at most %d are read and written; converting the disk gives it one of 1 MiB", h.LogLength, MaxLogSize)
 	}
