@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog/sidecar"
+	"github.com/millrace-backup/millrace/catalog/spool"
 	"github.com/millrace-backup/millrace/conductor/board"
 	"github.com/millrace-backup/millrace/conductor/control"
 	"github.com/millrace-backup/millrace/conductor/crew"
@@ -356,7 +357,7 @@ func (j *job) cleanUp() {
 	if j.arena != nil {
 		errs = append(errs, j.arena.Close())
 	}
-	for _, name := range []string{"nats", "ledger", "index", control.SocketName, known.OthersFolder, "indexer.journal", "indexer", indexer.StoredFolder, sidecar.Folder} {
+	for _, name := range []string{"nats", "ledger", "index", control.SocketName, known.OthersFolder, "indexer.journal", "indexer", spool.StoredFolder, sidecar.Folder} {
 		errs = append(errs, os.RemoveAll(filepath.Join(j.folder, name)))
 	}
 	freezes, _ := filepath.Glob(filepath.Join(j.folder, "freeze-*.json"))

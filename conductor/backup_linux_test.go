@@ -22,7 +22,7 @@ func TestTablesDependOnInputAndKeysAlone(t *testing.T) {
 	b := newBed(t, 130<<20+4096*3+100) // the last block is short
 	variants := []Options{
 		{},
-		{ParcelSize: 8 << 20},
+		{ParcelSize: 4 << 20},
 		{ParcelSize: 16 << 20, Parallel: map[string]int{flow.Reader: 2, flow.Chunker: 2, flow.Delta: 2, flow.Seal: 3, flow.Uploader: 2}},
 		{Parallel: map[string]int{flow.Seal: 1}, Memory: 24 << 20, Codec: "zstd"},
 		{Transport: flow.Inline},

@@ -17,6 +17,9 @@ import (
 // Folder is where the files are in a job's folder, those of [Spool.Stored] excepted.
 const Folder = "indexer"
 
+// StoredFolder is where, in a job's folder, the index of what it stored grows.
+const StoredFolder = "stored"
+
 // Spool is the files, open.
 type Spool struct {
 	Stored  *chunkindex.Growing // chunks in this job's packs; delta workers follow it
@@ -24,25 +27,40 @@ type Spool struct {
 	Digests *rows.Digests
 }
 
-// Open makes empty files, over what a predecessor left there. Stored grows in a folder
-// of its own, with so many chunks in memory, 0 for its default.
-func Open(folder, stored string, chunks int) (*Spool, error) {
+// Open makes empty files in a job's folder, over what a predecessor left there. So many
+// chunks of Stored are in memory, 0 for its default.
+func Open(folder string, chunks int) (_ *Spool, err error) {
 	if err := os.MkdirAll(filepath.Join(folder, Folder), 0o700); err != nil {
 		return nil, fmt.Errorf("make the indexer's folder: %w", err)
 	}
 	s := &Spool{}
-	var err error
-	if s.Stored, err = chunkindex.Grow(filepath.Join(folder, stored), chunks); err != nil {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if s.Stored, err = chunkindex.Grow(filepath.Join(folder, StoredFolder), chunks); err != nil {
 		return nil, err
 	}
 	if s.Rows, err = spill.Create(filepath.Join(folder, Folder, "rows")); err != nil {
 		return nil, err
 	}
-	s.Digests, err = rows.CreateDigests(filepath.Join(folder, Folder, "digests"))
-	return s, err
+	if s.Digests, err = rows.CreateDigests(filepath.Join(folder, Folder, "digests")); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Close closes them.
-func (s *Spool) Close() error {
-	return errors.Join(s.Stored.Close(), s.Rows.Close(), s.Digests.Close())
+func (s *Spool) Close() (err error) {
+	if s.Stored != nil {
+		err = s.Stored.Close()
+	}
+	if s.Rows != nil {
+		err = errors.Join(err, s.Rows.Close())
+	}
+	if s.Digests != nil {
+		err = errors.Join(err, s.Digests.Close())
+	}
+	return err
 }

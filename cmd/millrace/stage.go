@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
+	"github.com/millrace-backup/millrace/catalog/spool"
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/conductor/known"
@@ -167,7 +168,7 @@ func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error 
 	// What was in the vault when the job began, what other jobs tell of while it
 	// runs, and, for those who decide what is new, what it has stored itself.
 	var folders []string
-	for _, name := range []string{"index", known.OthersFolder, indexer.StoredFolder} {
+	for _, name := range []string{"index", known.OthersFolder, spool.StoredFolder} {
 		folders = append(folders, filepath.Join(w.Config.Folder, name))
 	}
 	if w.Config.Stage == flow.Indexer {

@@ -288,12 +288,18 @@ func TestManyRefusedParcels(t *testing.T) {
 		j.x.gone[flow.PackID{Job: first.x.packs[k].job, Name: first.x.packs[k].Name}] = true
 	}
 	var out []flow.RecheckEntry
+	questions, of, open := 0, map[flow.RecheckEntry]int{}, map[int]int{}
 	ask := func() {
 		for a := j.ask(); a != nil; a = j.ask() {
+			questions++
+			for _, e := range a.Reread {
+				of[e] = questions
+				open[questions]++
+			}
 			out = append(out, a.Reread...)
 		}
-		if len(out) > asks.Window {
-			t.Fatalf("%d parcels are on their way", len(out))
+		if len(open) > asks.Window {
+			t.Fatalf("%d questions are open", len(open))
 		}
 	}
 	for k := range uint32(n) {
@@ -306,10 +312,16 @@ func TestManyRefusedParcels(t *testing.T) {
 		t.Fatalf("%d of %d parcels were taken", n-j.x.disks[0].left, n)
 	}
 	for came := 0; len(out) > 0; came++ {
-		p := j.parcel(0, out[0].Number)
+		p, q := j.parcel(0, out[0].Number), of[out[0]]
+		if open[q]--; open[q] == 0 {
+			delete(open, q)
+		}
 		p.Fresh, out = true, out[1:]
 		j.through([]*flow.Parcel{p})
 		ask()
+	}
+	if questions > 2+3*n/asks.Company { // for each, snapshot goes through the whole disk
+		t.Errorf("%d questions for %d parcels", questions, n)
 	}
 	b.want(j.commit(), image)
 }
@@ -323,7 +335,11 @@ func TestLostOnItsWayToBeStoredAgain(t *testing.T) {
 	b.say(events.PacksRetired{Packs: []events.PackName{{Job: pack.job, Pack: pack.Name}}})
 	j.settle()
 	asked := j.ask()
-	for _, p := range j.x.missing(0, 99) {
+	missing := j.x.missing(0, 99)
+	if len(missing) != 1 || len(asked.Reread) == 0 {
+		t.Errorf("missing %+v, asked %+v", missing, asked)
+	}
+	for _, p := range missing {
 		if !p.Fresh || len(p.List) != len(asked.Reread) {
 			t.Errorf("missing %+v, asked %+v", p, asked)
 		}

@@ -27,7 +27,6 @@ const (
 	stalled     = 2 * time.Second  // without a message before we look for lost parcels
 )
 
-// Indexer is the stage at work.
 type indexer struct {
 	*state
 	w        *flow.Worker
@@ -45,6 +44,7 @@ type indexer struct {
 	trust                             *trust.Packs
 	signed                            ledger.Checkpoint
 	asks                              asks.Book
+	open                              int  // questions of other kinds than those in asks
 	dirty                             bool // something changed that progress should tell
 }
 
@@ -121,6 +121,7 @@ func (x *indexer) recall(ctx context.Context) error {
 		}
 		switch f := r.Fact.(type) {
 		case events.PackStored:
+			x.recorded[f.Pack] = true
 			if n, ok := x.byName[f.Pack]; ok {
 				x.written(n)
 			}
@@ -172,6 +173,7 @@ func (x *indexer) turn(ctx context.Context, d *flow.Delivery) error {
 			return err
 		}
 	}
+	x.open = x.openQuestions()
 	for n := range x.guests {
 		if err := x.advance(ctx, uint32(n)); err != nil {
 			return err
@@ -314,8 +316,9 @@ func (x *indexer) advance(ctx context.Context, n uint32) error {
 		g.recorded = true
 	}
 	switch {
-	case g.settled() && !g.released && !g.releasing && x.mayAsk():
+	case g.settled() && !g.released && !g.releasing && x.open < asks.Window:
 		g.releasing = true
+		x.open++
 		x.asks.Drop(n)
 		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Release: true}})
 	case g.settled():
@@ -324,8 +327,9 @@ func (x *indexer) advance(ctx context.Context, n uint32) error {
 		return nil
 	case g.confirmed:
 		return x.commit(ctx, n)
-	case !g.asked && x.mayAsk():
+	case !g.asked && x.open < asks.Window:
 		g.asked = true
+		x.open++
 		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Confirm: true}})
 	}
 	return nil
@@ -432,7 +436,7 @@ func (x *indexer) findLost(ctx context.Context) error {
 		switch {
 		case g.settled():
 		case g.planned:
-			for _, p := range x.missing(uint32(n), asks.Window) {
+			for _, p := range x.missing(uint32(n), x.asks.Room()) {
 				x.asks.Want(p)
 			}
 		case plans < asks.Window: // still to come, or lost with the server that had it
@@ -445,14 +449,13 @@ func (x *indexer) findLost(ctx context.Context) error {
 	return nil
 }
 
-// mayAsk reports whether snapshot may be asked one thing more about a guest: of
-// these questions too there are never so many that the indexer would wait for it.
-func (x *indexer) mayAsk() bool {
-	open := 0
+// openQuestions counts the confirmations and releases asked for and not answered: of
+// these too there are never so many that the indexer would wait for snapshot.
+func (x *indexer) openQuestions() (open int) {
 	for n := range x.guests {
 		if g := &x.guests[n]; g.settled() && g.releasing && !g.released || !g.settled() && g.asked && !g.confirmed {
 			open++
 		}
 	}
-	return open < asks.Window
+	return open
 }

@@ -8,9 +8,6 @@ import (
 	"github.com/millrace-backup/millrace/ledger/table"
 )
 
-// StoredFolder is where, in a job's folder, the index of what it stored grows.
-const StoredFolder = "stored"
-
 // found lists what the job found of a disk and does not know to be as in the
 // parent, in order: chunks, zeros, and holes, which are zeros too. ends takes for
 // each pack how far into it chunks reach.

@@ -26,6 +26,7 @@ type state struct {
 
 	packs      []pack
 	byName     map[id.Object]uint32 // into packs
+	recorded   map[id.Object]bool   // of this job's packs those that a predecessor has put in the ledger
 	unrecorded int                  // packs of this job that are not in the ledger
 	packBytes  int64                // of this job's packs
 }
@@ -81,12 +82,11 @@ type pack struct {
 // newState begins a state whose files are in folder. The newest of the chunks it
 // stores, so many of them, are in memory; 0 means the default.
 func newState(work *flow.Work, base Index, recent *arena.Recent, folder string, chunks int) (*state, error) {
-	s := &state{work: work, base: base, recent: recent, distrusted: work.DistrustedPacks(), gone: map[flow.PackID]bool{}, byName: map[id.Object]uint32{}}
+	s := &state{work: work, base: base, recent: recent, distrusted: work.DistrustedPacks(), gone: map[flow.PackID]bool{}, byName: map[id.Object]uint32{}, recorded: map[id.Object]bool{}}
 	s.guests = make([]guest, len(work.Guests))
 	s.disks = make([]disk, len(work.Disks))
-	first := uint64(0)
-	var err error
-	if s.spool, err = spool.Open(folder, StoredFolder, chunks); err != nil {
+	first, err := uint64(0), error(nil)
+	if s.spool, err = spool.Open(folder, chunks); err != nil {
 		return nil, err
 	}
 	for n := range s.disks {
@@ -98,8 +98,7 @@ func newState(work *flow.Work, base Index, recent *arena.Recent, folder string, 
 }
 
 func bit(bits []byte, n uint32) bool { return bits[n/8]&(1<<(n%8)) != 0 }
-
-func (d *disk) has(n uint32) bool { return bit(d.here, n) }
+func (d *disk) has(n uint32) bool    { return bit(d.here, n) }
 
 // expect has a parcel read twice.
 func (d *disk) expect(n uint32) {
@@ -240,10 +239,12 @@ func (s *state) packNumber(p flow.Pack, job id.Job, isNew bool) uint32 {
 		return n
 	}
 	n := uint32(len(s.packs))
-	s.packs = append(s.packs, pack{Pack: p, job: job, isNew: isNew})
+	s.packs = append(s.packs, pack{Pack: p, job: job, isNew: isNew, recorded: isNew && s.recorded[p.Name]})
 	s.byName[p.Name] = n
 	if isNew {
-		s.unrecorded++
+		if !s.packs[n].recorded {
+			s.unrecorded++
+		}
 		s.packBytes += p.Size
 	}
 	return n
