@@ -14,6 +14,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/restore/salvage"
 	"github.com/millrace-backup/millrace/vault"
@@ -116,6 +117,10 @@ func (a verb) recover(ctx context.Context, location, to string, points []string)
 		return fault.At("look through vault", location, err)
 	}
 	newer := a.Newer(ctx, v)
+	if newer != nil && !errors.Is(newer, ledger.ErrRollback) && !errors.Is(newer, ledger.ErrForked) {
+		a.Note("millrace: %v", newer) // nothing is wrong with the vault, for all that is known
+		newer = nil
+	}
 	if newer != nil {
 		r.Damage = append([]error{newer}, r.Damage...)
 	}
