@@ -24,6 +24,8 @@ func TestBlockDevice(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	must(t, err)
 	b := image(5<<20+512, 4)
+	copy(b, "QFI\xfb") // a device is raw, whatever its guest wrote on it
+	copy(b[len(b)-512:], "conectix")
 	file := put(t, filepath.Join(dir, "disk.raw"), b)
 	out, err := exec.Command(losetup, "--find", "--show", file).CombinedOutput()
 	if err != nil {

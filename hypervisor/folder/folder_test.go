@@ -242,6 +242,9 @@ func TestNamesThatPromiseAFormat(t *testing.T) {
 		{"web.VMDK", nil, vdisk.ErrUnsupported, "rename it to .raw"},
 		{"web.raw", append([]byte("vhdxfile"), zeroed...), nil, ""},
 		{"web.RAW", zeroed, nil, ""},
+		{"web.vdi", zeroed, vdisk.ErrUnsupported, "promises vdi,"},
+		{"web.qed", zeroed, vdisk.ErrUnsupported, "promises qed,"},
+		{"web.vhds", zeroed, vdisk.ErrUnsupported, "a VHD set"},
 		{"web.img", zeroed, nil, ""},
 		{"web", zeroed, nil, ""},
 	} {
@@ -273,5 +276,30 @@ func TestNamesThatPromiseAFormat(t *testing.T) {
 				t.Errorf("in a folder: %+v, %v", g, err)
 			}
 		})
+	}
+}
+
+// All bytes of a raw disk are its guest's, a signature is nothing to go by.
+func TestSignaturesInRawDisks(t *testing.T) {
+	dir := t.TempDir()
+	content := append([]byte("QFI\xfb\x00\x00\x00\x03"), image(100_000, 1)...)
+	copy(content[len(content)-512:], "conectix")
+	for name, want := range map[string]string{
+		"web.img": "rename it to .raw or to .qcow2", "web.IMG": "", "web.raw": "raw",
+	} {
+		g, err := folder.New(put(t, filepath.Join(dir, name), content), options).Inspect(t.Context())
+		if want == "raw" {
+			if err != nil || g[0].Disks[0].Info.Format != "raw" || g[0].Disks[0].Info.VirtualSize != int64(len(content)) {
+				t.Errorf("%s: %+v, %v", name, g, err)
+			}
+			continue
+		}
+		if !errors.Is(err, vdisk.ErrUnsupported) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %+v, %v", name, g, err)
+		}
+	}
+	fixed := append(image(100_000, 2), content[len(content)-512:]...)
+	if _, err := folder.New(put(t, filepath.Join(dir, "end.img"), fixed), options).Inspect(t.Context()); !errors.Is(err, vdisk.ErrUnsupported) || !strings.Contains(err.Error(), ".vhd,") {
+		t.Errorf("a footer at the end: %v", err)
 	}
 }

@@ -5,11 +5,15 @@
 // and notes what it is. [Leaves] are the images that no other is laid on: what
 // guests write to.
 //
-// A file *.raw is raw whatever it contains, *.vhdx, *.vhd and *.qcow2 are what
-// their names say or an error (*.avhdx and *.avhd are what Hyper-V calls a
-// differencing VHDX or VHD), and any other is what its signature says, raw if it has
-// none, except where the name promises a format that is not readable (*.vmdk): a damaged
-// image must not pass for a raw disk.
+// All bytes of a raw disk are its guest's. It may write the signature of another format
+// where one would be, with the path of a parent, and would be given that file's bytes in
+// its own backup if signatures were believed. So names come first: a file *.raw is raw
+// whatever it contains, *.vhdx, *.vhd and *.qcow2 are what their names say or an error
+// (*.avhdx and *.avhd are what Hyper-V calls a differencing VHDX or VHD). A device is raw.
+// A *.img is raw, and an error if it has the signature of another format: nobody but the
+// operator can tell. Any other is what its signature says, raw if it has none, except where
+// the name promises a format that is not readable (*.vmdk): a damaged image must not pass
+// for a raw disk.
 //
 // Links are followed only to what lies inside the folder that is looked at. The
 // package never writes.
@@ -19,6 +23,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -57,19 +62,44 @@ func formatOf(path string) string {
 // or "".
 func promised(path string) string {
 	switch ext := strings.ToLower(filepath.Ext(path)); ext {
-	case ".vmdk":
+	case ".vmdk", ".vdi", ".qed", "." + set:
 		return ext[1:]
 	}
 	return ""
 }
 
+// set is what is promised by a disk that guests share: never an image, whatever its bytes.
+const set = "vhds"
+
 // brokenPromise says what is the matter with a file that has no signature and
 // whose name promises a format.
 func brokenPromise(format string) string {
+	if format == set {
+		return "a VHD set, which the guests of a cluster share: it names the disk's images and is none; back the shared disk up inside one of the guests"
+	}
 	return "its name promises " + format + ", but it has no such signature and is not readable; to back it up as a raw disk, rename it to .raw"
 }
 
-// Open opens the image at path by format, or by signature when it is "". A
+// guess is the format of a file whose name settles none: by signature, "" if it has none.
+func guess(path string, f *os.File) (string, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if st.Mode()&fs.ModeDevice != 0 {
+		return "raw", nil
+	}
+	if promised(path) == set {
+		return "", fmt.Errorf("%w: %s", vdisk.ErrUnsupported, brokenPromise(set))
+	}
+	format, err := open.Probe(f, st.Size())
+	if err == nil && format != "" && strings.EqualFold(filepath.Ext(path), ".img") {
+		err = fmt.Errorf("%w: its name is that of a raw disk and it has the signature of %s, which a guest can write too; rename it to .raw or to .%[2]s, whichever it is", vdisk.ErrUnsupported, format)
+	}
+	return format, err
+}
+
+// Open opens the image at path by format, or by name and signature when it is "". A
 // file without a signature is raw then, unless its name promises otherwise. Its
 // parents are looked for in the folders given.
 func Open(path, format string, parents []string) (*open.Disk, error) {
@@ -77,11 +107,17 @@ func Open(path, format string, parents []string) (*open.Disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	guessed := format == ""
+	if guessed {
+		if format, err = guess(path, f); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
 	image, err := open.File(f, open.Options{Format: format, Parents: parents})
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if want := promised(path); want != "" && format == "" && image.Info().Format == "raw" {
+	if want := promised(path); want != "" && guessed && image.Info().Format == "raw" {
 		return nil, errors.Join(fmt.Errorf("%w: %s", vdisk.ErrUnsupported, brokenPromise(want)), image.Close())
 	}
 	return image, nil

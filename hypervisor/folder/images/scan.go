@@ -61,6 +61,8 @@ func (m *Image) Refuse(dir string, e fs.DirEntry) (string, error) {
 		return "not a regular file", nil
 	case named:
 		return "", nil
+	case promised(m.Key) == set:
+		return brokenPromise(promised(m.Key)), nil
 	}
 	f, err := OpenFile(m.Path)
 	if err != nil {
