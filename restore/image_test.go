@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/open"
 	"github.com/millrace-backup/millrace/vdisk/qcow2"
@@ -23,15 +24,19 @@ func TestImages(t *testing.T) {
 	odd := f.backup("odd", content[:len(content)-100])
 	for _, c := range []struct {
 		format, variant string
-		begin           func(f vdisk.File, size int64) (Image, error)
+		begin           func(f vdisk.File, d events.PointDisk) (Image, error)
 	}{
-		{"vhd", "dynamic", func(f vdisk.File, size int64) (Image, error) { return vhd.NewWriter(f, size, vhd.CreateOptions{}) }},
-		{"vhd", "fixed", func(f vdisk.File, size int64) (Image, error) {
-			return vhd.NewWriter(f, size, vhd.CreateOptions{Fixed: true})
+		{"vhd", "dynamic", func(f vdisk.File, d events.PointDisk) (Image, error) {
+			return vhd.NewWriter(f, d.Size, vhd.CreateOptions{})
 		}},
-		{"vhdx", "dynamic", func(f vdisk.File, size int64) (Image, error) { return create.NewWriter(f, size, create.Options{}) }},
-		{"qcow2", "", func(f vdisk.File, size int64) (Image, error) {
-			return qcow2.NewWriter(f, size, qcow2.CreateOptions{})
+		{"vhd", "fixed", func(f vdisk.File, d events.PointDisk) (Image, error) {
+			return vhd.NewWriter(f, d.Size, vhd.CreateOptions{Fixed: true})
+		}},
+		{"vhdx", "dynamic", func(f vdisk.File, d events.PointDisk) (Image, error) {
+			return create.NewWriter(f, d.Size, create.Options{})
+		}},
+		{"qcow2", "", func(f vdisk.File, d events.PointDisk) (Image, error) {
+			return qcow2.NewWriter(f, d.Size, qcow2.CreateOptions{})
 		}},
 	} {
 		t.Run(c.format+c.variant, func(t *testing.T) {
@@ -64,7 +69,7 @@ func TestImageThatFails(t *testing.T) {
 	path := filepath.Join(folder, "out")
 	must(t, os.WriteFile(path, []byte("precious"), 0o600))
 	broken := errors.New("broken")
-	err := Raw(t.Context(), f.v, d, path, RawOptions{Force: true, Image: func(f vdisk.File, _ int64) (Image, error) { return unfinished{f, broken}, nil }})
+	err := Raw(t.Context(), f.v, d, path, RawOptions{Force: true, Image: func(f vdisk.File, _ events.PointDisk) (Image, error) { return unfinished{f, broken}, nil }})
 	if !errors.Is(err, broken) {
 		t.Error(err)
 	}

@@ -22,7 +22,7 @@ type RawOptions struct {
 	// Image begins an image of another format in a new file; nil: the file is the
 	// disk, byte for byte. What it cannot hold is vdisk.ErrUnsupported, and ErrForm
 	// is what the caller sees.
-	Image func(f vdisk.File, size int64) (Image, error)
+	Image func(f vdisk.File, d events.PointDisk) (Image, error)
 	// Force lets the new file take the place of an ordinary file that is there.
 	// It does so in one step, when the new one is whole: until then, and if the
 	// restore fails, the old one stays.
@@ -117,7 +117,7 @@ func fill(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o
 // Windows' own accord the file is not sparse: Hyper-V attaches no image that is.
 func fillImage(ctx context.Context, v *vault.Vault, d events.PointDisk, f *os.File, o RawOptions) error {
 	to := direct.New(f)
-	image, err := o.Image(to, d.Size)
+	image, err := o.Image(to, d)
 	switch {
 	case errors.Is(err, vdisk.ErrUnsupported):
 		err = fmt.Errorf("%w: %v", ErrForm, err)

@@ -16,9 +16,12 @@ import (
 )
 
 // VHDX writes a VHDX image that holds disk, whose length is a multiple of 512.
-func VHDX(path string, disk []byte) error {
+func VHDX(path string, disk []byte) error { return VHDXOfSector(path, disk, 512) }
+
+// VHDXOfSector writes one with logical sectors of 512 or 4096 bytes.
+func VHDXOfSector(path string, disk []byte, sector int) error {
 	return newFile(path, func(f *os.File) error {
-		return create.Disk(context.Background(), f, flat{disk}, create.Options{BlockSize: 1 << 20})
+		return create.Disk(context.Background(), f, flat{disk}, create.Options{BlockSize: 1 << 20, LogicalSector: sector})
 	})
 }
 

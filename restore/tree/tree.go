@@ -65,7 +65,7 @@ type Options struct {
 	restore.Options // Progress counts all files together
 	// Like begins an image of the format and kind that the disk had; a nil function is
 	// for a raw one. What it cannot make is vdisk.ErrUnsupported.
-	Like func(d events.PointDisk) (func(f vdisk.File, size int64) (restore.Image, error), error)
+	Like func(d events.PointDisk) (func(f vdisk.File, d events.PointDisk) (restore.Image, error), error)
 	// Force writes into a folder that is not empty.
 	Force bool
 }

@@ -67,9 +67,9 @@ func point(t testing.TB, size int64, paths ...string) (*vault.Vault, events.Poin
 }
 
 func options() tree.Options {
-	return tree.Options{Like: func(d events.PointDisk) (func(vdisk.File, int64) (restore.Image, error), error) {
-		return func(f vdisk.File, size int64) (restore.Image, error) {
-			return create.NewWriter(f, size, create.Options{BlockSize: d.BlockSize})
+	return tree.Options{Like: func(d events.PointDisk) (func(vdisk.File, events.PointDisk) (restore.Image, error), error) {
+		return func(f vdisk.File, d events.PointDisk) (restore.Image, error) {
+			return create.NewWriter(f, d.Size, create.Options{BlockSize: d.BlockSize})
 		}, nil
 	}}
 }
@@ -129,7 +129,7 @@ func TestAnImageMadeAnew(t *testing.T) {
 		t.Errorf("%+v", m.Info())
 	}
 	o := options()
-	o.Like = func(events.PointDisk) (func(vdisk.File, int64) (restore.Image, error), error) {
+	o.Like = func(events.PointDisk) (func(vdisk.File, events.PointDisk) (restore.Image, error), error) {
 		return nil, fmt.Errorf("%w: vmdk", vdisk.ErrUnsupported)
 	}
 	if _, err = plan.Write(t.Context(), v, t.TempDir(), o); !errors.Is(err, restore.ErrForm) {

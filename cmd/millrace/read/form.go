@@ -1,6 +1,7 @@
 package read
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -16,22 +17,33 @@ import (
 // form is what a restored disk can be written as.
 type form struct {
 	name, ext string
-	begin     func(f vdisk.File, size int64, now time.Time) (restore.Image, error) // nil: raw
+	begin     func(f vdisk.File, d events.PointDisk, now time.Time) (restore.Image, error) // nil: raw
 }
 
+// sector is the size of a disk's logical sectors. Points of old do not say it.
+func sector(d events.PointDisk) int { return cmp.Or(d.Sector, 512) }
+
 func forms() []form {
-	ofVHD := func(fixed bool) func(vdisk.File, int64, time.Time) (restore.Image, error) {
-		return func(f vdisk.File, size int64, now time.Time) (restore.Image, error) {
-			return vhd.NewWriter(f, size, vhd.CreateOptions{Fixed: fixed, Time: now})
+	ofVHD := func(fixed bool) func(vdisk.File, events.PointDisk, time.Time) (restore.Image, error) {
+		return func(f vdisk.File, d events.PointDisk, now time.Time) (restore.Image, error) {
+			if s := sector(d); s != 512 {
+				return nil, fmt.Errorf("%w: a VHD has sectors of 512 bytes and this disk of %d, so its guest could not read it; use vhdx or raw", vdisk.ErrUnsupported, s)
+			}
+			return vhd.NewWriter(f, d.Size, vhd.CreateOptions{Fixed: fixed, Time: now})
 		}
 	}
-	ofVHDX := func(fixed bool) func(vdisk.File, int64, time.Time) (restore.Image, error) {
-		return func(f vdisk.File, size int64, _ time.Time) (restore.Image, error) {
-			return create.NewWriter(f, size, create.Options{Fixed: fixed})
+	ofVHDX := func(fixed bool) func(vdisk.File, events.PointDisk, time.Time) (restore.Image, error) {
+		return func(f vdisk.File, d events.PointDisk, _ time.Time) (restore.Image, error) {
+			o := create.Options{Fixed: fixed, LogicalSector: sector(d)}
+			if d.Format == "vhdx" { // others do not know
+				o.PhysicalSector = d.PhysicalSector
+			}
+			return create.NewWriter(f, d.Size, o)
 		}
 	}
-	ofQcow2 := func(f vdisk.File, size int64, _ time.Time) (restore.Image, error) {
-		return qcow2.NewWriter(f, size, qcow2.CreateOptions{})
+	// The format does not say how large sectors are: QEMU is told, as for a raw disk.
+	ofQcow2 := func(f vdisk.File, d events.PointDisk, _ time.Time) (restore.Image, error) {
+		return qcow2.NewWriter(f, d.Size, qcow2.CreateOptions{})
 	}
 	return []form{
 		{"raw", ".raw", nil},
@@ -60,31 +72,31 @@ func formNames() string {
 }
 
 // image is what restore.RawOptions want of a form.
-func (f *form) image(now time.Time) func(vdisk.File, int64) (restore.Image, error) {
+func (f *form) image(now time.Time) func(vdisk.File, events.PointDisk) (restore.Image, error) {
 	if f.begin == nil {
 		return nil
 	}
-	return func(file vdisk.File, size int64) (restore.Image, error) { return f.begin(file, size, now) }
+	return func(file vdisk.File, d events.PointDisk) (restore.Image, error) { return f.begin(file, d, now) }
 }
 
 // like is the form that the image of a disk had, to write it again as it was.
-func like(now time.Time) func(events.PointDisk) (func(vdisk.File, int64) (restore.Image, error), error) {
-	return func(d events.PointDisk) (func(vdisk.File, int64) (restore.Image, error), error) {
+func like(now time.Time) func(events.PointDisk) (func(vdisk.File, events.PointDisk) (restore.Image, error), error) {
+	return func(d events.PointDisk) (func(vdisk.File, events.PointDisk) (restore.Image, error), error) {
 		fixed := d.Variant == "fixed"
 		switch d.Format {
 		case "raw":
 			return nil, nil
 		case "vhdx":
-			return func(f vdisk.File, size int64) (restore.Image, error) {
-				return create.NewWriter(f, size, create.Options{BlockSize: d.BlockSize, LogicalSector: d.Sector, PhysicalSector: d.PhysicalSector, Fixed: fixed})
+			return func(f vdisk.File, d events.PointDisk) (restore.Image, error) {
+				return create.NewWriter(f, d.Size, create.Options{BlockSize: d.BlockSize, LogicalSector: d.Sector, PhysicalSector: d.PhysicalSector, Fixed: fixed})
 			}, nil
 		case "vhd":
-			return func(f vdisk.File, size int64) (restore.Image, error) {
-				return vhd.NewWriter(f, size, vhd.CreateOptions{Fixed: fixed, Time: now})
+			return func(f vdisk.File, d events.PointDisk) (restore.Image, error) {
+				return vhd.NewWriter(f, d.Size, vhd.CreateOptions{Fixed: fixed, Time: now})
 			}, nil
 		case "qcow2":
-			return func(f vdisk.File, size int64) (restore.Image, error) {
-				return qcow2.NewWriter(f, size, qcow2.CreateOptions{})
+			return func(f vdisk.File, d events.PointDisk) (restore.Image, error) {
+				return qcow2.NewWriter(f, d.Size, qcow2.CreateOptions{})
 			}, nil
 		}
 		return nil, fmt.Errorf("%w: format %s", vdisk.ErrUnsupported, d.Format)
