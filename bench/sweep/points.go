@@ -21,7 +21,7 @@ type Point struct {
 }
 
 const (
-	cell        = 4 << 20
+	usual       = 8 << 20 // what a parcel is by default: see the conductor's options
 	normalCodec = "auto"
 )
 
@@ -41,7 +41,7 @@ func (p Point) flags() []string {
 func Points(cpus int) []Point {
 	normal := parallel.Default(cpus)
 	at := func(factor, name string, change func(*Point)) Point {
-		p := Point{Name: name, Factor: factor, Parallel: maps.Clone(normal), Codec: normalCodec, Transport: flow.Claim, Parcel: cell}
+		p := Point{Name: name, Factor: factor, Parallel: maps.Clone(normal), Codec: normalCodec, Transport: flow.Claim, Parcel: usual}
 		change(&p)
 		return p
 	}
@@ -62,9 +62,9 @@ func Points(cpus int) []Point {
 	for _, codec := range []string{"lz4", "s2", "zstd", "none"} {
 		all = append(all, at("codec", codec, func(p *Point) { p.Codec = codec }))
 	}
-	all = append(all, at("transport", flow.Inline, func(p *Point) { p.Transport = flow.Inline }))
-	for _, n := range []int64{2, 4, 8} {
-		all = append(all, at("parcel", fmt.Sprintf("parcel %d MiB", n*cell>>20), func(p *Point) { p.Parcel = n * cell }))
+	all = append(all, at("transport", flow.Inline, func(p *Point) { p.Transport, p.Parcel = flow.Inline, usual/2 })) // more does not fit a message
+	for _, n := range []int64{usual / 2, 2 * usual, 4 * usual} {
+		all = append(all, at("parcel", fmt.Sprintf("parcel %d MiB", n>>20), func(p *Point) { p.Parcel = n }))
 	}
 	return all
 }
