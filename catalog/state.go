@@ -164,6 +164,8 @@ func (s *State) Apply(r events.Record) error {
 		s.Vault = f
 	case events.KeyAdded:
 		s.Keys[f.Key] = f
+	case events.KeyRemoved:
+		delete(s.Keys, f.Key)
 	case events.SetDefined:
 		if delete(s.Sets, f.Set); !f.Removed {
 			s.Sets[f.Set] = f

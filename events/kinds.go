@@ -6,6 +6,8 @@ func Kinds() []string {
 	return []string{
 		"VaultCreated",
 		"KeyAdded",
+		"KeyRemoved",
+		"KeysRotated",
 		"SetDefined",
 		"JobStarted",
 		"GuestInspected",
@@ -47,6 +49,12 @@ func (VaultCreated) Kind() string { return "VaultCreated" }
 
 // Kind names the fact on the wire.
 func (KeyAdded) Kind() string { return "KeyAdded" }
+
+// Kind names the fact on the wire.
+func (KeyRemoved) Kind() string { return "KeyRemoved" }
+
+// Kind names the fact on the wire.
+func (KeysRotated) Kind() string { return "KeysRotated" }
 
 // Kind names the fact on the wire.
 func (SetDefined) Kind() string { return "SetDefined" }
@@ -155,6 +163,10 @@ func decodeFact(kind string, body []byte) (Fact, error) {
 		return decodeAs[VaultCreated](body)
 	case "KeyAdded":
 		return decodeAs[KeyAdded](body)
+	case "KeyRemoved":
+		return decodeAs[KeyRemoved](body)
+	case "KeysRotated":
+		return decodeAs[KeysRotated](body)
 	case "SetDefined":
 		return decodeAs[SetDefined](body)
 	case "JobStarted":

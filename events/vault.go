@@ -32,6 +32,23 @@ type KeyAdded struct {
 	Label   string `json:"label"`
 }
 
+// KeyRemoved says that a key opens the vault no more.
+// Written by the key verbs. Read by catalog and audit.
+type KeyRemoved struct {
+	Key id.Key `json:"key"`
+	Why string `json:"why"` // asked, rotated, gone: found missing
+	By  string `json:"by"`
+}
+
+// KeysRotated says that from here on fresh keys seal what is written. Those that
+// were there still open what they sealed.
+// Written by key rotate, sealed with the keys from before. Read by audit.
+type KeysRotated struct {
+	Generation uint32 `json:"generation"` // how often so far
+	MetaKey    uint32 `json:"meta_key"`   // Tink id of the key that seals ledger, tables and footers
+	By         string `json:"by"`
+}
+
 // SetDefined says what a backup set protects from here on, and how. A later
 // one under the same name takes its place.
 // Written by the set verbs. Read by backup, retention, catalog and audit.

@@ -60,7 +60,7 @@ func (l *Ledger) show(ctx context.Context, g *Guard) error {
 		if err != nil {
 			return err
 		}
-		records, err := s.open(l.vault.Keys)
+		records, err := s.open(ctx, l.vault)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", segmentName(g.Next), err)
 		}

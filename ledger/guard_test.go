@@ -146,3 +146,32 @@ func TestFenceAmongManyWriters(t *testing.T) {
 	}
 	t.Logf("puts lost by each writer, of %d: %v", each, lost)
 }
+
+// Keys from before a rotation do not take what was written after it for damage.
+func TestARotationIsNotDamage(t *testing.T) {
+	v, _ := newVault(t)
+	old := mustOpen(t, v, Options{})
+	fillUp(t, old, 0, 3)
+	next, err := v.Rotated()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := mustOpen(t, next, Options{})
+	fillUp(t, l, 3, 5)
+	wantNumbers(t, l, 0, 5)
+	_, err = numbers(t.Context(), old, 0)
+	if !errors.Is(err, vault.ErrDamaged) { // nothing says yet that it is anything else
+		t.Error(err)
+	}
+	if _, err := next.AddPassword(t.Context(), []byte("pw"), "", noon()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = numbers(t.Context(), old, 0)
+	_, err2 := old.Append(t.Context(), id.Job{}, []events.Fact{fact(9)}, nil, nil)
+	for _, err := range []error{err, err2} {
+		if !errors.Is(err, vault.ErrRotated) || errors.Is(err, vault.ErrDamaged) {
+			t.Error(err)
+		}
+	}
+	wantNumbers(t, l, 0, 5)
+}

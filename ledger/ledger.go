@@ -344,7 +344,7 @@ func (l *Ledger) adopt(ctx context.Context) (*Segment, error) {
 		}
 		// What is about to be built upon and signed must be ours: anyone can
 		// make a header that fits, only a holder of the keys a body.
-		_, err := s.open(l.vault.Keys)
+		_, err := s.open(ctx, l.vault)
 		return err
 	})
 	if err != nil {

@@ -30,7 +30,7 @@ func (l *Ledger) Records(ctx context.Context, from uint64) iter.Seq2[events.Reco
 		for s, err := range l.Segments(ctx, from) {
 			var records []events.Record
 			if err == nil {
-				if records, err = s.open(l.vault.Keys); err != nil {
+				if records, err = s.open(ctx, l.vault); err != nil {
 					err = fmt.Errorf("read %s: %w", segmentName(s.Seq), err)
 				}
 			}
@@ -265,7 +265,7 @@ func (l *Ledger) Verify(ctx context.Context) error {
 	roots := map[uint64]mark{0: {}} // size → by segment number
 	for s, err := range l.Segments(ctx, 0) {
 		if err == nil && l.vault != nil {
-			if _, err = s.open(l.vault.Keys); err != nil {
+			if _, err = s.open(ctx, l.vault); err != nil {
 				err = fmt.Errorf("read %s: %w", segmentName(s.Seq), err)
 			}
 		}

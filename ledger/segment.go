@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -105,6 +106,18 @@ func (s *Segment) after() merkle.Tree { return s.before().With(s.leaves()...) }
 // bytes are the object's bytes.
 func (s *Segment) bytes() []byte { return append(bytes.Clone(s.clear), s.body...) }
 
+// rotated reports that the vault has keys of a later generation than v's. What a header
+// says of its key is not proof enough: anyone can write one that no checkpoint covers.
+// Keys are signed.
+func rotated(ctx context.Context, v *vault.Vault) bool {
+	for k, err := range vault.ReadKeys(ctx, v.Store, v.Config) {
+		if err == nil && k.Generation > v.Keys.Generation() {
+			return true
+		}
+	}
+	return false
+}
+
 // sealName is what the body's seal is bound to.
 func sealName(clear []byte) []byte {
 	sum := sha256.Sum256(clear[:len(clear)-sha256.Size])
@@ -185,8 +198,11 @@ func parseSegment(b []byte) (*Segment, error) {
 }
 
 // open decrypts the body.
-func (s *Segment) open(k *vault.Keys) ([]events.Record, error) {
-	frame, err := k.OpenMeta(nil, vault.TypeSegment, sealName(s.clear), s.body)
+func (s *Segment) open(ctx context.Context, v *vault.Vault) ([]events.Record, error) {
+	if !v.Keys.HoldsMetaKey(s.MetaKey) && rotated(ctx, v) {
+		return nil, fmt.Errorf("its body is sealed with key %08x: %w", s.MetaKey, vault.ErrRotated)
+	}
+	frame, err := v.Keys.OpenMeta(nil, vault.TypeSegment, sealName(s.clear), s.body)
 	if err != nil {
 		return nil, err
 	}

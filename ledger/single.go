@@ -46,8 +46,8 @@ func (s *Segment) Length() int64 { return int64(len(s.clear) + len(s.body)) }
 
 // Records opens the body. Who can open it knows that a holder of the keys wrote it,
 // header and all.
-func (s *Segment) Records(k *vault.Keys) ([]events.Record, error) {
-	records, err := s.open(k)
+func (s *Segment) Records(ctx context.Context, v *vault.Vault) ([]events.Record, error) {
+	records, err := s.open(ctx, v)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", segmentName(s.Seq), err)
 	}

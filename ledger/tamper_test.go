@@ -259,7 +259,7 @@ func FuzzSegment(f *testing.F) {
 		if !after.Fits() || len(s.bytes()) != len(b) {
 			t.Fatalf("tree of %d leaves with %d edges", after.Size, len(after.Edge))
 		}
-		_, _ = s.open(v.Keys)
+		_, _ = s.open(t.Context(), v)
 	})
 }
 

@@ -74,6 +74,9 @@ var (
 	// ErrNoPart: this process was not granted the key for that, or the domain is
 	// unknown to it.
 	ErrNoPart = seal.ErrNoPart
+	// ErrRotated: the keys at hand are from before a rotation; open the vault again. A
+	// password that was left behind by the rotation does not help.
+	ErrRotated = seal.ErrRotated
 	// ErrPackFull: the chunk does not fit the pack any more; close it and begin
 	// another.
 	ErrPackFull = errors.New("pack is full")

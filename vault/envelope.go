@@ -21,7 +21,7 @@ const (
 
 const (
 	keyPrefix   = "keys/"
-	maxEnvelope = 4 << 20 // secrets of maxDomains domains
+	maxEnvelope = 12 << 20 // secrets of maxDomains domains, in base64
 	maxKeys     = 64
 	maxLabel    = 200
 )
@@ -36,21 +36,26 @@ type Key struct {
 	Label   string // for people
 	Created time.Time
 	KDF     KDF
+	// Generation of the secrets it opens: how often they were rotated before. Keys
+	// of an earlier generation than another cannot read what is written now.
+	Generation int
 }
 
 // envelope is the JSON form of a keys/ object. The order of the last two matters:
 // "signature" covers all before it, "wrapped" is bound to all before it; see
 // allButLast.
 type envelope struct {
-	Format    int       `json:"format"`
-	Vault     id.Vault  `json:"vault"`
-	ID        id.Key    `json:"id"`
-	Kind      string    `json:"kind"`
-	Label     string    `json:"label"`
-	Created   time.Time `json:"created"`
-	KDF       KDF       `json:"kdf"`
-	Wrapped   []byte    `json:"wrapped"`
-	Signature []byte    `json:"signature"`
+	Format  int       `json:"format"`
+	Vault   id.Vault  `json:"vault"`
+	ID      id.Key    `json:"id"`
+	Kind    string    `json:"kind"`
+	Label   string    `json:"label"`
+	Created time.Time `json:"created"`
+	KDF     KDF       `json:"kdf"`
+
+	Generation int    `json:"generation,omitempty"`
+	Wrapped    []byte `json:"wrapped"`
+	Signature  []byte `json:"signature"`
 
 	bound []byte // what the wrapping is bound to, as read
 }
@@ -70,7 +75,7 @@ func encodeKey(k *Keys, key Key, secret []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wrap %s: %w", object, err)
 	}
-	e := envelope{Format: Format, Vault: k.Vault(), ID: key.ID, Kind: key.Kind, Label: key.Label, Created: key.Created, KDF: key.KDF}
+	e := envelope{Format: Format, Vault: k.Vault(), ID: key.ID, Kind: key.Kind, Label: key.Label, Created: key.Created, KDF: key.KDF, Generation: k.Generation()}
 	if e.bound, err = e.wrapBinding(); err != nil {
 		return nil, fmt.Errorf("wrap %s: %w", object, err)
 	}
@@ -174,7 +179,7 @@ func checkLabel(label string) error {
 }
 
 func (e *envelope) key() Key {
-	return Key{ID: e.ID, Kind: e.Kind, Label: e.Label, Created: e.Created.UTC(), KDF: e.KDF}
+	return Key{ID: e.ID, Kind: e.Kind, Label: e.Label, Created: e.Created.UTC(), KDF: e.KDF, Generation: e.Generation}
 }
 
 // unwrap opens the envelope with secret: ErrWrongKey when it is not the one.
@@ -186,6 +191,9 @@ func (e *envelope) unwrap(secret []byte) (*Keys, error) {
 	k, err := seal.Unwrap(kek, e.Vault, e.ID, e.bound, e.Wrapped)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", KeyName(e.ID), err)
+	}
+	if k.Generation() != e.Generation {
+		return nil, damaged(KeyName(e.ID), "it says generation %d and its secrets %d", e.Generation, k.Generation())
 	}
 	return k, nil
 }

@@ -1,11 +1,14 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
+	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/store"
 )
@@ -30,35 +33,29 @@ func Open(ctx context.Context, st store.Store, password []byte) (*Vault, error) 
 	return v, nil
 }
 
-// unlock tries password on every key it could be for: a recovery key first, for
-// that costs nothing.
+// unlock tries password on every key it could be for: those of the last rotation
+// first, and recovery keys before others, for they cost nothing.
 func (v *Vault) unlock(ctx context.Context, password []byte) (*Keys, error) {
 	var bad []error
-	var passwords []*envelope
-	recovery, looksLike, isRecovery := kdf.ParseRecovery(password)
+	var all []*envelope
 	for e, err := range v.envelopes(ctx) {
-		if err != nil {
-			if ctx.Err() != nil || !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNewer) {
-				return nil, err
-			}
-			bad = append(bad, err)
+		if err == nil {
+			all = append(all, e)
 			continue
 		}
-		if e.Kind == KindPassword {
-			passwords = append(passwords, e)
-		} else if isRecovery {
-			k, err := e.unwrap(recovery)
-			if err == nil {
-				return k, nil
-			}
-			bad = appendUnlessWrong(bad, err)
+		if ctx.Err() != nil || !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNewer) {
+			return nil, err
 		}
+		bad = append(bad, err)
 	}
-	for _, e := range passwords {
+	slices.SortStableFunc(all, func(a, b *envelope) int {
+		return cmp.Or(cmp.Compare(b.Generation, a.Generation), cmp.Compare(b.Kind, a.Kind))
+	})
+	for _, e := range all {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		k, err := e.unwrap(password)
+		k, err := e.try(password)
 		if err == nil {
 			return k, nil
 		}
@@ -67,10 +64,38 @@ func (v *Vault) unlock(ctx context.Context, password []byte) (*Keys, error) {
 	if len(bad) > 0 {
 		return nil, errors.Join(bad...)
 	}
-	if looksLike && !isRecovery {
+	if _, looksLike, isRecovery := kdf.ParseRecovery(password); looksLike && !isRecovery {
 		return nil, fmt.Errorf("this looks like a recovery key, but has a mistake in it: %w", ErrWrongKey)
 	}
 	return nil, ErrWrongKey
+}
+
+// try opens e with what may be a password or a recovery key as people keep it.
+func (e *envelope) try(password []byte) (*Keys, error) {
+	if e.Kind != KindRecovery {
+		return e.unwrap(password)
+	}
+	recovery, _, is := kdf.ParseRecovery(password)
+	if !is {
+		return nil, ErrWrongKey
+	}
+	return e.unwrap(recovery)
+}
+
+// OpenedBy lists the keys that password opens.
+func (v *Vault) OpenedBy(ctx context.Context, password []byte) (out []id.Key, err error) {
+	for e, err := range v.envelopes(ctx) {
+		if err != nil {
+			continue // opens for nobody
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if _, err := e.try(password); err == nil {
+			out = append(out, e.ID)
+		}
+	}
+	return out, nil
 }
 
 func appendUnlessWrong(bad []error, err error) []error {

@@ -6,22 +6,25 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/store"
 )
 
 // Rescue opens a vault whose "vault" object is lost by its keys; ErrNoVault without one.
 func Rescue(ctx context.Context, st store.Store, password []byte) (*Vault, error) {
 	found := ErrNoVault
+	var keys *Keys // of the last rotation that the password opens
 	for entry, err := range st.List(ctx, keyPrefix) {
 		if err != nil {
 			return nil, fmt.Errorf("rescue vault: %w", err)
 		}
 		k, err := rescue(ctx, st, entry.Name, password)
-		if err == nil {
-			return &Vault{k.Vault(), Config{Format: Format, ID: k.Vault(), SigningKey: k.Public(), CellSize: 4 << 20, BlockSize: 4 << 10}, st, k}, nil
+		if err == nil && (keys == nil || k.Generation() > keys.Generation()) {
+			keys = k
 		}
 		found = errors.Join(found, err)
+	}
+	if keys != nil {
+		return &Vault{keys.Vault(), Config{Format: Format, ID: keys.Vault(), SigningKey: keys.Public(), CellSize: 4 << 20, BlockSize: 4 << 10}, st, keys}, nil
 	}
 	return nil, fmt.Errorf("rescue vault: %w", found)
 }
@@ -34,8 +37,5 @@ func rescue(ctx context.Context, st store.Store, name string, password []byte) (
 	if err := errors.Join(err, err2, err3, json.Unmarshal(text, &e), e.check(name)); err != nil {
 		return nil, damaged(name, "%v", err)
 	}
-	if secret, _, isRecovery := kdf.ParseRecovery(password); isRecovery {
-		password = secret
-	}
-	return e.unwrap(password)
+	return e.try(password)
 }

@@ -91,15 +91,15 @@ func Create(ctx context.Context, st store.Store, password []byte, o CreateOption
 	if err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)
 	}
-	secret, recovery := kdf.NewRecovery()
-	second, err := v.addKey(ctx, Key{Kind: KindRecovery, Label: "recovery key", Created: now, KDF: KDF{Name: kdf.Recovery}}, secret)
+	var recovery string
+	second, err := v.AddRecovery(ctx, now, func(key string) error {
+		if recovery = key; o.Recovery != nil {
+			return o.Recovery(v.ID, key)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)
-	}
-	if o.Recovery != nil {
-		if err := o.Recovery(v.ID, recovery); err != nil {
-			return nil, "", fmt.Errorf("create vault: show the recovery key: %w", err)
-		}
 	}
 	if err := v.publish(ctx, first.ID, second.ID); err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)
@@ -155,11 +155,31 @@ func (v *Vault) addPassword(ctx context.Context, password []byte, label string, 
 	return v.addKey(ctx, Key{Kind: KindPassword, Label: label, Created: now, KDF: how}, password)
 }
 
+// AddRecovery makes a recovery key, which show is given before it opens anything: a
+// crash must not leave a key that nobody has seen. If show fails there is none.
+func (v *Vault) AddRecovery(ctx context.Context, now time.Time, show func(key string) error) (Key, error) {
+	secret, text := kdf.NewRecovery()
+	if err := show(text); err != nil {
+		return Key{}, fmt.Errorf("show the recovery key: %w", err)
+	}
+	return v.addKey(ctx, Key{Kind: KindRecovery, Label: "recovery key", Created: now.UTC().Truncate(time.Second), KDF: KDF{Name: kdf.Recovery}}, secret)
+}
+
+// Rotated is the vault with fresh keys to seal with, which open all that v opens. They
+// exist in memory alone until a password or a recovery key is added to what it returns.
+func (v *Vault) Rotated() (*Vault, error) {
+	keys, err := v.Keys.Rotate()
+	if err != nil {
+		return nil, err
+	}
+	return &Vault{v.ID, v.Config, v.Store, keys}, nil
+}
+
 func (v *Vault) addKey(ctx context.Context, key Key, secret []byte) (Key, error) {
 	if err := checkLabel(key.Label); err != nil {
 		return Key{}, fmt.Errorf("add key: %w", err)
 	}
-	key.ID, key.KDF = id.NewKey(), key.KDF.WithSalt()
+	key.ID, key.KDF, key.Generation = id.NewKey(), key.KDF.WithSalt(), v.Keys.Generation()
 	text, err := encodeKey(v.Keys, key, secret)
 	if err != nil {
 		return Key{}, err

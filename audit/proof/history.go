@@ -196,7 +196,7 @@ func (p *pass) segment(ctx context.Context, w *stretch, upTo func(uint64) error)
 		}
 	}
 	l := link{seq: w.next, to: w.next, before: s.Before(), after: s.After()}
-	p.fold(s, &l)
+	p.fold(ctx, s, &l)
 	p.push(w, l)
 	w.next++
 	return nil
@@ -211,12 +211,12 @@ func (p *pass) lost(size uint64, why string) {
 }
 
 // fold opens the body and adds its facts to the catalog.
-func (p *pass) fold(s *ledger.Segment, l *link) {
+func (p *pass) fold(ctx context.Context, s *ledger.Segment, l *link) {
 	if p.o.Vault == nil {
 		return
 	}
 	name := ledger.SegmentName(s.Seq)
-	records, err := s.Records(p.o.Vault.Keys)
+	records, err := s.Records(ctx, p.o.Vault)
 	if err != nil {
 		// A holder of the keys did not write this: nothing it says counts.
 		l.bad = true

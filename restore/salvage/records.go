@@ -27,7 +27,7 @@ func records(ctx context.Context, v *vault.Vault) iter.Seq2[events.Record, error
 			var records []events.Record
 			s, err := ledger.ReadSegment(ctx, v.Config, v.Store, seq)
 			if err == nil {
-				records, err = s.Records(v.Keys)
+				records, err = s.Records(ctx, v)
 			}
 			if err != nil && !yield(events.Record{}, err) || ctx.Err() != nil {
 				return

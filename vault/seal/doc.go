@@ -46,4 +46,6 @@ var (
 	ErrNoPart = errors.New("key not held")
 	// ErrWrongKey: these secrets are not wrapped under this key.
 	ErrWrongKey = errors.New("wrong password or recovery key")
+	// ErrRotated: this was sealed after a rotation that the keys at hand are from before.
+	ErrRotated = errors.New("the vault's keys were rotated since these were read")
 )

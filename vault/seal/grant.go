@@ -27,9 +27,9 @@ const (
 	PartAll = PartMeta | PartData | PartIDs | PartCut | PartSign
 )
 
-// What unmarshalKeys accepts: 4,096 domains of up to 900 bytes.
+// What unmarshalKeys accepts: 4,096 domains of up to 900 bytes, each rotation of each 250 more.
 const (
-	maxGrant   = 4 << 20
+	maxGrant   = 8 << 20
 	maxDomains = 4096
 )
 
@@ -38,6 +38,7 @@ const (
 type secretsJSON struct {
 	Format     int             `json:"format"`
 	Vault      id.Vault        `json:"vault"`
+	Generation int             `json:"generation,omitempty"`
 	SigningKey []byte          `json:"signing_key,omitempty"` // Ed25519 seed, 32 bytes
 	Meta       json.RawMessage `json:"meta,omitempty"`
 	Domains    []domainSecrets `json:"domains"`
@@ -80,7 +81,7 @@ func LoadGrant(grant []byte) (*Keys, error) {
 
 // marshal writes parts of the given domains (nil: all).
 func (k *Keys) marshal(parts Part, only []id.Domain) ([]byte, error) {
-	j := secretsJSON{Format: Format, Vault: k.h.vault, Domains: []domainSecrets{}}
+	j := secretsJSON{Format: Format, Vault: k.h.vault, Generation: k.h.generation, Domains: []domainSecrets{}}
 	if parts&PartSign != 0 {
 		if k.h.sign == nil {
 			return nil, fmt.Errorf("signing key: %w", ErrNoPart)
@@ -151,10 +152,10 @@ func unmarshalKeys(text []byte) (*Keys, error) {
 	if j.Format > Format {
 		return nil, fmt.Errorf("secrets of format %d, this program knows up to %d: %w", j.Format, Format, ErrNewer)
 	}
-	if j.Format < 1 || j.Vault.IsZero() || len(j.Domains) > maxDomains {
+	if j.Format < 1 || j.Vault.IsZero() || len(j.Domains) > maxDomains || j.Generation < 0 || j.Generation > MaxGeneration {
 		return nil, fmt.Errorf("secrets of no vault: %w", ErrDamaged)
 	}
-	h := &held{vault: j.Vault, domains: make(map[id.Domain]*domainKeys, len(j.Domains))}
+	h := &held{vault: j.Vault, generation: j.Generation, domains: make(map[id.Domain]*domainKeys, len(j.Domains))}
 	if len(j.SigningKey) > 0 {
 		if len(j.SigningKey) != ed25519.SeedSize {
 			return nil, fmt.Errorf("signing key of %d bytes: %w", len(j.SigningKey), ErrDamaged)

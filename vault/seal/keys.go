@@ -27,11 +27,12 @@ type Keys struct{ h *held }
 
 // held is behind a pointer so that copies of Keys, too, print nothing.
 type held struct {
-	vault   id.Vault
-	meta    *box
-	domains map[id.Domain]*domainKeys
-	sign    ed25519.PrivateKey
-	decoder frame.Decoder
+	vault      id.Vault
+	generation int // how often they were rotated
+	meta       *box
+	domains    map[id.Domain]*domainKeys
+	sign       ed25519.PrivateKey
+	decoder    frame.Decoder
 }
 
 type domainKeys struct {
@@ -133,6 +134,57 @@ func New() (*Keys, id.Domain, error) {
 	}}, name, nil
 }
 
+// rotated is b with a fresh key that seals from now on. What b opens it opens.
+func (b *box) rotated() (*box, error) {
+	m := keyset.NewManagerFromHandle(b.handle)
+	fresh, err := m.Add(aead.XAES256GCM192BitNonceKeyTemplate())
+	if err != nil {
+		return nil, fmt.Errorf("rotate keyset: %w", err)
+	}
+	if err := m.SetPrimary(fresh); err != nil {
+		return nil, fmt.Errorf("rotate keyset: %w", err)
+	}
+	h, err := m.Handle()
+	if err != nil {
+		return nil, fmt.Errorf("rotate keyset: %w", err)
+	}
+	return boxOf(h)
+}
+
+// Rotate returns keys of the next generation: fresh ones seal, those there were open
+// what they sealed. What names and cuts chunks stays, so that what is stored is found
+// again, and so does what signs: the vault's id is made of it. It needs [PartAll].
+func (k *Keys) Rotate() (*Keys, error) {
+	if !k.Holds(PartSign|PartMeta, id.Domain{}) {
+		return nil, fmt.Errorf("rotate keys: %w", ErrNoPart)
+	}
+	if k.h.generation >= MaxGeneration {
+		return nil, fmt.Errorf("rotate keys: they were rotated %d times, which is as often as a vault may", k.h.generation)
+	}
+	out := &held{vault: k.h.vault, generation: k.h.generation + 1, sign: k.h.sign, domains: map[id.Domain]*domainKeys{}}
+	var err error
+	if out.meta, err = k.h.meta.rotated(); err != nil {
+		return nil, err
+	}
+	for name, d := range k.h.domains {
+		if !k.Holds(PartData|PartIDs|PartCut, name) {
+			return nil, fmt.Errorf("rotate keys of domain %s: %w", name, ErrNoPart)
+		}
+		data, err := d.data.rotated()
+		if err != nil {
+			return nil, err
+		}
+		out.domains[name] = &domainKeys{idKey: d.idKey, cutKey: d.cutKey, data: data}
+	}
+	return &Keys{out}, nil
+}
+
+// MaxGeneration is how often the keys of a vault may be rotated.
+const MaxGeneration = 1000
+
+// Generation is how often these keys were rotated.
+func (k *Keys) Generation() int { return k.h.generation }
+
 // VaultID names a vault by its public signing key.
 func VaultID(public ed25519.PublicKey) id.Vault { return sha256.Sum256(public) }
 
@@ -208,6 +260,9 @@ func (k *Keys) MetaKeyID() (uint32, error) {
 	}
 	return k.h.meta.primary, nil
 }
+
+// HoldsMetaKey reports that what was sealed under this key of the meta keyset can be opened.
+func (k *Keys) HoldsMetaKey(tinkKey uint32) bool { return k.h.meta != nil && k.h.meta.holds(tinkKey) }
 
 // Sign returns the vault's Ed25519 signature of message (64 bytes), checked by
 // VaultID's key. Messages of different kinds must begin with different words,
