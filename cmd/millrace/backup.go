@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -129,9 +128,7 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 	opts.Index, opts.Waiting = v.Cache("index"), a.waiting
 	opts.Version, opts.Now = version().Version, a.Now
 	opts.Host, _ = os.Hostname()
-	if u, err := user.Current(); err == nil {
-		opts.User = u.Username
-	}
+	opts.User = session.User()
 	show := a.jobProgress()
 	opts.Observe, opts.Fact = show.update, show.fact
 	told, err := a.measure(o.metrics, o.file, &opts)

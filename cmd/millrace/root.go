@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/bench"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/keep"
+	"github.com/millrace-backup/millrace/cmd/millrace/keys"
 	"github.com/millrace-backup/millrace/cmd/millrace/live"
 	"github.com/millrace-backup/millrace/cmd/millrace/prove"
 	"github.com/millrace-backup/millrace/cmd/millrace/read"
@@ -41,6 +42,7 @@ func (a *app) verbs() []*cobra.Command {
 		keep.Unpin(a.App),
 		read.Recover(a.App),
 		prove.Audit(a.App),
+		keys.Command(a.App),
 		live.Top(a.App),
 		live.Tune(a.App),
 		a.demoCommand(),

@@ -3,7 +3,6 @@ package live
 import (
 	"context"
 	"fmt"
-	"os/user"
 	"strconv"
 	"strings"
 
@@ -87,9 +86,7 @@ func tune(ctx context.Context, a *session.App, name string, o control.Order) err
 	if err != nil {
 		return err
 	}
-	if u, err := user.Current(); err == nil {
-		o.By = u.Username
-	}
+	o.By = session.User()
 	changes, err := job.Tune(ctx, o)
 	if err != nil {
 		return fault.At("tune job", job.Job.String(), fault.FromFlow(err))

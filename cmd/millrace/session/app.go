@@ -20,6 +20,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os/user"
 	"time"
 )
 
@@ -34,6 +35,15 @@ type App struct {
 // New returns an App on these streams.
 func New(stdin io.Reader, stdout, stderr io.Writer) *App {
 	return &App{Stdin: stdin, Stdout: stdout, Stderr: stderr, Now: time.Now}
+}
+
+// User is who runs the command, for the ledger; "" where the system does not say.
+func User() string {
+	u, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return u.Username
 }
 
 // Note tells a person something that is not data, unless --quiet.

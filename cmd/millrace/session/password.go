@@ -26,13 +26,7 @@ func (a *App) Password(ctx context.Context, confirm bool) ([]byte, error) {
 	s := &a.Settings
 	switch {
 	case s.PasswordFile != "":
-		f, err := os.Open(s.PasswordFile)
-		if err != nil {
-			return nil, fault.At("read password file", s.PasswordFile, err)
-		}
-		defer f.Close()
-		p, err := firstLine(f)
-		return p, fault.At("read password file", s.PasswordFile, err)
+		return a.NewPassword(ctx, s.PasswordFile)
 	case s.PasswordCommand != "":
 		p, err := a.passwordFromCommand(ctx, s.PasswordCommand)
 		return p, fault.At("run password command", "", err)
@@ -54,14 +48,44 @@ func (a *App) Password(ctx context.Context, confirm bool) ([]byte, error) {
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return nil, fault.At("read password", "", fault.ErrNoPassword)
 	}
-	p, err := a.ask(ctx, f, "Password: ")
-	if err == nil && confirm {
-		var again []byte
-		if again, err = a.ask(ctx, f, "Again: "); err == nil && !bytes.Equal(p, again) {
-			err = errors.New("the two differ")
-		}
+	how := a.ask
+	if confirm {
+		how = a.askTwice
 	}
+	p, err := how(ctx, f, "Password: ")
 	return p, fault.At("read password", "", err)
+}
+
+// NewPassword returns one that is to open a vault from a file, or asks for it, twice.
+func (a *App) NewPassword(ctx context.Context, file string) ([]byte, error) {
+	if file != "" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, fault.At("read password file", file, err)
+		}
+		defer f.Close()
+		p, err := firstLine(f)
+		return p, fault.At("read password file", file, err)
+	}
+	f, ok := a.Stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil, fault.At("read new password", "", fault.ErrNoPassword)
+	}
+	p, err := a.askTwice(ctx, f, "New password: ")
+	return p, fault.At("read new password", "", err)
+}
+
+func (a *App) askTwice(ctx context.Context, f *os.File, prompt string) ([]byte, error) {
+	p, err := a.ask(ctx, f, prompt)
+	if err != nil {
+		return nil, err
+	}
+	again, err := a.ask(ctx, f, "Again: ")
+	if err == nil && !bytes.Equal(p, again) {
+		err = errors.New("the two differ")
+	}
+	clear(again)
+	return p, err
 }
 
 // firstLine returns the first line without its end; it must not be empty.
