@@ -142,7 +142,11 @@ func (j *job) plan(ctx context.Context) {
 // everything. What it returns is why the job could not go on.
 func (j *job) run(ctx context.Context) error {
 	var err error
-	if j.arena, err = arena.New(j.o.shape(j.work.Disks)); err != nil {
+	var bytes int64
+	for _, d := range j.work.Disks {
+		bytes += d.Info.VirtualSize
+	}
+	if j.arena, err = arena.New(j.o.room().Shape(j.o.ParcelSize, bytes)); err != nil {
 		f := flow.AsFault(err, "conductor")
 		f.Op, f.Object = "make the arena", "shared memory"
 		f.Remedy = "allow this account more memory and larger files (cgroup, ulimit -f), or ask for less with --memory"

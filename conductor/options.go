@@ -76,11 +76,8 @@ type Options struct {
 	joined func(context.Context, *queue.Queue) // for tests: runs beside the job
 }
 
-// Limits of what an operator may ask for.
-const (
-	minMemory   = 16 << 20
-	usualParcel = 4 << 20 // what the numbers of slots are for
-)
+// minMemory is the least that an operator may give the arena.
+const minMemory = 16 << 20
 
 // Fill enters defaults and refuses what makes no sense.
 func (o *Options) Fill() error {
@@ -105,7 +102,7 @@ func (o *Options) Fill() error {
 	}
 	cell := o.Vault.Config.CellSize
 	if o.ParcelSize == 0 {
-		o.ParcelSize = o.parcel(cell)
+		o.ParcelSize = o.room().Parcel(cell, len(o.Remote) > 0)
 	}
 	if o.ParcelSize < cell || o.ParcelSize%cell != 0 || o.ParcelSize > 32<<20 {
 		return fmt.Errorf("parcel size: %d is not a multiple of the cell size %d up to 32 MiB", o.ParcelSize, cell)
@@ -134,55 +131,11 @@ func (o *Options) Fill() error {
 	return nil
 }
 
-// parcel is how much travels together where nobody says: two cells, which halves what
-// messages cost, where memory has a slot of that size for each who reads or works on
-// raw bytes; one where the bytes are in the messages, since a server holds many of
-// those. Cells that are larger than usual are parcels enough.
-func (o *Options) parcel(cell int64) int64 {
-	if o.Transport == flow.Inline || len(o.Remote) > 0 || cell > usualParcel {
-		return cell
-	}
-	if o.Memory > 0 && o.Memory/int64(arena.SealedSize(int(2*cell)))/4 < int64(o.readers()) {
-		return cell
-	}
-	return 2 * cell
-}
-
-// readers counts the workers that have a slot of raw bytes in hand, and two that wait.
-func (o *Options) readers() int {
-	return o.Parallel[flow.Reader] + o.Parallel[flow.Chunker] + o.Parallel[flow.Seal] + 2
-}
-
 func ptr(s string) *string { return &s }
 
-// shape sizes the arena: slots to read into, and enough sealed ones that a whole
-// pack can be held until it is durable.
-func (o *Options) shape(disks []flow.WorkDisk) arena.Shape {
-	raw, sealed := int(o.ParcelSize), arena.SealedSize(int(o.ParcelSize))
-	// As many bytes whatever the parcels, within reason: larger ones need fewer slots.
-	scale := func(n int) int { return max(n/2, n*usualParcel/max(raw, usualParcel)) }
-	s := arena.Shape{
-		RawSize: raw, SealedSize: sealed,
-		RawSlots:    max(scale(max(8, 2*o.readers()-4)), o.readers()),
-		SealedSlots: scale(max(24, 4*o.Parallel[flow.Seal]+16*o.Parallel[flow.Uploader])),
-	}
-	if o.Transport == flow.Inline { // a slot is free as soon as its bytes are in a message
-		s.RawSlots, s.SealedSlots = max(1, 4*o.Parallel[flow.Reader]), max(1, 4*o.Parallel[flow.Seal])
-	}
-	if o.Memory > 0 {
-		slots := int(o.Memory / int64(sealed))
-		s.RawSlots = min(s.RawSlots, max(1, slots/4))
-		s.SealedSlots = min(s.SealedSlots, max(1, slots-s.RawSlots))
-	}
-	var bytes int64
-	for _, d := range disks {
-		bytes += d.Info.VirtualSize
-	}
-	s.RecentEntries = 1 << 10
-	for want := min(bytes/(48<<10), 1<<21); int64(s.RecentEntries) < want; {
-		s.RecentEntries *= 2
-	}
-	return s
+// room is what the sizes of parcels and arena depend on.
+func (o *Options) room() parallel.Room {
+	return parallel.Room{Workers: o.Parallel, Memory: o.Memory, Inline: o.Transport == flow.Inline}
 }
 
 // settings is how facts record the tunables.

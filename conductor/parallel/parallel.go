@@ -1,10 +1,11 @@
-// Package parallel says how many workers a stage of a job may have, and how many it
-// has where nobody says.
+// Package parallel says how many workers a stage of a job may have, how many it has
+// where nobody says, and how large parcels and arena are for them.
 //
 // [Default] derives the number for every stage from the processors of the machine; it
 // is the only place that does, so that the sweep of the benchmarks judges one function.
 // [Check] says in words why a stage cannot have a number of workers; the command line,
-// a job that begins and one that is tuned all ask it. Both are pure functions.
+// a job that begins and one that is tuned all ask it. [Room] sizes the rest. All are
+// pure functions.
 package parallel
 
 import (
