@@ -104,7 +104,7 @@ func (a verb) forget(ctx context.Context, names []string, o forgetOptions) error
 		var out []events.Fact
 		for _, p := range all {
 			if !p.keep {
-				out = append(out, events.PointForgotten{Point: p.Point.Point, Guest: p.Guest, Rule: o.text(names), Why: strings.Join(p.reasons, ", "), By: osUser()})
+				out = append(out, events.PointForgotten{Point: p.Point.Point, Guest: p.Guest, Rule: o.text(names), Why: strings.Join(p.reasons, ", "), By: session.User()})
 			}
 		}
 		return out, err

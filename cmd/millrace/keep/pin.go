@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/user"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,9 +74,9 @@ func (a verb) pin(ctx context.Context, names []string, pinned bool, why string) 
 		for _, p := range points {
 			out.Points = append(out.Points, p.Point)
 			if pinned {
-				facts = append(facts, events.PointPinned{Point: p.Point, Guest: p.Guest, Why: why, By: osUser()})
+				facts = append(facts, events.PointPinned{Point: p.Point, Guest: p.Guest, Why: why, By: session.User()})
 			} else if p.KeptSince != 0 {
-				facts = append(facts, events.PointUnpinned{Point: p.Point, Guest: p.Guest, Why: why, By: osUser()})
+				facts = append(facts, events.PointUnpinned{Point: p.Point, Guest: p.Guest, Why: why, By: session.User()})
 			}
 		}
 		return facts, nil
@@ -146,13 +145,4 @@ func (a verb) decide(ctx context.Context, v *session.Vault, facts func(*catalog.
 			return where, err
 		}
 	}
-}
-
-// osUser is who runs this, for facts.
-func osUser() string {
-	u, err := user.Current()
-	if err != nil {
-		return ""
-	}
-	return u.Username
 }

@@ -179,7 +179,7 @@ func (r *pruner) run(ctx context.Context) (err error) {
 	host, _ := os.Hostname()
 	_, size, _ := r.v.Ledger.Head()
 	started := events.JobStarted{Verb: prune.Verb, Host: host, PID: os.Getpid(), Version: r.o.version, OS: runtime.GOOS + "/" + runtime.GOARCH,
-		CPUs: runtime.NumCPU(), By: osUser(), Size: size, Lease: number, Settings: map[string]string{
+		CPUs: runtime.NumCPU(), By: session.User(), Size: size, Lease: number, Settings: map[string]string{
 			"full": fmt.Sprint(r.o.full), "sparse": fmt.Sprint(r.o.sparse), "margin": r.o.margin.String()}}
 	at, err := r.v.Ledger.Append(ctx, job, []events.Fact{started}, nil, nil)
 	if err != nil {

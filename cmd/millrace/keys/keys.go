@@ -284,15 +284,8 @@ func (a verb) record(ctx context.Context, v *session.Vault, first ...events.Fact
 	for _, k := range gone {
 		facts = append(facts, events.KeyRemoved{Key: k, By: by})
 	}
-	if len(facts) == 0 {
-		return nil
+	if _, err := a.Record(ctx, v, facts...); err != nil {
+		return fmt.Errorf("what opens the vault has changed, and the ledger may not know; the next key command tells it: %w", err)
 	}
-	if _, err := v.Ledger.Append(ctx, id.Job{}, facts, nil, nil); err != nil {
-		return fmt.Errorf("what opens the vault has changed, and the ledger was not told; the next key command tells it: %w", err)
-	}
-	if _, err := v.Ledger.Checkpoint(ctx); err != nil {
-		return err
-	}
-	a.Remember(v)
 	return nil
 }

@@ -17,11 +17,14 @@
 package session
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os/user"
 	"time"
+
+	"github.com/millrace-backup/millrace/cmd/millrace/secret"
 )
 
 // App is the world as the verbs see it.
@@ -35,6 +38,21 @@ type App struct {
 // New returns an App on these streams.
 func New(stdin io.Reader, stdout, stderr io.Writer) *App {
 	return &App{Stdin: stdin, Stdout: stdout, Stderr: stderr, Now: time.Now}
+}
+
+func (a *App) secrets() *secret.Source {
+	return &secret.Source{File: a.Settings.PasswordFile, Command: a.Settings.PasswordCommand, FD: a.Settings.PasswordFD, Stdin: a.Stdin, Stderr: a.Stderr}
+}
+
+// Password returns the password from where the settings say, or asks for it. With
+// confirm, a typed one is asked for twice.
+func (a *App) Password(ctx context.Context, confirm bool) ([]byte, error) {
+	return a.secrets().Password(ctx, confirm)
+}
+
+// NewPassword returns one that is to open a vault from a file, or asks for it, twice.
+func (a *App) NewPassword(ctx context.Context, file string) ([]byte, error) {
+	return a.secrets().New(ctx, file)
 }
 
 // User is who runs the command, for the ledger; "" where the system does not say.

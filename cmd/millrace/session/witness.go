@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
 
 	"github.com/millrace-backup/millrace/catalog/saved"
@@ -119,9 +118,7 @@ func (a *App) accept(ctx context.Context, o *Vault, refused []events.RollbackAcc
 	var facts []events.Fact
 	for _, f := range refused {
 		f.Host, _ = os.Hostname()
-		if u, err := user.Current(); err == nil {
-			f.By = u.Username
-		}
+		f.By = User()
 		f.Seq, f.Size, f.Root = next, size, root
 		facts = append(facts, f)
 	}

@@ -1,4 +1,9 @@
-package session
+// Package secret gets passwords: from a file, a command, an open descriptor or a
+// terminal, never from arguments or the environment.
+//
+// What it returns is the caller's to wipe. What a file or command has beyond its first
+// line is ignored; an empty first line is an error and no password.
+package secret
 
 import (
 	"bufio"
@@ -20,21 +25,29 @@ import (
 // be something else.
 const maxPassword = 64 << 10
 
-// Password returns the password from where the settings say, or asks for it. With
-// confirm, a typed one is asked for twice.
-func (a *App) Password(ctx context.Context, confirm bool) ([]byte, error) {
-	s := &a.Settings
+// Source says where a password comes from: the first of File, Command and FD that is
+// set, else the terminal that Stdin may be.
+type Source struct {
+	File, Command string
+	FD            int // negative: none
+	Stdin         io.Reader
+	Stderr        io.Writer
+}
+
+// Password returns the password, or asks for it. With confirm, a typed one is asked for
+// twice.
+func (s *Source) Password(ctx context.Context, confirm bool) ([]byte, error) {
 	switch {
-	case s.PasswordFile != "":
-		return a.NewPassword(ctx, s.PasswordFile)
-	case s.PasswordCommand != "":
-		p, err := a.passwordFromCommand(ctx, s.PasswordCommand)
+	case s.File != "":
+		return s.New(ctx, s.File)
+	case s.Command != "":
+		p, err := s.passwordFromCommand(ctx, s.Command)
 		return p, fault.At("run password command", "", err)
-	case s.PasswordFD >= 0:
-		object := fmt.Sprint(s.PasswordFD)
-		var from io.Reader = a.Stdin
-		if s.PasswordFD != 0 {
-			f := os.NewFile(uintptr(s.PasswordFD), "password")
+	case s.FD >= 0:
+		object := fmt.Sprint(s.FD)
+		var from io.Reader = s.Stdin
+		if s.FD != 0 {
+			f := os.NewFile(uintptr(s.FD), "password")
 			if f == nil {
 				return nil, fault.At("read password descriptor", object, errors.New("not a descriptor"))
 			}
@@ -44,20 +57,20 @@ func (a *App) Password(ctx context.Context, confirm bool) ([]byte, error) {
 		p, err := firstLine(from)
 		return p, fault.At("read password descriptor", object, err)
 	}
-	f, ok := a.Stdin.(*os.File)
+	f, ok := s.Stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return nil, fault.At("read password", "", fault.ErrNoPassword)
 	}
-	how := a.ask
+	how := s.ask
 	if confirm {
-		how = a.askTwice
+		how = s.askTwice
 	}
 	p, err := how(ctx, f, "Password: ")
 	return p, fault.At("read password", "", err)
 }
 
-// NewPassword returns one that is to open a vault from a file, or asks for it, twice.
-func (a *App) NewPassword(ctx context.Context, file string) ([]byte, error) {
+// New returns a password that is to open a vault, from a file, or asks for it, twice.
+func (s *Source) New(ctx context.Context, file string) ([]byte, error) {
 	if file != "" {
 		f, err := os.Open(file)
 		if err != nil {
@@ -67,20 +80,20 @@ func (a *App) NewPassword(ctx context.Context, file string) ([]byte, error) {
 		p, err := firstLine(f)
 		return p, fault.At("read password file", file, err)
 	}
-	f, ok := a.Stdin.(*os.File)
+	f, ok := s.Stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return nil, fault.At("read new password", "", fault.ErrNoPassword)
 	}
-	p, err := a.askTwice(ctx, f, "New password: ")
+	p, err := s.askTwice(ctx, f, "New password: ")
 	return p, fault.At("read new password", "", err)
 }
 
-func (a *App) askTwice(ctx context.Context, f *os.File, prompt string) ([]byte, error) {
-	p, err := a.ask(ctx, f, prompt)
+func (s *Source) askTwice(ctx context.Context, f *os.File, prompt string) ([]byte, error) {
+	p, err := s.ask(ctx, f, prompt)
 	if err != nil {
 		return nil, err
 	}
-	again, err := a.ask(ctx, f, "Again: ")
+	again, err := s.ask(ctx, f, "Again: ")
 	if err == nil && !bytes.Equal(p, again) {
 		err = errors.New("the two differ")
 	}
@@ -104,13 +117,13 @@ func firstLine(r io.Reader) ([]byte, error) {
 	return line, nil
 }
 
-func (a *App) passwordFromCommand(ctx context.Context, command string) ([]byte, error) {
+func (s *Source) passwordFromCommand(ctx context.Context, command string) ([]byte, error) {
 	shell, flag := "/bin/sh", "-c"
 	if runtime.GOOS == "windows" {
 		shell, flag = "cmd", "/c"
 	}
 	c := exec.CommandContext(ctx, shell, flag, command)
-	c.Stdin, c.Stderr = a.Stdin, a.Stderr
+	c.Stdin, c.Stderr = s.Stdin, s.Stderr
 	var said bytes.Buffer
 	c.Stdout = &said
 	if err := c.Run(); err != nil {
@@ -121,13 +134,13 @@ func (a *App) passwordFromCommand(ctx context.Context, command string) ([]byte, 
 
 // ask reads a line from the terminal without showing it, and gives the terminal
 // back as it was if the user interrupts.
-func (a *App) ask(ctx context.Context, f *os.File, prompt string) ([]byte, error) {
+func (s *Source) ask(ctx context.Context, f *os.File, prompt string) ([]byte, error) {
 	before, err := term.GetState(int(f.Fd()))
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprint(a.Stderr, prompt)
-	defer fmt.Fprintln(a.Stderr)
+	fmt.Fprint(s.Stderr, prompt)
+	defer fmt.Fprintln(s.Stderr)
 	type answer struct {
 		line []byte
 		err  error
