@@ -75,7 +75,8 @@ type Layer struct {
 // relative path first, from the folder of the child; absolute paths that begin with
 // an allowed folder, as it was given or without symbolic links. A path is compared
 // before anything is looked up by it. Paths of Windows are understood on any system,
-// but those that name a volume by its id are not followed. After that the names
+// but those that name a volume by its id are not followed; where there is no file as they
+// write it, one that differs by capitals alone is meant. After that the names
 // alone count, in the folder of the child if it is allowed, then in each allowed
 // folder itself. The first file that is the parent is taken; whether it is tells its
 // id. Only a child that says so has a raw parent.
@@ -242,7 +243,13 @@ func (p *Parents) try(want vdisk.Parent, c candidate, above []fs.FileInfo, depth
 	}
 	defer root.Close()
 	// Not opened yet: opening a pipe would wait for who writes to it.
-	if st, err := root.Stat(c.name); err != nil {
+	st, err := root.Stat(c.name)
+	if errors.Is(err, fs.ErrNotExist) && slices.ContainsFunc(want.Paths, func(at vdisk.ParentPath) bool { return at.Windows }) {
+		if c.name, err = inOtherCase(root, c.name); err == nil {
+			st, err = root.Stat(c.name)
+		}
+	}
+	if err != nil {
 		return nil, err
 	} else if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: %s is not a regular file", ErrWrongParent, filepath.Join(c.folder, c.name))
@@ -265,6 +272,43 @@ func (p *Parents) try(want vdisk.Parent, c candidate, above []fs.FileInfo, depth
 	}
 	p.chain = slices.Insert(p.chain, at, l)
 	return l.Image, nil
+}
+
+// maxEntries is how much of a folder is looked through for a name.
+const maxEntries = 20_000
+
+// inOtherCase finds the file that Windows would take a name for: the one that differs
+// by nothing but capitals. Which of several is meant cannot be told.
+func inOtherCase(root *os.Root, name string) (string, error) {
+	at := "."
+	for element := range strings.SplitSeq(filepath.ToSlash(name), "/") {
+		next := filepath.Join(at, element)
+		if _, err := root.Stat(next); err == nil {
+			at = next
+			continue
+		}
+		folder, err := root.Open(at)
+		if err != nil {
+			return "", err
+		}
+		entries, _ := folder.ReadDir(maxEntries) // what cannot be listed has no such name
+		_ = folder.Close()
+		found := ""
+		for _, e := range entries {
+			if !strings.EqualFold(e.Name(), element) {
+				continue
+			}
+			if found != "" {
+				return "", fs.ErrNotExist
+			}
+			found = e.Name()
+		}
+		if found == "" {
+			return "", fs.ErrNotExist
+		}
+		at = filepath.Join(at, found)
+	}
+	return at, nil
 }
 
 func (p *Parents) open(want vdisk.Parent, f *os.File, path string, above []fs.FileInfo, depth int) (layer, error) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -127,6 +128,16 @@ func TestWhereParentsAre(t *testing.T) {
 		{"its name", create.Parent{Absolute: `\\?\D:\elsewhere\base.vhdx`}, nil, "vm", nil},
 		{"its name, by volume", create.Parent{Volume: `\\?\Volume{01234567-89ab-cdef-0123-456789abcdef}\x\base.vhdx`}, nil, "vm", nil},
 		{"stale relative path", create.Parent{Relative: `..\old\base.vhdx`}, nil, "vm", nil},
+		{"in other capitals", create.Parent{Relative: `..\VM\Base.VHDX`}, nil, ".", nil},
+		{"its name in other capitals", create.Parent{Absolute: `\\?\D:\elsewhere\BASE.vhdx`}, nil, "vm", nil},
+		{"several in other capitals", create.Parent{Relative: `.\LEAF2.vhdx`}, func(t *testing.T, dir string) {
+			if runtime.GOOS != "linux" {
+				t.Skip("needs a file system that tells capitals from small letters")
+			}
+			for _, name := range []string{"leaf2.vhdx", "Leaf2.vhdx"} {
+				base(t, nil, "wrong", dir, "snap", name)
+			}
+		}, "snap", open.ErrNoParent},
 		{"nothing allowed", create.Parent{Relative: `..\vm\base.vhdx`}, nil, "", vdisk.ErrUnsupported},
 		{"another folder allowed", create.Parent{Relative: `..\vm\base.vhdx`}, nil, "snap", open.ErrNoParent},
 		{"no such file", create.Parent{Relative: `..\vm\bass.vhdx`}, nil, "vm snap", open.ErrNoParent},
