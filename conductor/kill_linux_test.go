@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-backup/millrace/audit/exact"
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/conductor/queue"
 	"github.com/millrace-backup/millrace/events"
@@ -74,7 +75,21 @@ func emptyBed(t *testing.T, o vault.CreateOptions) *bed {
 	if b.vault, _, err = vault.Create(t.Context(), st, []byte("secret"), o); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { b.exact(t) })
 	return b
+}
+
+// exact makes sure that every job of the test accounted for every byte exactly once. A
+// vault that the test has destroyed says nothing.
+func (b *bed) exact(t *testing.T) {
+	ctx := context.Background()
+	l, err := ledger.Open(ctx, b.vault, ledger.Options{Now: time.Now})
+	if err == nil {
+		err = exact.Check(l.Records(ctx, 0))
+	}
+	if errors.Is(err, exact.ErrInexact) {
+		t.Error(err)
+	}
 }
 
 // writeImage makes a disk of text-like, random and repeated data with holes.

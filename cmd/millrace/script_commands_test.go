@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -9,10 +10,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/millrace-backup/millrace/audit/exact"
 	"github.com/millrace-backup/millrace/bench/workload"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store/dir"
 )
 
 // scriptCommands are the words that scripts have besides testscript's own.
@@ -57,6 +63,30 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d\nstdout: %s\nstderr: %s", got, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+	if args[1] == "millrace" && len(args) > 2 && args[2] == "backup" {
+		accountsForAll(ts)
+	}
+}
+
+// accountsForAll makes sure that every job so far accounted for every byte of disk
+// exactly once. A vault that the script has damaged, or that is elsewhere, says nothing.
+func accountsForAll(ts *testscript.TestScript) {
+	ctx := context.Background()
+	st, err := dir.Open(ts.MkAbs(ts.Getenv("MILLRACE_VAULT")))
+	if err != nil {
+		return
+	}
+	v, err := vault.Open(ctx, st, []byte("correct horse"))
+	if err != nil {
+		return
+	}
+	l, err := ledger.Open(ctx, v, ledger.Options{Now: time.Now})
+	if err != nil {
+		return
+	}
+	if err := exact.Check(l.Records(ctx, 0)); errors.Is(err, exact.ErrInexact) {
+		ts.Fatalf("%v", err)
 	}
 }
 
