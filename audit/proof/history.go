@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/ledger"
@@ -189,7 +190,11 @@ func (p *pass) segment(ctx context.Context, w *stretch, upTo func(uint64) error)
 	}
 	for n, list := range [][]ledger.ObjectRef{s.In, s.Out} {
 		for _, o := range list {
-			p.keyed = p.keyed || len(o.Name) > 5 && o.Name[:5] == "keys/"
+			if err := store.CheckName(o.Name); err != nil || o.Size < 0 {
+				p.found(Finding{Object: name, What: what(name), Job: s.Job, Err: fmt.Errorf("it names what can be no object: %.80q of %d bytes: %w", o.Name, o.Size, vault.ErrDamaged)})
+				continue
+			}
+			p.keyed = p.keyed || strings.HasPrefix(o.Name, "keys/")
 			if err := p.refs.Add(w.next, o, n == 1); err != nil {
 				return err
 			}
