@@ -39,9 +39,11 @@ func planOf(n int) plan {
 	switch {
 	case kind(turn == 2, "2 MiB"):
 		p.block = 2 << 20
-	case kind(turn == 5 && n%4 < 2, "32 MiB"):
+	case kind(turn == 5 && (p.child || n%4 < 2), "32 MiB"):
 		p.block = 32 << 20
 	case kind(turn == 5, "256 MiB"):
+		// Not with a parent: a block that is partly the parent's is written as a whole,
+		// and every cut would have its own copy of that in memory.
 		p.block = 256 << 20
 	}
 	p.places = kind(turn == 3, "places")
