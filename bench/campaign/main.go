@@ -31,6 +31,7 @@ import (
 	"github.com/millrace-backup/millrace/bench/campaign/crash"
 	"github.com/millrace-backup/millrace/bench/campaign/flips"
 	"github.com/millrace-backup/millrace/bench/campaign/kills"
+	"github.com/millrace-backup/millrace/bench/campaign/prunes"
 	"github.com/millrace-backup/millrace/bench/campaign/resume"
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
@@ -39,7 +40,7 @@ import (
 
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
-	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign(), vhdxcut.Campaign()}
+	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign(), vhdxcut.Campaign(), prunes.Campaign()}
 }
 
 func main() {
