@@ -33,6 +33,7 @@ import (
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/prune"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store"
 )
 
 // Campaign is the campaign.
@@ -96,7 +97,7 @@ type world struct {
 	*Bench
 	rng     *rand.Rand
 	ctx     context.Context
-	store   *history.Memory
+	store   store.Store
 	vault   *vault.Vault
 	ledger  *ledger.Ledger // of whoever only says something
 	states  map[*ledger.Ledger]*catalog.State
@@ -114,10 +115,8 @@ type world struct {
 
 // Trial does trial n.
 func (b *Bench) Trial(ctx context.Context, n int, rng *rand.Rand) (trial.Outcome, error) {
-	w := &world{Bench: b, rng: rng, ctx: ctx, store: history.NewMemory(), real: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
-		truth: map[id.Point][blocks]uint32{}, kinds: map[string]bool{}, states: map[*ledger.Ledger]*catalog.State{}, scratch: filepath.Join(b.dir, fmt.Sprintf("rows-%d", n))}
+	w := b.world(ctx, history.NewMemory(), rng, fmt.Sprintf("rows-%d", n))
 	defer os.Remove(w.scratch)
-	w.vault = &vault.Vault{ID: b.v.ID, Config: b.v.Config, Store: w.store, Keys: b.v.Keys}
 	err := w.run()
 	out := trial.Outcome{Checks: w.checks, Note: fmt.Sprintf("%d objects deleted", w.deleted)}
 	for k := range w.kinds {
@@ -125,6 +124,14 @@ func (b *Bench) Trial(ctx context.Context, n int, rng *rand.Rand) (trial.Outcome
 	}
 	slices.Sort(out.Kinds)
 	return out, err
+}
+
+// world is a vault that has only its keys, at a place.
+func (b *Bench) world(ctx context.Context, st store.Store, rng *rand.Rand, scratch string) *world {
+	w := &world{Bench: b, rng: rng, ctx: ctx, store: st, real: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+		truth: map[id.Point][blocks]uint32{}, kinds: map[string]bool{}, states: map[*ledger.Ledger]*catalog.State{}, scratch: filepath.Join(b.dir, scratch)}
+	w.vault = &vault.Vault{ID: b.v.ID, Config: b.v.Config, Store: st, Keys: b.v.Keys}
+	return w
 }
 
 func (w *world) run() (err error) {

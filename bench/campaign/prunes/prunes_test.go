@@ -1,9 +1,16 @@
 package prunes
 
 import (
+	"flag"
 	"math/rand/v2"
 	"slices"
 	"testing"
+)
+
+// The share of the power cuts that a plain go test makes; -every 1 -seeds 20 makes all.
+var (
+	every = flag.Int("every", 37, "cut the power at each so many effects")
+	seeds = flag.Int("seeds", 1, "ways of keeping some of what was not synced")
 )
 
 func rng(n int) *rand.Rand { return rand.New(rand.NewPCG(1, uint64(n))) }
@@ -15,7 +22,7 @@ func TestSchedules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	trials := 40
+	trials := 25
 	seen := map[string]int{}
 	for n := range trials {
 		out, err := b.Trial(t.Context(), n, rng(n))
