@@ -63,7 +63,7 @@ import (
 // Campaign is this campaign.
 func Campaign() trial.Campaign {
 	return trial.Campaign{
-		Name: "flips", Count: 2000,
+		Name: "flips", Count: 5000,
 		About: "Each trial damages one object of a vault (bit flip, zeroed range, truncation, extension, removal, replacement, swap, object of another\n" +
 			"vault), over all types of objects in turn. It passes if the damage is detected as the page of package `bench/campaign/flips` defines for the\n" +
 			"type, only affected chunks are reported, and no restore has a wrong byte.",
