@@ -43,6 +43,7 @@ const (
 	TypeKey        = seal.TypeKey
 	TypeCatalog    = seal.TypeCatalog
 	TypeCall       = seal.TypeCall
+	TypeRotation   = seal.TypeRotation
 )
 
 // Sizes in bytes.

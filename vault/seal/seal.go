@@ -23,6 +23,7 @@ const (
 	TypeSegment    ObjectType = 5 // name: SHA-256 of the segment's clear header
 	TypeKey        ObjectType = 6 // the secrets wrapped by a password; name: the clear envelope
 	TypeCatalog    ObjectType = 7 // name: the snapshot's place in the ledger and the part's number
+	TypeRotation   ObjectType = 9 // keys of the next generation, sealed with the meta keyset of the last; name: the object's
 	TypeCall       ObjectType = 8 // said between conductors and pools of workers, never stored; name: the subject
 )
 

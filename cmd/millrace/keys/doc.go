@@ -13,12 +13,16 @@
 // and the ones from before open what they sealed. Nothing is written again, and what is
 // stored is found again. In this order, each step durable before the next:
 //
-//  1. A new recovery key is shown. A crash leaves one that opens nothing.
-//  2. The fresh secrets are written, wrapped by it and by every password that goes on.
+//  1. The fresh keys are stored, sealed with the old ones, so that two who rotate at
+//     once have the same: package vault/rotation. A crash leaves them to the next.
+//  2. A new recovery key is shown. A crash leaves one that opens nothing.
+//  3. The fresh secrets are written, wrapped by it and by every password that goes on.
 //     A crash leaves a vault that opens by old keys and new ones; whoever opens it with a
 //     password that has both gets the new.
-//  3. The ledger is told, in a segment sealed with the old keys.
-//  4. Old keys are removed. A crash leaves some: they open what was before, and are
+//  4. The ledger is told, in a segment sealed with the old keys.
+//  5. What the first step stored is deleted. A crash before it leaves the fresh keys to
+//     whoever has the old ones, until the next rotation.
+//  6. Old keys are removed. A crash leaves some: they open what was before, and are
 //     removed by the next rotation or by key remove.
 //
 // A password cannot be taken along unless it is given, for nobody else knows it. A job

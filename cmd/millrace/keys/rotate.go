@@ -2,6 +2,7 @@ package keys
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,16 +15,18 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/rotation"
+	"github.com/millrace-backup/millrace/vault/store"
 )
 
-type rotation struct {
+type choices struct {
 	file  string   // of the password that opens the vault from now on; "" as now
 	keep  []string // files of others that go on
 	force bool
 }
 
 func (a verb) rotate() *cobra.Command {
-	var o rotation
+	var o choices
 	c := &cobra.Command{
 		Use:   "rotate",
 		Short: "Seal with fresh keys from now on",
@@ -48,7 +51,7 @@ keys-rotated as soon as another writes to the vault, so this is refused while on
 }
 
 // turn rotates the keys: see the package's comment for what a crash leaves where.
-func (a verb) turn(ctx context.Context, v *session.Vault, o rotation) error {
+func (a verb) turn(ctx context.Context, v *session.Vault, o choices) error {
 	if err := a.idle(ctx, v, o.force); err != nil {
 		return err
 	}
@@ -61,7 +64,7 @@ func (a verb) turn(ctx context.Context, v *session.Vault, o rotation) error {
 	if err != nil {
 		return err
 	}
-	fresh, err := v.Rotated()
+	fresh, err := rotation.Begin(ctx, v.Vault)
 	if err != nil {
 		return err
 	}
@@ -81,16 +84,24 @@ func (a verb) turn(ctx context.Context, v *session.Vault, o rotation) error {
 	if err := a.record(ctx, v, rotated); err != nil {
 		return err
 	}
+	if err := rotation.End(ctx, fresh); err != nil {
+		return err
+	}
+	removed := 0
 	for _, k := range old {
-		if err := v.RemoveKey(ctx, k.ID); err != nil {
+		if k.Generation >= fresh.Keys.Generation() {
+			continue // of another who rotates, with the same keys
+		}
+		if err := v.RemoveKey(ctx, k.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
+		removed++
 	}
-	a.told(rotated, len(passwords), old)
+	a.told(rotated, len(passwords), removed)
 	return nil
 }
 
-func (a verb) told(f events.KeysRotated, passwords int, old []vault.Key) {
+func (a verb) told(f events.KeysRotated, passwords, removed int) {
 	if a.Settings.JSON {
 		a.PrintJSON(struct {
 			Type       string `json:"type"`
@@ -98,10 +109,10 @@ func (a verb) told(f events.KeysRotated, passwords int, old []vault.Key) {
 			Generation uint32 `json:"generation"`
 			Passwords  int    `json:"passwords"`
 			Removed    int    `json:"removed"`
-		}{"summary", "rotated", f.Generation, passwords, len(old)})
+		}{"summary", "rotated", f.Generation, passwords, removed})
 		return
 	}
-	a.Note("rotated for the %d. time: %d passwords and the recovery key above open the vault, %d keys from before are removed", f.Generation, passwords, len(old))
+	a.Note("rotated for the %d. time: %d passwords and the recovery key above open the vault, %d keys from before are removed", f.Generation, passwords, removed)
 }
 
 // kept is a password that goes on.
@@ -112,7 +123,7 @@ type kept struct {
 
 // takeAlong returns the passwords that go on, and the keys there are, which do not.
 // A password that would be left behind is an error, unless that is wanted.
-func (a verb) takeAlong(ctx context.Context, v *session.Vault, o rotation) (out []kept, old []vault.Key, err error) {
+func (a verb) takeAlong(ctx context.Context, v *session.Vault, o choices) (out []kept, old []vault.Key, err error) {
 	for k, err := range vault.ReadKeys(ctx, v.Store, v.Config) {
 		if err != nil {
 			return nil, nil, err // a rotation removes keys: not one that cannot be read
