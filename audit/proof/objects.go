@@ -123,6 +123,11 @@ func (p *pass) beside(e store.Entry, folder string) {
 	switch {
 	case e.Name == vault.ConfigName:
 		p.count(e.Name, e.Size) // its signature has been checked
+	case folder == "rotations": // on its way, or of a rotation that died
+		p.count(e.Name, e.Size)
+		p.mu.Lock()
+		p.note("%s holds fresh keys, sealed with those from before: a rotation is under way, or died and is finished by the next", e.Name)
+		p.mu.Unlock()
 	case folder != "keys":
 		p.mu.Lock()
 		p.note("%s is not of the vault", e.Name)

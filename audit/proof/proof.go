@@ -246,6 +246,8 @@ func what(name string) string {
 		return "segment " + strings.TrimLeft(rest[:len(rest)-1], "0") + rest[len(rest)-1:] + " of the ledger"
 	case "checkpoints":
 		return "a checkpoint of the ledger"
+	case "rotations":
+		return "fresh keys of a rotation under way"
 	case "leases":
 		return "a heartbeat, on which nothing depends"
 	case "catalogs":

@@ -24,7 +24,7 @@ import (
 )
 
 // maxObject bounds what is read of a key or of the vault's description.
-const maxObject = 4 << 20
+const maxObject = 12 << 20
 
 // Begin appends the first facts and signs them. version is the program's.
 func Begin(ctx context.Context, v *vault.Vault, l *ledger.Ledger, version string) (ledger.Checkpoint, error) {

@@ -15,6 +15,8 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/ledger/genesis"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 )
@@ -260,6 +262,7 @@ func (a verb) record(ctx context.Context, v *session.Vault, first ...events.Fact
 	if err != nil {
 		return err
 	}
+	var in, out []ledger.ObjectRef
 	facts, there := first, map[id.Key]bool{}
 	for k, err := range vault.ReadKeys(ctx, v.Store, v.Config) {
 		if errors.Is(err, vault.ErrDamaged) || errors.Is(err, vault.ErrNewer) {
@@ -270,6 +273,11 @@ func (a verb) record(ctx context.Context, v *session.Vault, first ...events.Fact
 		}
 		there[k.ID] = true
 		if _, known := s.Keys[k.ID]; !known {
+			ref, err := genesis.Ref(ctx, v.Store, vault.KeyName(k.ID))
+			if err != nil {
+				return err
+			}
+			in = append(in, ref)
 			facts = append(facts, events.KeyAdded{Key: k.ID, KeyKind: k.Kind, Label: k.Label})
 		}
 	}
@@ -282,9 +290,10 @@ func (a verb) record(ctx context.Context, v *session.Vault, first ...events.Fact
 	}
 	slices.SortFunc(gone, func(a, b id.Key) int { return strings.Compare(a.String(), b.String()) })
 	for _, k := range gone {
+		out = append(out, ledger.ObjectRef{Name: vault.KeyName(k)})
 		facts = append(facts, events.KeyRemoved{Key: k, By: by})
 	}
-	if _, err := a.Record(ctx, v, facts...); err != nil {
+	if _, err := a.Enter(ctx, v, in, out, facts...); err != nil {
 		return fmt.Errorf("what opens the vault has changed, and the ledger may not know; the next key command tells it: %w", err)
 	}
 	return nil

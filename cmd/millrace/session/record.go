@@ -27,7 +27,7 @@ type Recorded struct{ Position, Checkpoint uint64 }
 // written to, the facts wait in the state folder for the next command that can.
 func (a *App) Record(ctx context.Context, o *Vault, facts ...events.Fact) (Recorded, error) {
 	waiting, files := o.memory.outbox(o.ID)
-	where, done, err := a.record(ctx, o, id.Job{}, nil, append(slices.Clone(waiting), facts...))
+	where, done, err := a.record(ctx, o, id.Job{}, nil, append(slices.Clone(waiting), facts...), nil, nil)
 	if !done && (errors.Is(err, store.ErrReadOnly) || errors.Is(err, store.ErrFull)) {
 		file, keepErr := o.memory.putOutbox(o.ID, a.events(facts))
 		if keepErr != nil {
@@ -50,12 +50,19 @@ func (a *App) Record(ctx context.Context, o *Vault, facts ...events.Fact) (Recor
 // that the guard refuses; its Next is where the state they were decided on ends.
 // They are the facts of a job if there is one. They do not wait in the outbox.
 func (a *App) Decide(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard, facts ...events.Fact) (Recorded, error) {
-	where, _, err := a.record(ctx, o, job, g, facts)
+	where, _, err := a.record(ctx, o, job, g, facts, nil, nil)
+	return where, err
+}
+
+// Enter appends facts that name objects, as brought in or retired. They do not wait
+// in the outbox.
+func (a *App) Enter(ctx context.Context, o *Vault, in, out []ledger.ObjectRef, facts ...events.Fact) (Recorded, error) {
+	where, _, err := a.record(ctx, o, id.Job{}, nil, facts, in, out)
 	return where, err
 }
 
 // record says also whether the facts stand, which they may although it failed.
-func (a *App) record(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard, facts []events.Fact) (where Recorded, done bool, err error) {
+func (a *App) record(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard, facts []events.Fact, in, out []ledger.ObjectRef) (where Recorded, done bool, err error) {
 	if len(facts) == 0 {
 		return where, false, nil
 	}
@@ -64,7 +71,7 @@ func (a *App) record(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard,
 		return where, false, err
 	}
 	_, size, _ := o.Ledger.Head()
-	position, err := o.Ledger.AppendGuarded(ctx, job, g, append(slices.Clone(facts), state.Hashed(size)), nil, nil)
+	position, err := o.Ledger.AppendGuarded(ctx, job, g, append(slices.Clone(facts), state.Hashed(size)), in, out)
 	if err != nil {
 		return where, false, fault.At("record what was done in vault", o.Location, err)
 	}
