@@ -92,6 +92,14 @@ func (a verb) restore(ctx context.Context, name string, o restoreOptions) error 
 	if err != nil {
 		return err
 	}
+	release, err := a.Hold(ctx, v, "restore", []id.Point{found.Point}, found.DiskBytes)
+	if err != nil {
+		return fault.At("restore point", id.Short(found.Point), err)
+	}
+	defer release()
+	if found, err = v.FindPoint(ctx, found.Point.String(), session.Past{}); err != nil {
+		return err // it was forgotten meanwhile
+	}
 	point := found.PointCommitted
 	if o.tree {
 		return trees.Restore(ctx, a.App, v, point, o.to, tree.Options{Like: like(a.Now()), Force: o.force})

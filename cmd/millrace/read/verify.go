@@ -66,10 +66,11 @@ func (a verb) verify(ctx context.Context, names []string, percent int) error {
 		return fault.At("verify vault", v.Location, err)
 	}
 	objects, told := len(bad), map[string]bool{}
-	points, err := v.ChoosePoints(ctx, names)
+	points, release, err := a.hold(ctx, v, names, percent)
 	if err != nil {
 		return errors.Join(append(bad, err)...)
 	}
+	defer release()
 	var facts []events.Fact
 	for _, p := range points {
 		fact, err := a.verifyPoint(ctx, v, p, percent, told)
@@ -104,6 +105,28 @@ func (a verb) verify(ctx context.Context, names []string, percent int) error {
 		}{"summary", len(points), damaged, where.Position, where.Checkpoint, objects})
 	}
 	return fault.At("verify vault", v.Location, errors.Join(bad...))
+}
+
+// hold finds the points, and keeps what they need while their data is read.
+func (a verb) hold(ctx context.Context, v *session.Vault, names []string, percent int) ([]events.PointCommitted, func(), error) {
+	points, err := v.ChoosePoints(ctx, names)
+	if err != nil {
+		return nil, nil, err
+	}
+	var size int64
+	var which []id.Point
+	for _, p := range points {
+		size += p.DiskBytes / 100 * int64(percent)
+		which = append(which, p.Point)
+	}
+	release, err := a.Hold(ctx, v, "verify", which, size)
+	if err != nil {
+		return nil, nil, err
+	}
+	if points, err = v.ChoosePoints(ctx, names); err != nil {
+		release()
+	}
+	return points, release, err
 }
 
 // verifyPoint checks one point and prints what it found; objects it blames are
