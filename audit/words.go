@@ -144,6 +144,25 @@ func guestSentence(r events.Record) string {
 	case events.PointCommitted:
 		return fmt.Sprintf("POINT %s of %s committed, %s", id.Short(f.Point), f.GuestName, f.Consistency)
 	}
+	return keepSentence(r)
+}
+
+// keepSentence says what a fact about keeping and forgetting says.
+func keepSentence(r events.Record) string {
+	switch f := r.Fact.(type) {
+	case events.PointForgotten:
+		return fmt.Sprintf("POINT %s forgotten (%s): %s", id.Short(f.Point), f.Rule, f.Why)
+	case events.PointPinned:
+		return fmt.Sprintf("point %s pinned: %s", id.Short(f.Point), f.Why)
+	case events.PointUnpinned:
+		return fmt.Sprintf("point %s not pinned any more", id.Short(f.Point))
+	case events.PacksRetired:
+		return fmt.Sprintf("%s and %s retired, %s, %s; not deleted before %s", count(len(f.Packs), "pack"), count(len(f.Tables), "table"), size(f.Bytes), f.Why, f.After)
+	case events.TableReplaced:
+		return fmt.Sprintf("chunk table %s replaced by %s: %s", id.Short(f.Old.Name), id.Short(f.New.Name), f.Why)
+	case events.ObjectsDeleted:
+		return fmt.Sprintf("what position %d retired is deleted, %s", f.Retired, size(f.Bytes))
+	}
 	return r.Kind
 }
 

@@ -9,7 +9,10 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/spill"
@@ -215,21 +218,38 @@ func (l *look) over(job id.Job) bool {
 	return j == nil || !j.Open()
 }
 
+// atOnce is how many indexes are read at the same time: a bucket answers slowly.
+const atOnce = 16
+
 // indexes reads which packs the needed tables name.
 func (l *look) indexes() error {
+	var mu sync.Mutex // of what follows
+	group, ctx := errgroup.WithContext(l.ctx)
+	group.SetLimit(atOnce)
 	for n, t := range l.live {
-		c, err := open(l.ctx, l.v, t, l.by[t.Name])
-		if err != nil {
-			return err
-		}
-		l.plan.Read.Indexes++
-		l.plan.Read.Bytes += int64(len(c.Packs())) * 48
-		for _, ref := range c.Packs() {
-			if p := l.packs[ref]; p != nil {
-				p.by = append(p.by, uint32(n))
+		group.Go(func() error {
+			c, err := open(ctx, l.v, t, l.by[t.Name])
+			if err != nil {
+				return err
 			}
-		}
-		l.plan.tables[t.Name] = true
+			mu.Lock()
+			defer mu.Unlock()
+			l.plan.Read.Indexes++
+			l.plan.Read.Bytes += int64(len(c.Packs())) * 48
+			for _, ref := range c.Packs() {
+				if p := l.packs[ref]; p != nil {
+					p.by = append(p.by, uint32(n))
+				}
+			}
+			l.plan.tables[t.Name] = true
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, p := range l.packs {
+		slices.Sort(p.by) // whoever was first
 	}
 	return nil
 }
