@@ -62,6 +62,9 @@ func planOf(n int) plan {
 	}
 	if kind(n%8 == 7, "long") {
 		p.steps, p.every = 600, 16 // the log's ring is gone round
+		if p.block > 2<<20 {
+			p.steps = 100 // each cut copies what a block takes
+		}
 	}
 	if p.wide = kind(turn == 6, "wide"); p.wide {
 		// Each block has its own sector of the table.
