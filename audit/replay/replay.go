@@ -83,13 +83,14 @@ type Result struct {
 	Position    uint64    // the last that was folded
 	Time        time.Time // of its last fact
 	Facts       int
-	Agreed      int            // StateHashed facts that the fold confirmed
-	Passed      int            // of later versions of the fold
-	Snapshots   int            // that agreed in every row
-	Unfit       int            // snapshots that other versions wrote
-	Copies      int            // of points and of segments that agreed
-	Later       map[string]int // facts of kinds that this version does not know
-	Differences []Difference   // at most 1,000
+	Agreed      int             // StateHashed facts that the fold confirmed
+	Passed      int             // of later versions of the fold
+	Snapshots   int             // that agreed in every row
+	Unfit       int             // snapshots that other versions wrote
+	Copies      int             // of points and of segments that agreed
+	Later       map[string]int  // facts of kinds that this version does not know
+	Rollbacks   []events.Record // RollbackAccepted facts
+	Differences []Difference    // at most 1,000
 	More        int
 }
 
@@ -242,6 +243,9 @@ func (r *Result) fold(ctx context.Context, v *vault.Vault, l *ledger.Ledger, f *
 		}
 		if _, later := rec.Fact.(events.Unknown); later {
 			r.Later[rec.Kind]++
+		}
+		if _, ok := rec.Fact.(events.RollbackAccepted); ok {
+			r.Rollbacks = append(r.Rollbacks, rec)
 		}
 		if err := s.Apply(rec); err != nil {
 			return fmt.Errorf("replay: %w", err)

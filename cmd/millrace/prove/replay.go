@@ -107,6 +107,7 @@ type momentJSON struct {
 	Later       map[string]int   `json:"unknown_facts"`
 	Points      []pointJSON      `json:"points"`
 	Jobs        []jobJSON        `json:"jobs"`
+	Rollbacks   []rollbackJSON   `json:"rollbacks_accepted"`
 	Differences []differenceJSON `json:"differences"`
 	More        int              `json:"more_differences"`
 }
@@ -148,6 +149,12 @@ type jobJSON struct {
 	Bytes    int64      `json:"pack_bytes"`
 }
 
+type rollbackJSON struct {
+	Position uint64    `json:"position"`
+	Time     time.Time `json:"time"`
+	events.RollbackAccepted
+}
+
 type differenceJSON struct {
 	Position uint64 `json:"position"`
 	Object   string `json:"object"`
@@ -186,7 +193,10 @@ func outcome(j *catalog.Job) string {
 func momentOf(r *replay.Result) momentJSON {
 	out := momentJSON{
 		Type: "state", Position: r.Position, Time: r.Time, Facts: r.Facts, StateHash: r.State.Hash().String(), Agreed: r.Agreed, Passed: r.Passed,
-		Snapshots: r.Snapshots, Copies: r.Copies, Later: r.Later, Points: []pointJSON{}, Jobs: []jobJSON{}, Differences: []differenceJSON{}, More: r.More,
+		Snapshots: r.Snapshots, Copies: r.Copies, Later: r.Later, Points: []pointJSON{}, Jobs: []jobJSON{}, Rollbacks: []rollbackJSON{}, Differences: []differenceJSON{}, More: r.More,
+	}
+	for _, rec := range r.Rollbacks {
+		out.Rollbacks = append(out.Rollbacks, rollbackJSON{rec.Position, rec.Time, rec.Fact.(events.RollbackAccepted)})
 	}
 	points, jobs := chosen(r)
 	for _, p := range points {
@@ -243,6 +253,11 @@ func (a verb) printMoment(r *replay.Result) error {
 	fmt.Fprintf(a.Stdout, "\n%d facts folded; reproduced: %d hashes of the state, %d snapshots, %d copies\n", r.Facts, r.Agreed, r.Snapshots, r.Copies)
 	if r.Passed > 0 {
 		fmt.Fprintf(a.Stdout, "%d hashes are of a later version of the state, and were passed over\n", r.Passed)
+	}
+	for _, rec := range r.Rollbacks {
+		f := rec.Fact.(events.RollbackAccepted)
+		fmt.Fprintf(a.Stdout, "position %d: %s on %s went on from segment %d, though %s had seen segment %d (size %d)\n", rec.Position,
+			session.Plain(f.By), session.Plain(f.Host), f.Seq, session.Plain(f.SeenBy), f.SeenSeq, f.SeenSize)
 	}
 	for _, d := range r.Differences {
 		fmt.Fprintf(a.Stdout, "DIFFERS: %s\n", session.Plain(d.String()))
