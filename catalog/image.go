@@ -79,6 +79,7 @@ type (
 		Verified    *events.PointVerified `json:"verified"`
 		VerifiedAt  events.Micros         `json:"verified_at"`
 		VerifiedIn  uint64                `json:"verified_in"` // position
+		DamagedIn   uint64                `json:"damaged_in"`  // position
 		Kept        events.PointPinned    `json:"kept"`
 		KeptSince   uint64                `json:"kept_since"`
 		AsCommitted []events.PointDisk    `json:"committed_disks"` // if tables were replaced
@@ -209,7 +210,7 @@ func each[K ~[16]byte, V any](w *imageWriter, m map[K]V, visit func(K, V)) {
 
 func (w *imageWriter) point(p *Point) {
 	i := imagePoint{Fact: p.PointCommitted, Job: p.Job, Position: p.Position, Committed: events.At(p.Committed), Forgotten: p.Forgotten,
-		VerifiedAt: events.At(p.VerifiedAt), VerifiedIn: p.verified, Kept: p.Kept, KeptSince: p.KeptSince, AsCommitted: p.committed}
+		VerifiedAt: events.At(p.VerifiedAt), VerifiedIn: p.verified, DamagedIn: p.Damaged, Kept: p.Kept, KeptSince: p.KeptSince, AsCommitted: p.committed}
 	if p.verified != 0 {
 		i.Verified = &p.Verified
 	}
@@ -384,7 +385,7 @@ func (r *imageReader) point(name string, value []byte) error {
 		return err
 	}
 	p := &Point{PointCommitted: i.Fact, Job: i.Job, Position: i.Position, Committed: i.Committed.Time(), Forgotten: i.Forgotten,
-		VerifiedAt: i.VerifiedAt.Time(), verified: i.VerifiedIn, Kept: i.Kept, KeptSince: i.KeptSince, committed: i.AsCommitted}
+		VerifiedAt: i.VerifiedAt.Time(), verified: i.VerifiedIn, Damaged: i.DamagedIn, Kept: i.Kept, KeptSince: i.KeptSince, committed: i.AsCommitted}
 	if i.Verified != nil {
 		p.Verified = *i.Verified
 	}

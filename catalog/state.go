@@ -57,6 +57,10 @@ type Point struct {
 	Verified   events.PointVerified
 	VerifiedAt time.Time
 	verified   uint64
+	// Damaged is the position of the last check that found damage, 0 if there was none
+	// or all of the point's data has been read since and is whole. A check that reads
+	// less says nothing about what an earlier one has found.
+	Damaged uint64
 	// Kept is by whom and why the point is pinned; KeptSince the position of that
 	// fact, 0 if it is not.
 	Kept      events.PointPinned
@@ -229,6 +233,12 @@ func (s *State) applyPoint(r events.Record) {
 	case events.PointVerified:
 		if p := s.Points[f.Point]; p != nil {
 			p.Verified, p.VerifiedAt, p.verified = f, r.Time, r.Position
+			whole := f.Mode == "chunks" && (f.Percent == 0 || f.Percent >= 100) && f.Cause == ""
+			if f.DamagedCount > 0 {
+				p.Damaged = r.Position
+			} else if whole {
+				p.Damaged = 0
+			}
 		}
 	case events.PointPinned:
 		if p := s.Points[f.Point]; p != nil {

@@ -17,8 +17,8 @@ type Rule struct {
 // judged together.
 type Point struct {
 	Time    time.Time // the instant that it shows
-	Order   uint64    // when it was made, as the ledger has it: which of two is newer if their times are equal
-	Damaged bool      // its last check found damage
+	Order   uint64    // when it was made, as the ledger has it: what is newer is told by this alone
+	Damaged bool      // see catalog.Point
 	Pinned  bool
 }
 
@@ -67,14 +67,14 @@ func (r Rule) Judge(points []Point) ([][]string, error) {
 			because(n, "pinned")
 		}
 	}
+	// Clocks are set wrong and back again. A point's time says which hour or day it is of;
+	// points of a time to come must not pass for the newest ones for ever.
 	slices.SortFunc(newest, func(a, b int) int {
-		return cmp.Or(points[b].Time.Compare(points[a].Time), cmp.Compare(points[b].Order, points[a].Order))
+		return cmp.Or(cmp.Compare(points[b].Order, points[a].Order), points[b].Time.Compare(points[a].Time))
 	})
 	good := slices.DeleteFunc(slices.Clone(newest), func(n int) bool { return points[n].Damaged })
 	if len(newest) > 0 {
-		// By the ledger too: a clock set back must not make the latest backup an old one.
-		latest := slices.MaxFunc(newest, func(a, b int) int { return cmp.Compare(points[a].Order, points[b].Order) })
-		because(latest, "newest of the guest")
+		because(newest[0], "newest of the guest")
 	}
 	if len(good) > 0 && len(good) < len(newest) {
 		because(good[0], "newest that is not damaged")
@@ -87,7 +87,7 @@ func (r Rule) Judge(points []Point) ([][]string, error) {
 		because(n, fmt.Sprintf("last %d of %d", i+1, r.Last))
 	}
 	for _, k := range r.kinds() {
-		keeper, buckets := map[string]int{}, []string(nil) // newest bucket first
+		keeper, buckets := map[string]int{}, []string(nil)
 		for _, n := range newest {
 			b := k.bucket(points[n].Time.In(zone))
 			if at, taken := keeper[b]; !taken {
@@ -97,6 +97,14 @@ func (r Rule) Judge(points []Point) ([][]string, error) {
 				keeper[b] = n
 			}
 		}
+		// Newest first; a day that has only damaged points takes no good one's place.
+		slices.SortStableFunc(buckets, func(a, b string) int {
+			x, y := points[keeper[a]], points[keeper[b]]
+			if x.Damaged != y.Damaged {
+				return map[bool]int{true: 1, false: -1}[x.Damaged]
+			}
+			return cmp.Or(cmp.Compare(y.Order, x.Order), y.Time.Compare(x.Time))
+		})
 		for i, b := range buckets[:min(len(buckets), max(k.keep, 0))] {
 			because(keeper[b], fmt.Sprintf("%s %d of %d (%s)", k.name, i+1, k.keep, b))
 		}

@@ -72,8 +72,32 @@ func TestPinsAndDamage(t *testing.T) {
 	}
 	// A damaged point takes no place from a good one, but the newest stays.
 	expect(t, Rule{Last: 2}, points, "pinned", "last 2 of 2", "newest that is not damaged, last 1 of 2", "", "newest of the guest")
-	expect(t, Rule{Daily: 2}, points, "pinned", "", "newest that is not damaged, daily 2 of 2 (2026-01-03)", "", "newest of the guest, daily 1 of 2 (2026-01-04)")
+	expect(t, Rule{Daily: 2}, points, "pinned", "daily 2 of 2 (2026-01-02)", "newest that is not damaged, daily 1 of 2 (2026-01-03)", "", "newest of the guest")
 	expect(t, Rule{Last: 1}, points[3:], "", "newest of the guest, last 1 of 1")
+}
+
+// A clock that was wrong for a week, ahead or behind: those points do not stay in the place of
+// what is made after it was set right.
+func TestAWrongClock(t *testing.T) {
+	for _, years := range []int{1, -1} {
+		var points []Point
+		for n := range 60 {
+			p := Point{Time: at("2026-01-01 01:00").AddDate(0, 0, n), Order: uint64(n)}
+			if n < 7 {
+				p.Time = p.Time.AddDate(years, 0, 0)
+			}
+			points = append(points, p)
+		}
+		reasons, err := Rule{Last: 3, Daily: 7}.Judge(points)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range points {
+			if kept := len(reasons[n]) > 0; kept != (n >= 53) {
+				t.Errorf("clock %d years wrong: point %d: %q", years, n, reasons[n])
+			}
+		}
+	}
 }
 
 func TestNothingIsNoRule(t *testing.T) {

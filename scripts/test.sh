@@ -41,9 +41,10 @@ GOOS=windows go build ./...
 status=0
 # What starts whole programs, dozens of processes each, is judged without the race
 # detector, which would make this three times as long, and so is the simulated disk,
-# which one goroutine tries in thousands of states, and formats of disks, which are held
-# against QEMU byte for byte: `make race` runs all with it.
-whole='/(bench.*|cmd/millrace|conductor|conductor/outpost|vault/store/crashfs|vdisk/(qcow2|vhd|vhdx|vhdx/create))$'
+# which one goroutine tries in thousands of states, formats of disks, which are held
+# against QEMU byte for byte, and what one goroutine works through alone, chunk by chunk
+# or row by row: `make race` runs all with it.
+whole='/(bench.*|cmd/millrace|conductor|conductor/outpost|chunk|restore|hypervisor/folder|ledger/table|stages/(chunker|indexer)|vault/store/crashfs|vdisk/(qcow2|vhd|vhdx|vhdx/(create|inplace)))$'
 say "tests${race:+ under the race detector}"
 # shellcheck disable=SC2046 # a list of words
 go test $race -count=1 -timeout 14m -json $(go list ./... | grep -vE "$whole") | go run ./bench/testreport || status=1

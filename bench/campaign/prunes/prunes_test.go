@@ -22,7 +22,7 @@ func TestSchedules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	trials := 25
+	trials := 15
 	seen := map[string]int{}
 	for n := range trials {
 		out, err := b.Trial(t.Context(), n, rng(n))

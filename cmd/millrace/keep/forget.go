@@ -189,7 +189,7 @@ func byRule(s *catalog.State, o forgetOptions) (out []judged, err error) {
 	for _, g := range guests {
 		var points []retention.Point
 		for _, p := range g.Points {
-			points = append(points, retention.Point{Time: p.Time.Time(), Order: p.Position, Damaged: p.Verified.DamagedCount > 0, Pinned: p.KeptSince != 0})
+			points = append(points, retention.Point{Time: p.Time.Time(), Order: p.Position, Damaged: p.Damaged != 0, Pinned: p.KeptSince != 0})
 		}
 		reasons, err := o.rule.Judge(points)
 		if err != nil {

@@ -144,7 +144,7 @@ func (a verb) verifyPoint(ctx context.Context, v *session.Vault, p events.PointC
 	fact := events.PointVerified{Point: p.Point, Guest: p.Guest, Mode: "objects", Chunks: uint64(report.Chunks), Bytes: report.ReadBytes,
 		DurationNS: took.Nanoseconds(), DamagedCount: uint64(report.DamageCount), Damaged: report.Facts(maxDamageFacts)}
 	if percent > 0 {
-		fact.Mode = "chunks"
+		fact.Mode, fact.Percent = "chunks", uint32(percent)
 	}
 	a.printReport(p, report, fact.Mode, took)
 	return fact, err

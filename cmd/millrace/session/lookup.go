@@ -18,7 +18,7 @@ type Listed struct {
 	events.PointCommitted
 	Position uint64
 	Pinned   bool // by millrace pin, or a reader holds it
-	Damaged  bool // its last check found damage
+	Damaged  bool // a check found damage, and none that read all of it has found it whole since
 }
 
 // Past is --at: the vault as it was when the ledger ended at a position.
@@ -89,7 +89,7 @@ func (o *Vault) tell(errs []error) {
 
 // list makes a Listed of a point.
 func list(s *catalog.State, p *catalog.Point) Listed {
-	l := Listed{PointCommitted: p.PointCommitted, Position: p.Position, Damaged: p.Verified.DamagedCount > 0, Pinned: p.KeptSince != 0}
+	l := Listed{PointCommitted: p.PointCommitted, Position: p.Position, Damaged: p.Damaged != 0, Pinned: p.KeptSince != 0}
 	for _, pin := range s.Pins {
 		for _, each := range pin.Points {
 			l.Pinned = l.Pinned || each == p.Point
