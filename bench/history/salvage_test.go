@@ -6,12 +6,17 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/catalog/saved"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/prune"
 	"github.com/millrace-backup/millrace/restore/salvage"
 	"github.com/millrace-backup/millrace/vault"
 )
@@ -173,6 +178,94 @@ func TestPointsAreFoundWithoutTheLedger(t *testing.T) {
 		if r.Err() == nil && !strings.HasPrefix(c.what, "snapshots") {
 			t.Errorf("without %s nothing is said to be wrong", c.what)
 		}
+	}
+}
+
+// Points whose chunks have moved are read with the tables of now, whichever of ledger
+// and snapshots tells of them, also if a part of the ledger is missing.
+func TestMovedPointsAreFound(t *testing.T) {
+	const points, kept = 36, 6
+	w := newWreck(t, points)
+	v, l, s := opened(t, w.Memory)
+	for _, p := range s.Listed()[:points-kept] {
+		if _, err := l.Append(t.Context(), id.Job{}, []events.Fact{events.PointForgotten{Point: p.Point, Guest: p.Guest}}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := func() *catalog.State {
+		if err := s.CatchUp(l.Records(t.Context(), s.Next)); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	plan, err := prune.Look(t.Context(), v, now(), prune.Options{Full: true, Sparse: 90, Scratch: filepath.Join(t.TempDir(), "rows"), Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := s.Next
+	work := prune.Work{Vault: v, Ledger: l, Job: id.NewJob(), Now: time.Now}
+	did, err := work.Retire(t.Context(), plan)
+	if err != nil || did.Moved == 0 {
+		t.Fatalf("%+v, %v", did, err)
+	}
+	if _, err := l.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	due, waiting := prune.Due(now(), time.Now().Add(time.Second), work.Job)
+	if len(due) == 0 || len(waiting) > 0 {
+		t.Fatalf("%d due, %d waiting", len(due), len(waiting))
+	}
+	moved := 0
+	for _, r := range due {
+		if err := work.Delete(t.Context(), s, r); err != nil {
+			t.Fatal(err)
+		}
+		now()
+	}
+	for _, p := range s.Listed() {
+		if !reflect.DeepEqual(p.AsCommitted(), p.Disks) {
+			moved++
+		}
+	}
+	if _, err := l.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if moved == 0 {
+		t.Fatal("no point has moved")
+	}
+	t.Logf("%d packs moved, %d of %d points have other tables", did.Moved, moved, kept)
+	w.whole = maps.Clone(w.objects)
+	v, r := w.survey(t)
+	if err := r.Err(); err != nil || len(r.Points) != kept || w.check(t, "moved", v, r) != kept {
+		t.Errorf("a healthy vault: %d points, %v", len(r.Points), err)
+	}
+	if w.lose("ledger/00000000000000000009") != 1 {
+		t.Fatal("no such segment")
+	}
+	v, r = w.survey(t)
+	if exact := w.check(t, "moved, a segment lost", v, r); exact != kept || r.Err() == nil {
+		t.Errorf("without one segment: %d points exact, %v", exact, r.Err())
+	}
+	// All that is said from the move on is lost, but for a snapshot from later.
+	w.restoreAll()
+	for s.Next < at+saved.Every {
+		if _, err := l.Append(t.Context(), id.Job{}, []events.Fact{events.StateHashed{}}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		now()
+	}
+	if _, err := l.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := saved.Save(t.Context(), v, l, now()); err != nil {
+		t.Fatal(err)
+	}
+	for n := at; n < at+10; n++ {
+		w.lose(fmt.Sprintf("ledger/%020d", n))
+	}
+	v, r = w.survey(t)
+	if exact := w.check(t, "moved, a snapshot tells", v, r); exact != kept {
+		t.Errorf("without the segments of the move: %d points exact", exact)
 	}
 }
 

@@ -3,7 +3,8 @@
 //
 // [Survey] looks for points wherever they are written: in the segments of the ledger
 // that still open, in catalog snapshots, in copies of points. Of each it says whether
-// all that it needs is there. Disks that no point explains any more are put together
+// all that it needs is there; chunk tables that prune has written once more are followed
+// through the facts and snapshots that tell of them. Disks that no point explains any more are put together
 // from what the footers of packs say of their chunks. [Found.Write] and
 // [Loose.Write] write a disk as a raw image.
 //

@@ -95,8 +95,9 @@ func Survey(ctx context.Context, v *vault.Vault, tell func(string)) (Result, err
 	var r Result
 	found := map[id.Point]*Found{}
 	forgotten := map[id.Point]bool{}
+	moved := newSuccessors()
 	tell("the ledger")
-	if err := r.ledger(ctx, v, found, forgotten); err != nil {
+	if err := r.ledger(ctx, v, found, forgotten, moved); err != nil {
 		return r, err
 	}
 	tell("snapshots and copies of points")
@@ -107,6 +108,7 @@ func Survey(ctx context.Context, v *vault.Vault, tell func(string)) (Result, err
 			}
 			continue
 		}
+		moved.point(p)
 		if p.Forgotten != 0 {
 			forgotten[p.Point] = true
 		} else if found[p.Point] == nil {
@@ -130,11 +132,9 @@ func Survey(ctx context.Context, v *vault.Vault, tell func(string)) (Result, err
 	})
 	for n, f := range all {
 		tell(fmt.Sprintf("point %d of %d", n+1, len(all)))
-		report, err := restore.Verify(ctx, v, f.PointCommitted, restore.Options{})
-		if err != nil && !errors.Is(err, vault.ErrDamaged) {
+		if err := f.look(ctx, v, moved); err != nil {
 			return r, err
 		}
-		f.Damage = report.Damages
 		for n, d := range f.Disks {
 			if f.Whole(n) {
 				explained[vault.PackDisk{Guest: f.Guest, Disk: d.Disk}] = true
@@ -186,9 +186,9 @@ func (r *Result) blame(ctx context.Context, v *vault.Vault, strangers map[id.Job
 	return nil
 }
 
-// ledger collects the points of every segment that opens, and what is wrong with the
-// ledger as a whole.
-func (r *Result) ledger(ctx context.Context, v *vault.Vault, found map[id.Point]*Found, forgotten map[id.Point]bool) error {
+// ledger collects the points of every segment that opens, the tables that were written
+// once more, and what is wrong with the ledger as a whole.
+func (r *Result) ledger(ctx context.Context, v *vault.Vault, found map[id.Point]*Found, forgotten map[id.Point]bool, moved successors) error {
 	r.jobs = map[id.Job]bool{}
 	for rec, err := range records(ctx, v) {
 		if err != nil {
@@ -203,6 +203,8 @@ func (r *Result) ledger(ctx context.Context, v *vault.Vault, found map[id.Point]
 			found[f.Point] = &Found{PointCommitted: f, From: FromLedger, order: rec.Position}
 		case events.PointForgotten:
 			forgotten[f.Point] = true
+		case events.TableReplaced:
+			moved.told[f.Old.Name] = f.New
 		}
 	}
 	l, err := ledger.Open(ctx, v, ledger.Options{})
