@@ -43,3 +43,7 @@ import "errors"
 // ErrStale: somebody has come to need, or has retired, what was to be retired.
 // Looking again finds what is left.
 var ErrStale = errors.New("the vault has changed meanwhile")
+
+// ErrNotMoved: what is needed of sparse packs could not be copied elsewhere. They stay
+// as they are; nothing is lost by it.
+var ErrNotMoved = errors.New("sparse packs were not moved")

@@ -3,12 +3,9 @@ package prune
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"math"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,7 +17,6 @@ import (
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/vault"
-	"github.com/millrace-backup/millrace/vault/store"
 )
 
 // Options say how far a look goes.
@@ -50,6 +46,10 @@ type Plan struct {
 	Strange  []string // objects in the folders of packs and tables that have no such name
 	Read     Reading
 	Held     int // forgotten points that a running job may build upon
+	// Holders are the jobs that have not ended for which something was left, in the order
+	// of the ledger: forgotten points, tables that are not replaced, packs and objects of
+	// their own. One that has died holds it until it is fenced.
+	Holders []*catalog.Job
 
 	tables map[id.Object]bool // chunk tables that were looked into, by name
 	guests map[id.Guest]bool  // those whose tables are to be replaced
@@ -129,6 +129,12 @@ func Look(ctx context.Context, v *vault.Vault, s *catalog.State, o Options) (*Pl
 	for _, p := range live {
 		if p.Forgotten != 0 {
 			l.plan.Held++
+			l.hold(builders(openJobs(s, o.Self), p)...)
+		}
+	}
+	for _, j := range s.Jobs {
+		if o.Full && j.ID != o.Self && j.Open() {
+			l.hold(j)
 		}
 	}
 	l.plan.Tables = unneededTables(s, live, dead)
@@ -149,7 +155,17 @@ func Look(ctx context.Context, v *vault.Vault, s *catalog.State, o Options) (*Pl
 			return nil, err
 		}
 	}
+	slices.SortFunc(l.plan.Holders, func(a, b *catalog.Job) int { return cmp.Compare(a.Position, b.Position) })
 	return l.plan, nil
+}
+
+// hold notes for whom something is left.
+func (l *look) hold(jobs ...*catalog.Job) {
+	for _, j := range jobs {
+		if !slices.Contains(l.plan.Holders, j) {
+			l.plan.Holders = append(l.plan.Holders, j)
+		}
+	}
 }
 
 // suspects are the packs that tables nobody needs any more name; with Full, all.
@@ -215,7 +231,13 @@ func (l *look) forgotten(t events.TableRef) error {
 // the ledger is not running: a job says that it begins before it stores.
 func (l *look) over(job id.Job) bool {
 	j := l.s.Jobs[job]
-	return j == nil || !j.Open()
+	if j == nil || !j.Open() {
+		return true
+	}
+	if job != l.o.Self {
+		l.hold(j)
+	}
+	return false
 }
 
 // atOnce is how many indexes are read at the same time: a bucket answers slowly.
@@ -288,9 +310,12 @@ func (l *look) salvage(job id.Job) bool {
 
 // sparse counts what is needed of the packs that may have become sparse.
 func (l *look) sparse(log *spill.Log, live []*catalog.Point) error {
+	if l.o.Sparse == 0 {
+		return nil
+	}
 	busy, wanted, read := l.busy(live), map[table.PackRef]*suspect{}, map[uint32]bool{}
 	for ref, p := range l.packs {
-		if l.o.Sparse > 0 && p.free*100 >= p.known.Size*int64(100-l.o.Sparse) && !slices.ContainsFunc(p.by, busy) {
+		if p.free*100 >= p.known.Size*int64(100-l.o.Sparse) && !slices.ContainsFunc(p.by, busy) {
 			wanted[ref] = p
 			for _, n := range p.by {
 				read[n] = true
@@ -325,17 +350,21 @@ func (l *look) sparse(log *spill.Log, live []*catalog.Point) error {
 // busy says which tables are not to be replaced: those of guests that a running job
 // may have, which may be about to build upon them.
 func (l *look) busy(live []*catalog.Point) func(uint32) bool {
-	held := map[id.Object]bool{}
+	held := map[id.Object][]*catalog.Job{}
 	for _, j := range openJobs(l.s, l.o.Self) {
 		for _, p := range live {
 			if mayHave(j, p.Guest) {
 				for _, t := range p.Names() {
-					held[t.Name] = true
+					held[t.Name] = append(held[t.Name], j)
 				}
 			}
 		}
 	}
-	return func(n uint32) bool { return held[l.live[n].Name] }
+	return func(n uint32) bool {
+		by := held[l.live[n].Name]
+		l.hold(by...)
+		return len(by) > 0
+	}
 }
 
 // needed tells of each chunk that is listed, once.
@@ -412,59 +441,4 @@ func (l *look) choose(r *rows, wanted map[table.PackRef]*suspect, needed []int64
 		out[uint32(n)] = &l.plan.Sparse[len(l.plan.Sparse)-1]
 	}
 	return out
-}
-
-// strays are objects that no fact names: of jobs that died before they could say
-// what they had stored.
-func (l *look) strays() error {
-	named := map[string]bool{}
-	for _, p := range l.s.Points {
-		for _, t := range p.Names() {
-			named[table.ObjectName(t)] = true
-		}
-	}
-	for _, folder := range []string{"packs/", "tables/"} {
-		for e, err := range l.v.Store.List(l.ctx, folder) {
-			if err != nil {
-				return fmt.Errorf("list %s of the vault: %w", folder[:len(folder)-1], err)
-			}
-			l.stray(e, folder, named)
-		}
-	}
-	return nil
-}
-
-func (l *look) stray(e store.Entry, folder string, named map[string]bool) {
-	if named[e.Name] {
-		return
-	}
-	var job id.Job
-	var object id.Object
-	where, name := path.Split(strings.TrimPrefix(e.Name, folder))
-	if job.UnmarshalText([]byte(strings.TrimSuffix(where, "/"))) != nil || object.UnmarshalText([]byte(name)) != nil {
-		l.plan.Strange = append(l.plan.Strange, e.Name)
-		return
-	}
-	if folder == "packs/" && l.s.Packs[catalog.PackKey{Job: job, Pack: object}] != nil || l.s.Tables[object] != 0 || l.retired(folder, object) {
-		return
-	}
-	j := l.s.Jobs[job]
-	switch {
-	case j == nil || j.Open():
-	case folder == "packs/":
-		l.plan.Packs = append(l.plan.Packs, events.PackName{Job: job, Pack: object, Size: e.Size})
-	default:
-		l.plan.Tables = append(l.plan.Tables, events.TableRef{Job: job, Name: object, Size: e.Size})
-	}
-}
-
-// retired reports whether an object that is not in the catalog was retired before
-// and waits to be deleted.
-func (l *look) retired(folder string, object id.Object) bool {
-	for _, r := range l.s.Retired {
-		if folder == "packs/" && slices.ContainsFunc(r.Packs, func(p events.PackName) bool { return p.Pack == object }) {
-			return true
-		}
-	}
-	return false
 }

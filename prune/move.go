@@ -13,6 +13,7 @@ import (
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/store"
 )
 
 type chunkIDs map[id.Domain]*chunk.IDs
@@ -24,6 +25,7 @@ type moved struct {
 	gone    events.PacksRetired
 	bytes   int64 // sealed, of the chunks
 	written int64
+	passed  []error // packs that stay, because something of them is damaged or missing
 }
 
 // where is a chunk's place.
@@ -36,7 +38,8 @@ type where struct {
 // that name them once more. Sealed chunks are bound to the vault and to their id,
 // not to their pack, so their bytes stay as they are; each is opened, unpacked and
 // compared with its id before it counts as copied. A pack in which one is
-// damaged stays: the chunks beside it are not to be lost sight of.
+// damaged stays, as does one that is missing: the chunks beside it are not to be
+// lost sight of.
 func (w *Work) move(ctx context.Context, p *Plan) (moved, error) {
 	m := moved{gone: events.PacksRetired{Why: "little of them was needed, which lies elsewhere now"}}
 	c := copier{w: w, m: &m, to: map[where]where{}, open: map[id.Domain]*filling{}}
@@ -47,7 +50,8 @@ func (w *Work) move(ctx context.Context, p *Plan) (moved, error) {
 		s := &p.Sparse[i]
 		err := c.copy(ctx, s)
 		if errors.Is(err, vault.ErrDamaged) {
-			continue // verify tells of it
+			m.passed = append(m.passed, fmt.Errorf("move what is needed of %s: %w", vault.PackName(s.Pack.Job, s.Pack.Pack), err))
+			continue
 		}
 		if err != nil {
 			return m, fmt.Errorf("move what is needed of %s: %w", vault.PackName(s.Pack.Job, s.Pack.Pack), err)
@@ -102,7 +106,7 @@ func (c *copier) abort() {
 func (c *copier) copy(ctx context.Context, s *Sparse) error {
 	info, err := vault.ReadPackFooter(ctx, c.w.Vault.Store, c.w.Vault.Keys, s.Pack.Job, s.Pack.Pack)
 	if err != nil {
-		return err
+		return missing(err)
 	}
 	entries := map[uint32]*vault.PackEntry{}
 	for i := range info.Entries {
@@ -127,7 +131,7 @@ func (c *copier) copy(ctx context.Context, s *Sparse) error {
 			err = c.prove(info.Domain, e, sealed)
 		}
 		if err != nil {
-			return err
+			return missing(err)
 		}
 		all = append(all, one{e, sealed}) // less than half a pack
 	}
@@ -137,6 +141,14 @@ func (c *copier) copy(ctx context.Context, s *Sparse) error {
 		}
 	}
 	return nil
+}
+
+// missing has a pack that is not there count as damaged.
+func missing(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("%w: %w", vault.ErrDamaged, err)
+	}
+	return err
 }
 
 // prove makes sure that a sealed chunk is the one that it should be.

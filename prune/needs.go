@@ -42,8 +42,7 @@ const Verb = "prune"
 func Split(s *catalog.State, self id.Job) (live, dead []*catalog.Point) {
 	running := openJobs(s, self)
 	for _, p := range s.Points {
-		held := slices.ContainsFunc(running, func(j *catalog.Job) bool { return j.Position < p.Forgotten && mayHave(j, p.Guest) })
-		if p.Forgotten == 0 || held {
+		if p.Forgotten == 0 || len(builders(running, p)) > 0 {
 			live = append(live, p)
 		} else {
 			dead = append(dead, p)
@@ -53,6 +52,11 @@ func Split(s *catalog.State, self id.Job) (live, dead []*catalog.Point) {
 	slices.SortFunc(live, byPosition)
 	slices.SortFunc(dead, byPosition)
 	return live, dead
+}
+
+// builders are those of some running jobs that may build upon a forgotten point.
+func builders(running []*catalog.Job, p *catalog.Point) []*catalog.Job {
+	return slices.DeleteFunc(slices.Clone(running), func(j *catalog.Job) bool { return j.Position >= p.Forgotten || !mayHave(j, p.Guest) })
 }
 
 // chunkTables are the chunk tables that points name, each once, with the points.

@@ -38,30 +38,21 @@ type Retired struct {
 	Moved         int   // sparse packs, of Packs
 	MovedBytes    int64 // what was needed of them and lies elsewhere now
 	Written       int64 // bytes of the packs and tables that were written for it
+	// Passed says which sparse packs stay, because what is needed of them is damaged or
+	// missing.
+	Passed []error
 }
 
 // Retire retires what a plan lists, in segments that name every object in their
-// clear header. ErrStale: the plan does not hold any more, for a point that needs
-// something of it or another run of prune was faster; what was done until then stands.
+// clear header: first what nobody needs, then what can be moved. ErrStale: the plan
+// does not hold any more, for a point that needs something of it or another run of
+// prune was faster; what was done until then stands. ErrNotMoved: only moving has
+// failed; all else of the plan is retired.
 //
 // A crash before a segment leaves what it retires in use, and new packs and tables
 // that nobody names; after it, retired objects that the next run deletes.
 func (w *Work) Retire(ctx context.Context, p *Plan) (out Retired, err error) {
 	guard := w.guard(ctx, p)
-	if len(p.Sparse) > 0 {
-		m, err := w.move(ctx, p)
-		if err != nil {
-			return out, err
-		}
-		if len(m.gone.Packs) > 0 {
-			if err := w.append(ctx, guard, m.gone, m.facts, m.in); err != nil {
-				return out, err
-			}
-			out.count(m.gone)
-			out.Moved, out.MovedBytes, out.Written = len(m.gone.Packs), m.bytes, m.written
-			out.Bytes -= m.written
-		}
-	}
 	packs, tables := p.Packs, p.Tables
 	for len(packs)+len(tables) > 0 {
 		var f events.PacksRetired
@@ -74,6 +65,22 @@ func (w *Work) Retire(ctx context.Context, p *Plan) (out Retired, err error) {
 			return out, err
 		}
 		out.count(f)
+	}
+	if len(p.Sparse) == 0 {
+		return out, nil
+	}
+	m, err := w.move(ctx, p)
+	out.Passed = m.passed
+	if err != nil {
+		return out, fmt.Errorf("%w: %w", ErrNotMoved, err)
+	}
+	if len(m.gone.Packs) > 0 {
+		if err := w.append(ctx, guard, m.gone, m.facts, m.in); err != nil {
+			return out, err
+		}
+		out.count(m.gone)
+		out.Moved, out.MovedBytes, out.Written = len(m.gone.Packs), m.bytes, m.written
+		out.Bytes -= m.written
 	}
 	return out, nil
 }

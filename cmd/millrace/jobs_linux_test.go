@@ -34,6 +34,7 @@ func TestJobs(t *testing.T) {
 		{"one guest twice", oneGuestTwice},
 		{"dead job elsewhere", deadJobElsewhere},
 		{"paused job wakes", pausedJobWakes},
+		{"dead job holds points", deadJobHoldsPoints},
 		{"twins", twins},
 		{"many jobs", manyJobs},
 	} {
@@ -127,6 +128,42 @@ func deadJobElsewhere(t *testing.T, exe string) {
 		p.points(1)
 		p.run(0, "restore", "latest", "--to", p.path("out.raw"), "--force")
 		same(t, image, p.path("out.raw"))
+		p.noHeartbeats()
+	}
+}
+
+// A killed job may have built upon a point that is forgotten after it began. prune
+// fences it and gives the point's space back at once, whether or not its host is this.
+func deadJobHoldsPoints(t *testing.T, exe string) {
+	for _, here := range []bool{true, false} {
+		p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
+		image := p.image("disk.raw", 160)
+		point := p.run(0, "backup", image).Points[0]
+		must(t, workload.Random(image, 160<<20, 9))
+		r := p.underWay(image)
+		must(t, r.cmd.Process.Kill())
+		r.end(-1)
+		r.allGone()
+		if out, err := p.command("forget", point, "--force").CombinedOutput(); err != nil {
+			t.Fatalf("forget: %v\n%s", err, out)
+		}
+		q := p
+		if !here {
+			q = p.elsewhere()
+		}
+		var did struct {
+			Held    int   `json:"held_points"`
+			Retired int   `json:"retired_packs"`
+			Deleted int64 `json:"deleted_bytes"`
+		}
+		p.show("prune", &did, "--dry-run")
+		if did.Held != 1 || did.Retired != 0 {
+			t.Errorf("before: %+v", did)
+		}
+		q.show("prune", &did, "--margin", "0s")
+		if did.Held != 0 || did.Retired == 0 || did.Deleted < 100<<20 {
+			t.Errorf("same state folder %v: %+v", here, did)
+		}
 		p.noHeartbeats()
 	}
 }

@@ -40,11 +40,17 @@ func Prune(app *session.App, version string) *cobra.Command {
 		Long: `Give back the space of what no point needs any more.
 
 It takes two steps. First, packs and tables that no listed point names are retired:
-the ledger says that nobody may begin to need them. Packs of which little is needed
-are retired too, after that little has been copied elsewhere. Then, in a later run,
-they are deleted: when every job and every reader that began before has ended, and
---margin is over, for readers that cannot write to the vault and so cannot say that
-they are there. A run of prune deletes what earlier runs have retired.
+the ledger says that nobody may begin to need them. Then, in a later run, they are
+deleted: when every job and every reader that began before has ended, and --margin is
+over, for readers that cannot write to the vault and so cannot say that they are
+there. A run of prune deletes what earlier runs have retired. Jobs that died and hold
+something back are fenced first.
+
+With --sparse 50, packs of which less than 50 % is needed are retired too, after what
+is needed has been copied elsewhere. That writes tables of points once more. The copies
+of points that recover goes by if a vault has lost its whole ledger and its catalog
+snapshots name the tables from before, which are deleted then. So nothing is moved
+unless this is asked for.
 
 It looks at what has been forgotten since the last time; --full looks at the whole
 vault, and at what jobs that died have left behind.`,
@@ -54,7 +60,7 @@ vault, and at what jobs that died have left behind.`,
 	f := c.Flags()
 	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be done")
 	f.BoolVar(&o.full, "full", false, "look at all packs, tables and objects, not only at what was forgotten")
-	f.IntVar(&o.sparse, "sparse", 50, "move what is needed of packs of which less than this percentage is needed; 0: never")
+	f.IntVar(&o.sparse, "sparse", 0, "move what is needed of packs of which less than this percentage is needed; 0: packs are not moved")
 	f.DurationVar(&o.margin, "margin", prune.Margin, "how long what this run retires stays for readers that cannot write")
 	return c
 }
@@ -126,7 +132,7 @@ func (a verb) prune(ctx context.Context, o pruneOptions) error {
 		for _, r := range due {
 			out.DeletedBytes += r.Bytes
 		}
-	} else if !plan.Empty() || len(due) > 0 || slices.ContainsFunc(waiting, onlyJobs) {
+	} else if !plan.Empty() || len(plan.Holders) > 0 || len(due) > 0 || slices.ContainsFunc(waiting, onlyJobs) {
 		r := pruner{verb: a, o: o, v: v, plan: plan, look: look, out: &out, start: start}
 		if err := r.run(ctx); err != nil {
 			return fault.At("prune vault", v.Location, err)
@@ -155,6 +161,8 @@ type pruner struct {
 	start time.Time
 	work  prune.Work
 	guard ledger.Guard
+
+	passed []string // sparse packs that stay, and why
 }
 
 // maxRounds bounds how often a run looks again: after it was overtaken, and for what
@@ -187,8 +195,8 @@ func (r *pruner) run(ctx context.Context) (err error) {
 	}
 	r.guard = ledger.Guard{Job: job, Next: at}
 	err = r.retire(ctx)
-	if err == nil {
-		err = r.delete(ctx)
+	if err == nil || errors.Is(err, prune.ErrNotMoved) && ctx.Err() == nil {
+		err = errors.Join(err, r.delete(ctx))
 	}
 	end := events.JobFinished{Outcome: "done", DurationNS: r.Now().Sub(r.start).Nanoseconds()}
 	switch {
@@ -205,12 +213,24 @@ func (r *pruner) run(ctx context.Context) (err error) {
 	return errors.Join(err, endErr)
 }
 
-// retire retires what can be found, until nothing is left.
+// retire retires what can be found, until nothing is left. Moving that fails keeps
+// nothing else from being retired, and is told at the end.
 func (r *pruner) retire(ctx context.Context) error {
+	if r.plan != nil && len(r.plan.Holders) > 0 {
+		s, err := r.v.Now(ctx)
+		if err != nil {
+			return err
+		}
+		if err := r.bury(ctx, s, r.plan.Holders); err != nil {
+			return err
+		}
+		r.plan = nil // it is looked again, without those that had died
+	}
+	var notMoved error
 	for range maxRounds {
 		plan, err := r.next(ctx)
 		if err != nil {
-			return err
+			return errors.Join(notMoved, err)
 		}
 		if plan.Empty() {
 			break
@@ -221,17 +241,34 @@ func (r *pruner) retire(ctx context.Context) error {
 		r.out.RetiredBytes += did.Bytes
 		r.out.MovedPacks += did.Moved
 		r.out.MovedBytes += did.MovedBytes
-		if err != nil && !errors.Is(err, prune.ErrStale) {
-			return err
+		r.pass(did.Passed)
+		switch {
+		case errors.Is(err, prune.ErrStale):
+			continue
+		case errors.Is(err, prune.ErrNotMoved) && ctx.Err() == nil:
+			notMoved, r.look.Sparse = err, 0
+			continue
+		case err != nil:
+			return errors.Join(notMoved, err)
 		}
-		if err == nil && did.Packs+did.Tables == 0 {
+		if did.Packs+did.Tables == 0 {
 			break // what is left is damaged
 		}
 	}
 	// Signed before anything is deleted: an object may only be missing when whoever
 	// has no password can see who retired it.
 	_, err := r.v.Ledger.Checkpoint(ctx)
-	return err
+	return errors.Join(notMoved, err)
+}
+
+// pass tells once of each sparse pack that stays.
+func (r *pruner) pass(why []error) {
+	for _, err := range why {
+		if text := err.Error(); !slices.Contains(r.passed, text) {
+			r.passed = append(r.passed, text)
+			r.Note("millrace: left as it is: %s; millrace verify says which points need it", session.Plain(text))
+		}
+	}
 }
 
 // next is what to retire: what was found before the job began, then what is left.
@@ -257,7 +294,7 @@ func (r *pruner) delete(ctx context.Context) error {
 		return err
 	}
 	_, waiting := prune.Due(s, r.Now(), r.work.Job)
-	if err := r.bury(ctx, s, waiting); err != nil {
+	if err := r.bury(ctx, s, waitedFor(waiting)); err != nil {
 		return err
 	}
 	if s, err = r.v.Now(ctx); err != nil {
@@ -276,9 +313,8 @@ func (r *pruner) delete(ctx context.Context) error {
 	return nil
 }
 
-// bury fences jobs that have died, if something waits for nothing else.
-func (r *pruner) bury(ctx context.Context, s *catalog.State, waiting []prune.Waiting) error {
-	var jobs []*catalog.Job
+// waitedFor are the jobs that something retired waits for and for nothing else.
+func waitedFor(waiting []prune.Waiting) (jobs []*catalog.Job) {
 	for _, w := range waiting {
 		if !onlyJobs(w) {
 			continue
@@ -289,13 +325,18 @@ func (r *pruner) bury(ctx context.Context, s *catalog.State, waiting []prune.Wai
 			}
 		}
 	}
+	return jobs
+}
+
+// bury fences those of some jobs that have died.
+func (r *pruner) bury(ctx context.Context, s *catalog.State, jobs []*catalog.Job) error {
 	if len(jobs) == 0 {
 		return nil
 	}
 	host, _ := os.Hostname()
 	claims := lease.Claims{Job: r.work.Job, Store: r.v.Store, Ledger: r.v.Ledger, Catalog: s, Guard: &r.guard,
 		Waiting: func(j *catalog.Job) {
-			r.Note("waiting to see whether job %s of host %s is running: what was retired after it began waits for it", j.ID, session.Plain(j.Started.Host))
+			r.Note("waiting to see whether job %s of host %s is running: what it may need is not given back before it has ended", j.ID, session.Plain(j.Started.Host))
 		},
 		Died: func(j *catalog.Job) bool {
 			return j.Started.Host == host && lease.FolderDied(filepath.Join(r.Settings.State, "jobs", j.ID.String()))
