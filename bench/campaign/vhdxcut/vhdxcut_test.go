@@ -10,7 +10,7 @@ import (
 
 // Trials of the campaign, of most kinds.
 func TestShort(t *testing.T) {
-	for _, n := range []int{0, 1, 2, 3, 8, 11, 25, 33, 42} {
+	for _, n := range []int{0, 1, 3, 8, 25, 33} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			b := vhdxcut.Bench{Dir: t.TempDir()}
 			out, err := b.Trial(t.Context(), n, rand.New(rand.NewPCG(1, uint64(n))))
