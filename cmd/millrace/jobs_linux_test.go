@@ -140,7 +140,9 @@ func deadJobHoldsPoints(t *testing.T, exe string) {
 		image := p.image("disk.raw", 160)
 		point := p.run(0, "backup", image).Points[0]
 		must(t, workload.Random(image, 160<<20, 9))
-		r := p.underWay(image)
+		// Killed as soon as it has its guest: on a fast machine it has a point soon after.
+		r := p.start("backup", image, "--codec", "zstd", "--parallel", "seal=1")
+		r.until(func(l line) bool { return l.Type == "fact" && l.Kind == "GuestInspected" })
 		must(t, r.cmd.Process.Kill())
 		r.end(-1)
 		r.allGone()
