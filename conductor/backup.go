@@ -101,8 +101,21 @@ func (j *job) proceed(ctx context.Context) (Summary, error) {
 		if err := j.run(ctx); err != nil {
 			j.stop(flow.AsFault(err, "conductor"))
 		}
+		if j.stopped() == nil {
+			j.heal(ctx)
+		}
 	}
 	return j.finish(ctx)
+}
+
+// heal has points that were found damaged read what this job has stored again. What
+// goes wrong with that is no reason to call the backup anything but done: the points
+// stay marked, and the next job tries it too.
+func (j *job) heal(ctx context.Context) {
+	done, err := known.Heal(ctx, j.o.Vault, j.o.Ledger, j.o.Catalog, j.id, j.o.Index)
+	if err != nil || done.Tables+done.Left > 0 {
+		j.log.Info("damaged points", zap.Int("chunks healed", done.Chunks), zap.Int("left", done.Left), zap.Int("tables", done.Tables), zap.Error(err))
+	}
 }
 
 // plan lists guests and disks with the points they are compared with.

@@ -30,6 +30,7 @@ func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.Dis
 	}
 	p := known.Points[len(known.Points)-1]
 	distrusted := map[flow.PackID]bool{}
+	var tables []events.TableRef
 	for _, d := range disks {
 		same := sameDisk(&p.PointCommitted, d)
 		old = append(old, same)
@@ -43,11 +44,16 @@ func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.Dis
 		if !m.Within(j.work.Domain) {
 			return point, none, fmt.Sprintf("the chunks of point %s are of another domain, so that nothing of it can be referred to", id.Short(p.Point))
 		}
+		tables = append(tables, same.Chunks...)
 		for k := range m.Packs() {
 			if !j.index.Trusts(catalog.PackKey{Job: k.Job, Pack: k.Name}) {
 				distrusted[flow.PackID(k)] = true
 			}
 		}
+	}
+	withdrawn, err := j.index.Listed(ctx, j.o.Vault, tables, distrusted)
+	if err != nil {
+		return point, none, fmt.Sprintf("parent's tables cannot be read: %v", err)
 	}
 	if len(j.work.Distrusted)+len(distrusted) > maxDistrusted {
 		return point, none, fmt.Sprintf("%d packs that point %s names are lost or not to be used", len(distrusted), id.Short(p.Point))
@@ -55,9 +61,13 @@ func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.Dis
 	for k := range distrusted {
 		j.work.Distrusted = append(j.work.Distrusted, k)
 	}
+	j.work.Withdrawn = append(j.work.Withdrawn, withdrawn...)
 	why = "the source does not track changes, so all data is read and compared with point " + id.Short(p.Point)
 	if len(distrusted) > 0 {
 		why += fmt.Sprintf("; what it has in %d packs that are lost or not to be used is stored again", len(distrusted))
+	}
+	if len(withdrawn) > 0 {
+		why += fmt.Sprintf("; %d of its chunks are damaged, and stored again", len(withdrawn))
 	}
 	return p.Point, old, why
 }

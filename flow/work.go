@@ -27,10 +27,12 @@ type Work struct {
 	Position   uint64       `json:"position"` // of the job's first fact in the ledger
 	Index      []string     `json:"index"`    // chunk index files
 	// Distrusted are packs that a parent's tables name and that nothing new may
-	// refer to: gone, of another size, retired, or with withdrawn chunks.
+	// refer to: gone, of another size, retired, or withdrawn.
 	Distrusted []PackID `json:"distrusted,omitempty"`
-	Ledger     string   `json:"ledger"`             // folder of the local segment cache
-	Sidecars   string   `json:"sidecars,omitempty"` // folder of the disks' block hashes; none: compare by chunk id
+	// Withdrawn are chunks that nothing new may refer to where they are in other packs.
+	Withdrawn []Place `json:"withdrawn,omitempty"`
+	Ledger    string  `json:"ledger"`             // folder of the local segment cache
+	Sidecars  string  `json:"sidecars,omitempty"` // folder of the disks' block hashes; none: compare by chunk id
 	// How long a vault that fails, or is away, is waited for. 0: the defaults.
 	WaitIO   time.Duration `json:"wait_io,omitempty"`
 	WaitGone time.Duration `json:"wait_gone,omitempty"`
@@ -42,6 +44,12 @@ type Work struct {
 type PackID struct {
 	Job  id.Job    `json:"job"`
 	Name id.Object `json:"name"`
+}
+
+// Place is a chunk in one pack.
+type Place struct {
+	Pack  PackID   `json:"pack"`
+	Chunk id.Chunk `json:"chunk"`
 }
 
 // WorkGuest is one guest of the job.

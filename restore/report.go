@@ -26,6 +26,9 @@ type Damage struct {
 	// Chunk is the damaged chunk; zero when the object as a whole is missing or
 	// cannot be understood.
 	Chunk id.Chunk
+	// Domain and where in the pack the point's tables have the chunk, in bytes.
+	Domain          id.Domain
+	At, Stored, Raw int64
 	// Cause is why; errors.Is(Cause, vault.ErrDamaged) holds.
 	Cause error
 	// Ranges of the point's disks that need it, in order. For a pack whose footer
@@ -127,7 +130,8 @@ func (ds *damages) pack(k packKey, size int64, cause error) {
 
 func (ds *damages) chunk(p place, cause error) {
 	if ds.chunks[p] == nil && ds.room() {
-		ds.chunks[p] = &Damage{Object: p.key().name(), Pack: events.PackName{Job: p.job, Pack: p.pack}, Chunk: p.chunk, Cause: cause}
+		ds.chunks[p] = &Damage{Object: p.key().name(), Pack: events.PackName{Job: p.job, Pack: p.pack}, Chunk: p.chunk,
+			Domain: p.domain, At: p.at, Stored: p.stored, Raw: p.raw, Cause: cause}
 	}
 }
 

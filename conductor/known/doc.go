@@ -7,6 +7,7 @@
 //
 // A chunk that is known must be there when somebody restores it. So nothing is
 // known that lies in a pack which is missing, has another size than the ledger
-// says, was retired, or holds a chunk that was withdrawn. What cannot be read
-// is not known: that costs space and no data, and no backup waits for it.
+// says, was retired, or was withdrawn as a whole, and no chunk that was withdrawn by
+// itself. What cannot be read is not known: that costs space and no data, and no
+// backup waits for it.
 package known

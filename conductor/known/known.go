@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/millrace-backup/millrace/catalog"
@@ -22,10 +23,11 @@ import (
 type Index struct {
 	Files   []string                 // see catalog/chunkindex
 	trusted map[catalog.PackKey]bool // packs that are as the ledger has them
+	bad     catalog.Bad              // what was withdrawn
 }
 
 // Trusts reports whether the pack was in the vault as the ledger has it, and
-// neither retired nor found to hold a damaged chunk.
+// neither retired nor withdrawn as a whole.
 func (x Index) Trusts(p catalog.PackKey) bool { return x.trusted[p] }
 
 // Refresh looks which packs are in the vault, brings the host's chunk index
@@ -34,13 +36,14 @@ func (x Index) Trusts(p catalog.PackKey) bool { return x.trusted[p] }
 // chunks of the default domain are in it, and only those in packs that may be
 // trusted to restore. A table that cannot be read places nothing.
 func Refresh(ctx context.Context, v *vault.Vault, s *catalog.State, folder string) (Index, error) {
-	trusted, err := trustedPacks(ctx, v, s)
+	bad := s.Bad(0)
+	trusted, err := trustedPacks(ctx, v, s, bad)
 	if err != nil {
 		return Index{}, err
 	}
-	// A source places other chunks when other packs are trusted, so the name that
-	// its rows are kept under says which were not.
-	salt := distrustedSum(s, trusted)
+	// A source places other chunks when other packs are trusted, or other chunks
+	// were withdrawn, so the name that its rows are kept under says which were.
+	salt := distrustedSum(s, trusted, bad)
 	var sources []chunkindex.Source
 	seen := map[id.Object]bool{}
 	for _, p := range s.Listed() {
@@ -48,7 +51,7 @@ func Refresh(ctx context.Context, v *vault.Vault, s *catalog.State, folder strin
 			for _, ref := range d.Chunks {
 				if !ref.Name.IsZero() && !seen[ref.Name] {
 					seen[ref.Name] = true
-					sources = append(sources, chunkindex.Source{Name: salted(ref.Name, salt), Rows: tableRows(v, trusted, ref)})
+					sources = append(sources, chunkindex.Source{Name: salted(ref.Name, salt), Rows: tableRows(v, trusted, bad, ref)})
 				}
 			}
 		}
@@ -58,15 +61,15 @@ func Refresh(ctx context.Context, v *vault.Vault, s *catalog.State, folder strin
 		if !trusted[key] || p.Domain != v.Config.DefaultDomain || (job != nil && job.Finished != nil && job.Finished.Outcome == "done") {
 			continue
 		}
-		sources = append(sources, chunkindex.Source{Name: salted(key.Pack, salt), Rows: footerRows(v, key)})
+		sources = append(sources, chunkindex.Source{Name: salted(key.Pack, salt), Rows: footerRows(v, key, bad[key])})
 	}
 	files, err := chunkindex.Refresh(ctx, folder, sources)
-	return Index{Files: files, trusted: trusted}, err
+	return Index{Files: files, trusted: trusted, bad: bad}, err
 }
 
 // trustedPacks are the packs that are in the vault with the size the ledger says,
-// and that were neither retired nor found to hold a damaged chunk.
-func trustedPacks(ctx context.Context, v *vault.Vault, s *catalog.State) (map[catalog.PackKey]bool, error) {
+// and that were neither retired nor withdrawn as a whole.
+func trustedPacks(ctx context.Context, v *vault.Vault, s *catalog.State, bad catalog.Bad) (map[catalog.PackKey]bool, error) {
 	trusted := map[catalog.PackKey]bool{}
 	for e, err := range v.Store.List(ctx, "packs/") {
 		if err != nil {
@@ -77,25 +80,29 @@ func trustedPacks(ctx context.Context, v *vault.Vault, s *catalog.State) (map[ca
 		if key.Job.UnmarshalText([]byte(strings.TrimSuffix(folder, "/"))) != nil || key.Pack.UnmarshalText([]byte(name)) != nil {
 			continue // not a pack's name
 		}
-		if p := s.Packs[key]; p != nil && p.Retired == 0 && p.Size == e.Size {
+		if p := s.Packs[key]; p != nil && p.Retired == 0 && p.Size == e.Size && !bad.Whole(key) {
 			trusted[key] = true
 		}
-	}
-	for w := range s.Withdrawn {
-		delete(trusted, w.PackKey)
 	}
 	return trusted, nil
 }
 
-// distrustedSum stands for the set of packs that are known and not trusted. It is
-// zero when there are none.
-func distrustedSum(s *catalog.State, trusted map[catalog.PackKey]bool) (sum id.Object) {
+// distrustedSum stands for the set of packs that are known and not trusted, and of
+// chunks that were withdrawn from others. It is zero when there are none.
+func distrustedSum(s *catalog.State, trusted map[catalog.PackKey]bool, bad catalog.Bad) (sum id.Object) {
+	add := func(parts ...[]byte) {
+		one := id.Sum(slices.Concat(parts...))
+		for i := range sum { // in whatever order they come
+			sum[i] ^= one[i]
+		}
+	}
 	for key := range s.Packs {
 		if !trusted[key] {
-			one := id.Sum(append(key.Job[:], key.Pack[:]...))
-			for i := range sum { // in whatever order they come
-				sum[i] ^= one[i]
-			}
+			add(key.Job[:], key.Pack[:])
+			continue
+		}
+		for c := range bad[key] {
+			add(key.Job[:], key.Pack[:], c[:])
 		}
 	}
 	return sum
@@ -108,7 +115,7 @@ func salted(name, salt id.Object) id.Object {
 	return id.Sum(append(name[:], salt[:]...))
 }
 
-func tableRows(v *vault.Vault, trusted map[catalog.PackKey]bool, ref events.TableRef) func(context.Context) iter.Seq2[chunkindex.Row, error] {
+func tableRows(v *vault.Vault, trusted map[catalog.PackKey]bool, bad catalog.Bad, ref events.TableRef) func(context.Context) iter.Seq2[chunkindex.Row, error] {
 	// What the ledger says of the table must not block the backup that would
 	// make a point which does not need it.
 	lost := func(err error) error {
@@ -133,7 +140,8 @@ func tableRows(v *vault.Vault, trusted map[catalog.PackKey]bool, ref events.Tabl
 					return
 				}
 				p := t.Packs()[r.Pack]
-				if !trusted[catalog.PackKey{Job: p.Job, Pack: p.Name}] {
+				key := catalog.PackKey{Job: p.Job, Pack: p.Name}
+				if !trusted[key] || bad.Has(key, r.Chunk) {
 					continue // nothing new may refer to it
 				}
 				place := chunkindex.Place{Job: p.Job, Pack: p.Name, Offset: r.Offset, Stored: r.Stored, Raw: r.Raw}
@@ -145,7 +153,7 @@ func tableRows(v *vault.Vault, trusted map[catalog.PackKey]bool, ref events.Tabl
 	}
 }
 
-func footerRows(v *vault.Vault, key catalog.PackKey) func(context.Context) iter.Seq2[chunkindex.Row, error] {
+func footerRows(v *vault.Vault, key catalog.PackKey, bad map[id.Chunk]bool) func(context.Context) iter.Seq2[chunkindex.Row, error] {
 	return func(ctx context.Context) iter.Seq2[chunkindex.Row, error] {
 		return func(yield func(chunkindex.Row, error) bool) {
 			info, err := vault.ReadPackFooter(ctx, v.Store, v.Keys, key.Job, key.Pack)
@@ -155,6 +163,9 @@ func footerRows(v *vault.Vault, key catalog.PackKey) func(context.Context) iter.
 				return
 			}
 			for _, e := range info.Entries {
+				if bad[e.Chunk] {
+					continue
+				}
 				place := chunkindex.Place{Job: key.Job, Pack: key.Pack, Offset: e.Offset, Stored: e.Stored, Raw: e.Raw}
 				if !yield(chunkindex.Row{Chunk: e.Chunk, Place: place}, nil) {
 					return

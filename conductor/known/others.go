@@ -93,6 +93,6 @@ func (o *Others) rows(key catalog.PackKey, size int64) func(context.Context) ite
 				yield(chunkindex.Row{}, fmt.Errorf("%w: %w", chunkindex.ErrUnreadable, err))
 			}
 		}
-		return footerRows(o.Vault, key)(ctx)
+		return footerRows(o.Vault, key, nil)(ctx)
 	}
 }

@@ -49,12 +49,17 @@ type stage struct {
 	old    []table.MapPiece
 	// distrusted packs may not be referred to: what only they have is new
 	distrusted map[flow.PackID]bool
-	parts      map[id.Chunk]flow.Verdict // of the parcel's splices
+	// withdrawn are chunks that may not be referred to where the parent has them
+	withdrawn map[flow.Place]bool
+	parts     map[id.Chunk]flow.Verdict // of the parcel's splices
 }
 
 // Run is the stage.
 func Run(ctx context.Context, w *flow.Worker, index Index, open OpenMap) error {
-	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, distrusted: w.Config.Work.DistrustedPacks(), parts: map[id.Chunk]flow.Verdict{}}
+	s := &stage{w: w, index: index, recent: w.Arena.Recent(), open: open, distrusted: w.Config.Work.DistrustedPacks(), withdrawn: map[flow.Place]bool{}, parts: map[id.Chunk]flow.Verdict{}}
+	for _, p := range w.Config.Work.Withdrawn {
+		s.withdrawn[p] = true
+	}
 	return w.Pump(ctx, arena.NoSlot, s.decide)
 }
 
@@ -176,7 +181,7 @@ func (s *stage) verdict(x *flow.Piece, p *flow.Parcel, at *int) flow.Verdict {
 	case p.Fresh:
 		return flow.New
 	case x.Raw == 0 && o != nil && !o.Zero && o.Offset == from && o.Length == int64(x.Length) && o.Chunk == x.Chunk && o.ChunkOffset == 0 &&
-		o.Domain == s.w.Config.Work.Domain && !s.distrusted[flow.PackID(o.Pack)]:
+		o.Domain == s.w.Config.Work.Domain && s.trusts(flow.PackID(o.Pack), o.Chunk):
 		return flow.Unchanged
 	case s.recent.Has(x.Chunk) || s.known(x.Chunk):
 		return flow.Known
@@ -184,8 +189,13 @@ func (s *stage) verdict(x *flow.Piece, p *flow.Parcel, at *int) flow.Verdict {
 	return flow.New
 }
 
-// known reports whether the chunk lay in a pack that may be referred to.
+// known reports whether the chunk lies where it may be referred to.
 func (s *stage) known(c id.Chunk) bool {
 	p, ok := s.index.Find(c)
-	return ok && !s.distrusted[flow.PackID{Job: p.Job, Name: p.Pack}]
+	return ok && s.trusts(flow.PackID{Job: p.Job, Name: p.Pack}, c)
+}
+
+// trusts reports whether a chunk may be referred to in a pack.
+func (s *stage) trusts(p flow.PackID, c id.Chunk) bool {
+	return !s.distrusted[p] && !s.withdrawn[flow.Place{Pack: p, Chunk: c}]
 }

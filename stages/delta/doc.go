@@ -8,8 +8,8 @@
 // that lies in a durable pack; a chunk whose pack is still being written is New,
 // and a second copy of it is stored: an answer that points at bytes in flight
 // loses data when messages overtake each other. What lies in a pack that the job
-// distrusts is neither: it is New, and the point that comes of it does not need
-// that pack. A parcel with nothing new goes
+// distrusts is neither, nor is a chunk that was withdrawn there: it is New, and the
+// point that comes of it does not need that place. A parcel with nothing new goes
 // straight to the indexer, and so does one that is only read again to see that
 // the image held still.
 //

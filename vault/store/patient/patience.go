@@ -120,6 +120,10 @@ func (s *Spell) bound(err error) time.Duration {
 // Passing reports whether an error is one that is waited for.
 func Passing(err error) bool { return (&Patience{}).Spell().bound(err) > 0 }
 
+// Failing reports whether an error says that the store is there and does not do its
+// work: an I/O error, say, and not that it is away.
+func Failing(err error) bool { return !isOneOf(err, away()) && isOneOf(err, failing()) }
+
 func isOneOf(err error, list []syscall.Errno) bool {
 	var no syscall.Errno
 	if !errors.As(err, &no) {
