@@ -160,6 +160,10 @@ func keepSentence(r events.Record) string {
 		return fmt.Sprintf("%s and %s retired, %s, %s; not deleted before %s", count(len(f.Packs), "pack"), count(len(f.Tables), "table"), size(f.Bytes), f.Why, f.After)
 	case events.TableReplaced:
 		return fmt.Sprintf("chunk table %s replaced by %s: %s", id.Short(f.Old.Name), id.Short(f.New.Name), f.Why)
+	case events.ChunkWithdrawn:
+		return fmt.Sprintf("%d chunks (0: all) of pack %s withdrawn: %s", len(f.Chunks), id.Short(f.Pack), f.Cause)
+	case events.PointVerified:
+		return fmt.Sprintf("point %s verified (%s): %d chunks, packs or tables damaged", id.Short(f.Point), f.Mode, f.DamagedCount)
 	case events.ObjectsDeleted:
 		return fmt.Sprintf("what position %d retired is deleted, %s", f.Retired, size(f.Bytes))
 	}

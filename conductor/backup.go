@@ -3,6 +3,7 @@ package conductor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"os"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/heal"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/stages/indexer"
@@ -112,7 +114,7 @@ func (j *job) proceed(ctx context.Context) (Summary, error) {
 // goes wrong with that is no reason to call the backup anything but done: the points
 // stay marked, and the next job tries it too.
 func (j *job) heal(ctx context.Context) {
-	done, err := known.Heal(ctx, j.o.Vault, j.o.Ledger, j.o.Catalog, j.id, j.o.Index)
+	done, err := known.Heal(ctx, heal.Work{Vault: j.o.Vault, Ledger: j.o.Ledger, Job: j.id}, j.o.Catalog, j.o.Index)
 	if err != nil || done.Tables+done.Left > 0 {
 		j.log.Info("damaged points", zap.Int("chunks healed", done.Chunks), zap.Int("left", done.Left), zap.Int("tables", done.Tables), zap.Error(err))
 	}
@@ -141,8 +143,13 @@ func (j *job) plan(ctx context.Context) {
 		}
 		var old []*events.PointDisk
 		wg.Parent, old, wg.ScanReason = j.parent(ctx, g, disks)
+		cells, err := known.Cells(ctx, o.Vault, old, j.work.Withdrawn)
+		if err != nil {
+			wg.Parent, wg.ScanReason = id.Point{}, fmt.Sprintf("what of the parent is damaged cannot be told: %v", err)
+			old, cells = make([]*events.PointDisk, len(disks)), make([][]int64, len(disks))
+		}
 		for i, d := range disks {
-			j.work.Disks = append(j.work.Disks, flow.WorkDisk{Guest: uint32(n), Info: d, Parent: old[i]})
+			j.work.Disks = append(j.work.Disks, flow.WorkDisk{Guest: uint32(n), Info: d, Parent: old[i], Uncompared: cells[i]})
 		}
 		j.work.Guests = append(j.work.Guests, wg)
 		if p := o.Catalog.Points[wg.Parent]; p != nil {

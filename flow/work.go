@@ -69,6 +69,9 @@ type WorkDisk struct {
 	Guest  uint32            `json:"guest"`
 	Info   events.DiskInfo   `json:"info"`
 	Parent *events.PointDisk `json:"parent,omitempty"` // the same disk in the parent point
+	// Uncompared are cells in which the parent has chunks of Withdrawn, in order: that the
+	// bytes there are what they were is no reason not to store them.
+	Uncompared []int64 `json:"uncompared,omitempty"`
 }
 
 // Parcels is how many parcels the whole disk has.

@@ -1,6 +1,7 @@
 package heal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,48 +130,49 @@ func (e *Eye) Again(ctx context.Context, s *catalog.State, found []restore.Damag
 }
 
 // Pack looks at a pack of which not all bytes are those that it is named by, and
-// enters the chunks in it that are damaged; if none is, all of the pack.
-func (e *Eye) Pack(ctx context.Context, s *catalog.State, k catalog.PackKey, seen *Sight) error {
+// enters the chunks in it that are damaged and were not withdrawn before; if none is, and
+// none was, all of the pack. It returns why, if there is anything new.
+func (e *Eye) Pack(ctx context.Context, s *catalog.State, k catalog.PackKey, seen *Sight) (bad, stop error) {
 	p := s.Packs[k]
 	if p == nil || p.Retired != 0 {
 		seen.Passed++
-		return nil
+		return nil, nil
 	}
-	if whole, stop := e.verdict(ctx, e.whole(ctx, p)); stop != nil {
-		return stop
-	} else if whole != nil {
-		seen.add(k, id.Chunk{}, whole)
-		return nil
+	if bad, stop = e.verdict(ctx, e.whole(ctx, p)); stop != nil || bad != nil {
+		if bad != nil {
+			seen.add(k, id.Chunk{}, bad)
+		}
+		return bad, stop
 	}
 	info, err := vault.ReadPackFooter(ctx, e.store, e.v.Keys, k.Job, k.Pack)
 	if err != nil {
-		return err // it was whole just now
+		return nil, err // it was whole just now
 	}
-	some := false
+	before := s.Bad(0)
 	for _, c := range info.Entries {
-		bad, stop := e.verdict(ctx, prove(ctx, e.store, e.v.Keys, e.ids,
+		if before.Has(k, c.Chunk) {
+			continue
+		}
+		one, stop := e.verdict(ctx, prove(ctx, e.store, e.v.Keys, e.ids,
 			spot{domain: info.Domain, chunk: c.Chunk, pack: k, at: int64(c.Offset), stored: c.Stored, raw: c.Raw}))
 		if stop != nil {
-			return stop
+			return bad, stop
 		}
-		if bad != nil {
-			seen.add(k, c.Chunk, bad)
-			some = true
+		if one != nil {
+			seen.add(k, c.Chunk, one)
+			bad = cmp.Or(bad, one)
 		}
 	}
-	if some {
-		return nil
+	if bad != nil || before[k] != nil {
+		return bad, nil
 	}
-	whole, stop := e.verdict(ctx, restore.Pack(ctx, &vault.Vault{ID: e.v.ID, Config: e.v.Config, Store: e.store, Keys: e.v.Keys}, k.Job, k.Pack, p.Size))
-	switch {
-	case stop != nil:
-		return stop
-	case whole != nil:
-		seen.add(k, id.Chunk{}, whole)
-	default:
+	again := &vault.Vault{ID: e.v.ID, Config: e.v.Config, Store: e.store, Keys: e.v.Keys}
+	if bad, stop = e.verdict(ctx, restore.Pack(ctx, again, k.Job, k.Pack, p.Size)); bad != nil {
+		seen.add(k, id.Chunk{}, bad)
+	} else if stop == nil {
 		seen.Passed++
 	}
-	return nil
+	return bad, stop
 }
 
 // whole looks at a pack as an object, and at its footer.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
@@ -35,6 +36,9 @@ type Work struct {
 	Job    id.Job
 	Domain id.Domain // whose chunks are looked at
 	Index  Index     // of it
+	// Before and After are appended with what is healed, around it; nothing is if there
+	// is nothing to heal.
+	Before, After []events.Fact
 }
 
 // Replaced is what Replace has done.
@@ -94,7 +98,7 @@ func (w *Work) Replace(ctx context.Context, s *catalog.State) (out Replaced, err
 	if len(facts) == 0 {
 		return out, nil
 	}
-	_, err = w.Ledger.AppendGuarded(ctx, w.Job, r.guard(s.Next, seen), facts, objects, nil)
+	_, err = w.Ledger.AppendGuarded(ctx, w.Job, r.guard(s.Next, seen), slices.Concat(w.Before, facts, w.After), objects, nil)
 	return out, err
 }
 

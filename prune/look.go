@@ -178,6 +178,11 @@ func (l *look) suspects(dead []*catalog.Point) error {
 		}
 		return nil
 	}
+	for w := range l.s.Withdrawn { // tables that named it may have been replaced
+		if p := l.s.Packs[w.PackKey]; p != nil && p.Retired == 0 && l.over(p.PackKey.Job) {
+			l.packs[table.PackRef{Job: p.PackKey.Job, Name: p.PackKey.Pack}] = &suspect{known: p}
+		}
+	}
 	gone := map[id.Object]bool{}
 	for _, t := range l.plan.Tables {
 		gone[t.Name] = true

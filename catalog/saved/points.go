@@ -73,7 +73,10 @@ func copies(ctx context.Context, v *vault.Vault, s *catalog.State, from uint64) 
 }
 
 func putCopy(ctx context.Context, v *vault.Vault, p *catalog.Point) error {
-	record, err := events.EncodeRecord(events.NewRecord(p.Committed, p.Job, p.PointCommitted))
+	// As it was committed: whoever reads a copy follows TableReplaced where it can.
+	f := p.PointCommitted
+	f.Disks = p.AsCommitted()
+	record, err := events.EncodeRecord(events.NewRecord(p.Committed, p.Job, f))
 	if err != nil {
 		return err
 	}

@@ -21,9 +21,8 @@ func Of(w *flow.Work, disk uint32) (Key, At) {
 }
 
 // Usable reports whether a job compares blocks with those of the parent of a disk.
-// One that distrusts packs, or chunks that were withdrawn, does not: what only they
-// have is to be stored again.
+// One that distrusts packs does not: what only they have is to be stored again.
 func Usable(w *flow.Work, disk uint32) bool {
 	_, at := Of(w, disk)
-	return w.Sidecars != "" && at.Point != (id.Point{}) && len(w.Distrusted)+len(w.Withdrawn) == 0
+	return w.Sidecars != "" && at.Point != (id.Point{}) && len(w.Distrusted) == 0
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-backup/millrace/cmd/millrace/bench"
+	"github.com/millrace-backup/millrace/cmd/millrace/check"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/keep"
 	"github.com/millrace-backup/millrace/cmd/millrace/keys"
@@ -35,7 +36,7 @@ func (a *app) verbs() []*cobra.Command {
 		read.Points(a.App),
 		read.Show(a.App),
 		read.Restore(a.App),
-		read.Verify(a.App),
+		check.Verify(a.App, version().Version),
 		keep.Forget(a.App),
 		keep.Prune(a.App, version().Version),
 		keep.Pin(a.App),

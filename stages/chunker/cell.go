@@ -1,6 +1,8 @@
 package chunker
 
 import (
+	"slices"
+
 	"github.com/millrace-backup/millrace/catalog/sidecar"
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/flow"
@@ -38,6 +40,9 @@ func (k *cells) of(p *flow.Parcel, cell int64) *sidecar.Record {
 	}
 	if f == nil || p.Fresh || !f.Cell(cell, k.rec) {
 		return nil
+	}
+	if _, damaged := slices.BinarySearch(k.work.Disks[p.Disk].Uncompared, cell); damaged {
+		return nil // also what is as it was is looked up by its id
 	}
 	return k.rec
 }

@@ -135,7 +135,7 @@ func (a verb) recover(ctx context.Context, location, to string, points []string)
 	}
 	for _, err := range r.Damage {
 		if a.Settings.JSON {
-			a.PrintJSON(vaultDamageJSON{"damage", fault.ObjectOf(err), err.Error()})
+			a.PrintJSON(damageJSON{"damage", fault.ObjectOf(err), err.Error()})
 		} else {
 			fmt.Fprintf(a.Stdout, "damaged: %s\n", session.Plain(err.Error()))
 		}
@@ -359,4 +359,11 @@ func fileStem(name string) string {
 		return "guest"
 	}
 	return name[:len(name)-len(".raw")]
+}
+
+// damageJSON is an object of the vault that is wrong.
+type damageJSON struct {
+	Type   string `json:"type"`
+	Object string `json:"object"`
+	Cause  string `json:"cause"`
 }

@@ -1,10 +1,11 @@
-package read
+package check
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/heal"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/vault"
@@ -23,8 +25,11 @@ import (
 // is exact.
 const maxDamageFacts = 1000
 
-// Verify is the verb verify.
-func Verify(app *session.App) *cobra.Command {
+// verb gives this package's functions the App.
+type verb struct{ *session.App }
+
+// Verify is the verb verify of a program of this version.
+func Verify(app *session.App, version string) *cobra.Command {
 	a := verb{app}
 	var readData string
 	c := &cobra.Command{
@@ -42,13 +47,17 @@ read, so are packs as a whole, for chunks that no point refers to but the next
 backup would.
 
 Whatever is found wrong is listed with the ranges of the disks that need it, is
-recorded in the ledger, and ends in exit code 4.`,
+recorded in the ledger, and ends in exit code 4. What is wrong is looked at twice:
+a vault that is away, or answers late, is no damage. Chunks that are damaged are
+withdrawn: no backup refers to them any more, points that need them are marked, named
+or not, and the next backup that sees the same data stores it again. Then all these
+points read right once more, which verify --read-data confirms.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			percent, err := strconv.Atoi(strings.TrimSuffix(readData, "%"))
 			if err != nil || percent < 0 || percent > 100 {
 				return fault.Usage("--read-data %s: not a percentage", readData)
 			}
-			return a.verify(c.Context(), args, percent)
+			return a.verify(c.Context(), args, percent, version)
 		},
 	}
 	c.Flags().StringVar(&readData, "read-data", "0", "percentage of the chunks to read and check")
@@ -56,43 +65,56 @@ recorded in the ledger, and ends in exit code 4.`,
 	return c
 }
 
-func (a verb) verify(ctx context.Context, names []string, percent int) error {
+// run is one verification.
+type run struct {
+	verb
+	v       *session.Vault
+	names   []string
+	percent int
+	version string
+	began   time.Time
+	start   uint64 // where the ledger ended
+	eye     *heal.Eye
+	seen    *heal.Sight
+	told    map[string]bool // objects that a point has shown to be damaged
+	facts   []events.PointVerified
+	bad     []error // what is wrong
+	objects int     // of them, with the vault itself
+}
+
+func (a verb) verify(ctx context.Context, names []string, percent int, version string) error {
 	v, err := a.OpenVault(ctx)
 	if err != nil {
 		return err
 	}
-	bad, err := a.verifyVault(ctx, v)
-	if err != nil {
+	c := &run{verb: a, v: v, names: names, percent: percent, version: version, began: a.Now(), eye: heal.NewEye(v.Vault, 0, 0), seen: heal.NewSight(),
+		told: map[string]bool{}}
+	c.start, _, _ = v.Ledger.Head()
+	if c.bad, err = a.verifyVault(ctx, v); err != nil {
 		return fault.At("verify vault", v.Location, err)
 	}
-	objects, told := len(bad), map[string]bool{}
+	c.objects = len(c.bad)
+	c.heal(ctx)
 	points, release, err := a.hold(ctx, v, names, percent)
 	if err != nil {
-		return errors.Join(append(bad, err)...)
+		return errors.Join(append(c.bad, err)...)
 	}
 	defer release()
-	var facts []events.Fact
 	for _, p := range points {
-		fact, err := a.verifyPoint(ctx, v, p, percent, told)
-		if err != nil && !errors.Is(err, vault.ErrDamaged) {
+		if err := c.point(ctx, p); err != nil {
 			return fault.At("verify point", id.Short(p.Point), err)
 		}
-		facts = append(facts, fact)
-		if err != nil {
-			bad = append(bad, fmt.Errorf("point %s of %s: %w", id.Short(p.Point), p.GuestName, err))
-		}
 	}
-	damaged := len(bad) - objects
 	if percent > 0 && len(names) == 0 {
-		packs, err := a.verifyPacks(ctx, v, percent, told)
+		packs, err := c.packs(ctx)
+		c.objects, c.bad = c.objects+len(packs), append(c.bad, packs...)
 		if err != nil {
-			return fault.At("verify packs of vault", v.Location, errors.Join(append(bad, err)...))
+			return fault.At("verify packs of vault", v.Location, errors.Join(append(c.bad, err)...))
 		}
-		objects, bad = objects+len(packs), append(bad, packs...)
 	}
-	where, err := a.Record(ctx, v, facts...)
+	where, err := c.conclude(ctx)
 	if err != nil {
-		return errors.Join(append(bad, err)...)
+		return errors.Join(append(c.bad, err)...)
 	}
 	if a.Settings.JSON {
 		a.PrintJSON(struct {
@@ -102,9 +124,9 @@ func (a verb) verify(ctx context.Context, names []string, percent int) error {
 			Position   uint64 `json:"position"`
 			Checkpoint uint64 `json:"checkpoint"`
 			Objects    int    `json:"damaged_objects"` // of the vault itself: ledger, checkpoints, keys, packs
-		}{"summary", len(points), damaged, where.Position, where.Checkpoint, objects})
+		}{"summary", len(c.facts), len(c.bad) - c.objects, where.Position, where.Checkpoint, c.objects})
 	}
-	return fault.At("verify vault", v.Location, errors.Join(bad...))
+	return fault.At("verify vault", v.Location, errors.Join(c.bad...))
 }
 
 // hold finds the points, and keeps what they need while their data is read.
@@ -129,25 +151,72 @@ func (a verb) hold(ctx context.Context, v *session.Vault, names []string, percen
 	return points, release, err
 }
 
-// verifyPoint checks one point and prints what it found; objects it blames are
-// added to told.
-func (a verb) verifyPoint(ctx context.Context, v *session.Vault, p events.PointCommitted, percent int, told map[string]bool) (events.PointVerified, error) {
-	bar := a.Progress("verify " + id.Short(p.Point) + " " + session.Plain(p.GuestName))
-	start := a.Now()
-	report, err := restore.Verify(ctx, v.Vault, p, restore.Options{ReadPercent: percent, Seed: rand.Uint64(),
+// looks is how often a point is verified whose damage was not there at a second look.
+const looks = 3
+
+// point checks one point and prints what it found. Where damage is found, the
+// state of the ledger is read again: a point that was forgotten meanwhile is left out,
+// and one whose tables were replaced, because its chunks have moved, is checked once
+// more with those. So is one of whose damage something has passed.
+func (c *run) point(ctx context.Context, p events.PointCommitted) error {
+	for n := 1; ; n++ {
+		report, took, err := c.look(ctx, p)
+		if err != nil && !errors.Is(err, vault.ErrDamaged) {
+			return err
+		}
+		if err == nil {
+			c.take(p, report, took, nil)
+			return nil
+		}
+		s, stateErr := c.v.Now(ctx)
+		if stateErr != nil { // the ledger is damaged too, which has been told
+			c.take(p, report, took, err)
+			return nil
+		}
+		now := s.Points[p.Point]
+		if now == nil || now.Forgotten != 0 {
+			c.Note("millrace: point %s of %s was forgotten while it was verified", id.Short(p.Point), session.Plain(p.GuestName))
+			return nil
+		}
+		moved := !reflect.DeepEqual(now.Disks, p.Disks)
+		before := c.seen.Passed
+		if !moved {
+			if stop := c.eye.Again(ctx, s, report.Damages, c.seen); stop != nil {
+				return stop
+			}
+		}
+		if n == looks || !moved && c.seen.Passed == before {
+			c.take(p, report, took, err)
+			return nil
+		}
+		p = now.PointCommitted
+	}
+}
+
+func (c *run) look(ctx context.Context, p events.PointCommitted) (restore.Report, time.Duration, error) {
+	bar := c.Progress("verify " + id.Short(p.Point) + " " + session.Plain(p.GuestName))
+	start := c.Now()
+	report, err := restore.Verify(ctx, c.v.Vault, p, restore.Options{ReadPercent: c.percent, Seed: rand.Uint64(),
 		Progress: func(now restore.Progress) { bar.At(now.Done, now.Size) }})
 	bar.Done()
+	return report, c.Now().Sub(start), err
+}
+
+// take notes what a point has shown.
+func (c *run) take(p events.PointCommitted, report restore.Report, took time.Duration, wrong error) {
 	for _, d := range report.Damages {
-		told[d.Object] = true
+		c.told[d.Object] = true
 	}
-	took := a.Now().Sub(start)
 	fact := events.PointVerified{Point: p.Point, Guest: p.Guest, Mode: "objects", Chunks: uint64(report.Chunks), Bytes: report.ReadBytes,
 		DurationNS: took.Nanoseconds(), DamagedCount: uint64(report.DamageCount), Damaged: report.Facts(maxDamageFacts)}
-	if percent > 0 {
-		fact.Mode, fact.Percent = "chunks", uint32(percent)
+	if c.percent > 0 {
+		fact.Mode, fact.Percent = "chunks", uint32(c.percent)
 	}
-	a.printReport(p, report, fact.Mode, took)
-	return fact, err
+	c.printReport(p, report, fact.Mode, took)
+	c.facts = append(c.facts, fact)
+	if wrong != nil {
+		c.bad = append(c.bad, fmt.Errorf("point %s of %s: %w", id.Short(p.Point), p.GuestName, wrong))
+	}
 }
 
 // damageJSON is one thing that is wrong, for scripts.
