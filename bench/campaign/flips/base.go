@@ -77,7 +77,7 @@ func newBase(ctx context.Context, e trial.Env) (*base, error) {
 func (b *base) history(ctx context.Context, seed uint64) (images []string, err error) {
 	p := b.place
 	a, c := p.Path("a.raw"), p.Path("b.raw")
-	if err := errors.Join(rig.Mixed(a, 10*mib+4096, seed), rig.Mixed(c, 6*mib, seed+1)); err != nil {
+	if err := errors.Join(rig.Mixed(a, 5*mib+4096, seed), rig.Mixed(c, 3*mib, seed+1)); err != nil {
 		return nil, err
 	}
 	job := func(image string, change float64, codec string) error {
@@ -104,7 +104,7 @@ func (b *base) history(ctx context.Context, seed uint64) (images []string, err e
 // pointless is a job that stores but makes no point: its image is written to.
 func (b *base) pointless(ctx context.Context, seed uint64) error {
 	image := b.place.Path("c.raw")
-	if err := rig.Mixed(image, 6*mib, seed+2); err != nil {
+	if err := rig.Mixed(image, 3*mib, seed+2); err != nil {
 		return err
 	}
 	var wrote error

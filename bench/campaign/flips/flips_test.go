@@ -1,6 +1,8 @@
 package flips
 
 import (
+	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -84,6 +86,40 @@ func TestJudgeCanFail(t *testing.T) {
 	}
 }
 
+// Healing is told from what looks like it: where nobody has withdrawn the damaged chunk,
+// which is what a delta that trusts withdrawn chunks makes of it, the backup refers to
+// it, and its point is not whole.
+func TestHealingCanFail(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes a vault")
+	}
+	for _, verified := range []bool{true, false} {
+		b := newBench(t, 0)
+		last := b.points[len(b.points)-1]
+		var m mutation
+		for name, uses := range last.uses {
+			u := uses[len(uses)/2]
+			was := b.objects[name]
+			now := bytes.Clone(was)
+			now[u.at+u.stored/2] ^= 1
+			m = mutation{kind: "packs", what: "flip", object: name, before: map[string][]byte{name: was}, after: map[string][]byte{name: now}}
+		}
+		if err := b.apply(m.after); err != nil {
+			t.Fatal(err)
+		}
+		if verified {
+			if end, err := b.place.Run(t.Context(), "verify", "--read-data"); err != nil || end.Exit != 4 {
+				t.Fatalf("verify: exit code %d, %v", end.Exit, err)
+			}
+		}
+		var wrong []error
+		b.heals(t.Context(), b.place, func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) })
+		if verified != (len(wrong) == 0) {
+			t.Errorf("verified before the backup: %v; found wrong: %v", verified, wrong)
+		}
+	}
+}
+
 // An intact vault has no finding, and what is not done is not detected.
 func TestAuditCanSayNo(t *testing.T) {
 	if testing.Short() {
@@ -104,7 +140,7 @@ func TestAuditCanSayNo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if wrong := b.audit(t.Context(), m); len(wrong) != 4 && m.kind != "vault" {
+		if wrong := b.audit(t.Context(), m, true, false); len(wrong) != 4 && m.kind != "vault" {
 			t.Errorf("%s, which was not done: %v", m, wrong)
 		}
 	}

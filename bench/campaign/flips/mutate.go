@@ -38,7 +38,7 @@ func (m mutation) disposable() bool {
 
 // mutations by name. Each returns the new content; nil means that it is removed.
 func mutations() []string {
-	return []string{"flip", "truncation", "removal", "swap", "zeroing", "extension", "replacement", "foreign"}
+	return []string{"flip", "truncation", "removal", "swap", "zeroing", "extension", "replacement", "foreign", "replay"}
 }
 
 // choose takes types of objects in turn, and mutations in turn within a type, so
@@ -49,8 +49,11 @@ func (b *bench) choose(n int, rng *rand.Rand) (mutation, error) {
 	m := mutation{kind: kind, what: all[n/len(b.kinds)%len(all)], before: map[string][]byte{}, after: map[string][]byte{}}
 	names := b.byKind[kind]
 	m.object = names[rng.IntN(len(names))]
-	if len(names) == 1 && (m.what == "swap" || m.what == "replacement") {
+	if len(names) == 1 && (m.what == "swap" || m.what == "replacement" || m.what == "replay") {
 		m.what = "flip" // there is no other
+	}
+	if m.what == "replay" { // the first has none before it
+		m.object = names[1+rng.IntN(len(names)-1)]
 	}
 	for range 100 {
 		if b.mutate(&m, names, rng); !m.same() {
@@ -97,6 +100,9 @@ func (b *bench) mutate(m *mutation, names []string, rng *rand.Rand) {
 		now, m.detail = nil, ""
 	case "foreign":
 		now, m.detail = b.foreign[m.kind], " in its place"
+	case "replay":
+		m.second, m.detail = names[rng.IntN(slices.Index(names, m.object))], ", which is older"
+		now = b.objects[m.second]
 	case "replacement", "swap":
 		others := slices.DeleteFunc(slices.Clone(names), func(s string) bool { return s == m.object })
 		m.second, m.detail = others[rng.IntN(len(others))], ""
