@@ -73,7 +73,7 @@ func (p PointCommitted) MachineDisks() []PointDisk {
 type PointVerified struct {
 	Point        id.Point `json:"point"`
 	Guest        id.Guest `json:"guest"`
-	Mode         string   `json:"mode"`    // objects, chunks, boot
+	Mode         string   `json:"mode"`    // objects, chunks, boot; withdrawn: it needs what was found bad elsewhere
 	Percent      uint32   `json:"percent"` // of the chunks that mode chunks reads; 0 there: all, or it is not known
 	Chunks       uint64   `json:"chunks"`
 	Bytes        int64    `json:"bytes"`

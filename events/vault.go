@@ -94,8 +94,10 @@ type PacksRetired struct {
 }
 
 // ChunkWithdrawn says that a stored chunk may no longer be referenced: its
-// bytes are damaged or its pack is lost. Who needs it stores it anew.
-// Written by verify and repair. Read by delta (chunk index), indexer, catalog.
+// bytes are damaged or its pack is lost. Who needs it stores it anew, and points
+// that need it are read with tables that name the new copy (TableReplaced).
+// Written by verify, with a PointVerified for each point that needs it. Read by
+// delta (chunk index), indexer, catalog, heal and prune.
 type ChunkWithdrawn struct {
 	Domain id.Domain  `json:"domain"`
 	Job    id.Job     `json:"job"` // folder of the pack
@@ -140,7 +142,8 @@ type PointUnpinned struct {
 // it lie elsewhere now. Rows, their numbers and the root are the same, so every
 // point that names the old table is read with the new one from here on.
 // Written by prune, in the segment that brings in the packs and retires the old
-// ones. Read by catalog, restore, prune and audit.
+// ones, and by a backup or verify that heals points (package heal), where the old
+// table is not retired. Read by catalog, restore, prune, heal and audit.
 type TableReplaced struct {
 	Old TableRef `json:"old"`
 	New TableRef `json:"new"`
