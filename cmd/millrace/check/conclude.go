@@ -33,7 +33,7 @@ func (c *run) heal(ctx context.Context) {
 	if err != nil || !heal.Needed(s) {
 		return
 	}
-	started, finished := c.frame("heal")
+	started, finished := c.frame("heal", 0)
 	w := heal.Work{Vault: c.v.Vault, Ledger: c.v.Ledger, Job: id.NewJob(), Before: []events.Fact{started}, After: []events.Fact{finished}}
 	done, err := known.Heal(ctx, w, s, c.v.Cache("index"))
 	if err != nil {
@@ -43,15 +43,16 @@ func (c *run) heal(ctx context.Context) {
 	}
 }
 
-// frame is how a job of this run begins and ends.
-func (c *run) frame(verb string) (events.JobStarted, events.JobFinished) {
+// frame is how a job of this run begins and ends, with so many points that are marked
+// besides those which their own check has shown to be damaged.
+func (c *run) frame(verb string, marks int) (events.JobStarted, events.JobFinished) {
 	host, _ := os.Hostname()
 	_, size, _ := c.v.Ledger.Head()
 	s := events.JobStarted{Verb: verb, Host: host, PID: os.Getpid(), Version: c.version, OS: runtime.GOOS + "/" + runtime.GOARCH,
 		CPUs: runtime.NumCPU(), By: session.User(), Size: size, Sources: c.names, Settings: map[string]string{"read-data": strconv.Itoa(c.percent)}}
 	f := events.JobFinished{Outcome: "done", DurationNS: c.Now().Sub(c.began).Nanoseconds()}
-	if len(c.bad) > 0 {
-		f.Cause = fmt.Sprintf("%d points and %d objects of the vault are damaged", len(c.bad)-c.objects, c.objects)
+	if len(c.bad)+marks > 0 {
+		f.Cause = fmt.Sprintf("%d points and %d objects of the vault are damaged", len(c.bad)-c.objects+marks, c.objects)
 	}
 	return s, f
 }
@@ -73,17 +74,16 @@ type marked struct {
 // run withdraws.
 func (c *run) conclude(ctx context.Context) (where session.Recorded, err error) {
 	job := id.NewJob()
+	var marks []marked
+	defer func() { c.printMarks(marks) }() // of the last try
 	for n := 1; ; n++ {
 		s, err := c.v.Now(ctx)
 		if err != nil {
 			return where, err
 		}
-		facts, marks, err := c.said(ctx, s)
-		if err != nil {
+		var facts []events.Fact
+		if facts, marks, err = c.said(ctx, s); err != nil {
 			return where, err
-		}
-		if n == 1 {
-			c.printMarks(marks)
 		}
 		withdrawn := c.seen.Withdraw(s)
 		for first := true; first || len(withdrawn) > 0; first = false {
@@ -91,7 +91,7 @@ func (c *run) conclude(ctx context.Context) (where session.Recorded, err error) 
 			part := withdrawn[:m:m]
 			withdrawn = withdrawn[m:]
 			if first {
-				started, finished := c.frame("verify")
+				started, finished := c.frame("verify", len(marks))
 				part = append(append([]events.Fact{started}, facts...), append(part, finished)...)
 			}
 			if where, err = c.Decide(ctx, c.v, job, c.guard(job, s), part...); err != nil {
