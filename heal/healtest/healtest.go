@@ -1,5 +1,10 @@
-// Package healtest is a small vault to damage: one guest, one disk of ten chunks, as
-// many points as are wanted, and the place of every chunk.
+// Package healtest is a small vault to damage, for tests of packages heal and
+// cmd/millrace/check: one guest with one disk of ten chunks of 64 KiB.
+//
+// Call [New], then [Bed.Point] for each point: it stores all chunks of a disk again, in
+// a pack of its own, as a backup does that refers to nothing. [Bed.At] says where a point
+// has a chunk, [Bed.Rot] flips a bit of it, [Bed.Say] appends whatever others may say.
+// Nothing here decides anything; it uses the real vault, tables and ledger.
 package healtest
 
 import (

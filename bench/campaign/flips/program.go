@@ -118,10 +118,11 @@ func (b *base) exits(m mutation) (allowed map[int]bool, mustFail bool) {
 	return map[int]bool{0: true}, false
 }
 
-// told reports whether the object is named in what a command printed.
+// told reports whether the object is named in what a command printed, of two that were
+// swapped at least one.
 func told(e rig.Ended, m mutation) bool {
 	for _, l := range e.Lines {
-		if strings.Contains(string(l.Raw), m.object) || m.kind == "vault" {
+		if strings.Contains(string(l.Raw), m.object) || m.what == "swap" && strings.Contains(string(l.Raw), m.second) || m.kind == "vault" {
 			return true
 		}
 	}
