@@ -161,6 +161,26 @@ func TestDistrustedPacks(t *testing.T) {
 	}
 }
 
+// TestWithdrawnChunks: one that was withdrawn where it lies is new, its neighbours in the
+// same pack are not.
+func TestWithdrawnChunks(t *testing.T) {
+	pack := table.PackRef{Job: id.Job{1}, Name: id.Object{7}}
+	bad, good := data(0, 10, 1), data(10, 10, 2)
+	bad.Pack, good.Pack = pack, pack
+	s, _ := newStage(t, &parent{pieces: []table.MapPiece{bad, good}}, known{id.Chunk{3}: true})
+	s.withdrawn = map[flow.Place]bool{{Pack: flow.PackID(pack), Chunk: id.Chunk{1}}: true, {Pack: flow.PackID{Job: id.Job{1}, Name: id.Object{3}}, Chunk: id.Chunk{3}}: true}
+	p := &flow.Parcel{Length: 30, Pieces: flow.Pieces{{Length: 10, Chunk: id.Chunk{1}}, {Offset: 10, Length: 10, Chunk: id.Chunk{2}}, {Offset: 20, Length: 10, Chunk: id.Chunk{3}}}}
+	if err := s.load(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	s.judge(p)
+	for n, want := range []flow.Verdict{flow.New, flow.Unchanged, flow.New} {
+		if got := p.Pieces[n].Verdict; got != want {
+			t.Errorf("piece %d: verdict %d, want %d", n, got, want)
+		}
+	}
+}
+
 // TestVerdictsAgainstModel: disks as rows of numbers, a number per byte. What is
 // unchanged has the parent's bytes; what has the parent's pieces is unchanged.
 func TestVerdictsAgainstModel(t *testing.T) {
