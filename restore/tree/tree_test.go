@@ -264,11 +264,13 @@ func TestFailing(t *testing.T) {
 		}
 		to = t.TempDir()
 		done, err := plan.Write(ctx, v, to, o)
-		if !errors.Is(err, context.Canceled) {
+		// What is cancelled while its last bytes are under way may still be done.
+		whole := err == nil && stop > 120<<20
+		if !whole && !errors.Is(err, context.Canceled) {
 			t.Fatalf("cancelled at %d: %v", stop, err)
 		}
 		got := filesIn(t, to)
-		if len(got) != len(done) || slices.Contains(got, "m.vmcx") {
+		if len(got) != len(done) || slices.Contains(got, "m.vmcx") != whole {
 			t.Errorf("cancelled at %d: %q are there, %d said to be", stop, got, len(done))
 		}
 		for _, name := range got {
