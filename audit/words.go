@@ -161,7 +161,11 @@ func keepSentence(r events.Record) string {
 	case events.TableReplaced:
 		return fmt.Sprintf("chunk table %s replaced by %s: %s", id.Short(f.Old.Name), id.Short(f.New.Name), f.Why)
 	case events.ChunkWithdrawn:
-		return fmt.Sprintf("%d chunks (0: all) of pack %s withdrawn: %s", len(f.Chunks), id.Short(f.Pack), f.Cause)
+		what := "all chunks"
+		if len(f.Chunks) > 0 {
+			what = count(len(f.Chunks), "chunk")
+		}
+		return fmt.Sprintf("%s of pack %s withdrawn: %s", what, id.Short(f.Pack), f.Cause)
 	case events.PointVerified:
 		return fmt.Sprintf("point %s verified (%s): %d chunks, packs or tables damaged", id.Short(f.Point), f.Mode, f.DamagedCount)
 	case events.ObjectsDeleted:

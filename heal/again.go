@@ -255,10 +255,7 @@ func (s *Sight) Withdraw(now *catalog.State) (out []events.Fact) {
 }
 
 func compareKeys(a, b catalog.PackKey) int {
-	if n := slices.Compare(a.Job[:], b.Job[:]); n != 0 {
-		return n
-	}
-	return slices.Compare(a.Pack[:], b.Pack[:])
+	return cmp.Or(slices.Compare(a.Job[:], b.Job[:]), slices.Compare(a.Pack[:], b.Pack[:]))
 }
 
 // spot is where a chunk should be.

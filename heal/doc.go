@@ -9,7 +9,7 @@
 // # The way of a damaged chunk
 //
 // verify finds it. [Eye.Again] takes a second look, so that a fault that passes is not
-// taken for damage; [Withdraw] makes the facts of it, and [Touched] finds the points
+// taken for damage; [Sight.Withdraw] makes the facts of it, and [Touched] finds the points
 // that need it. From then on no backup refers to the place: the next that reads the
 // same bytes stores them as a new chunk of the same id. [Work.Replace] then writes the
 // chunk tables that list the place once more, with the same rows, numbers and root, and

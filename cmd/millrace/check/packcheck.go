@@ -14,10 +14,10 @@ import (
 )
 
 // packs reads a percentage of the vault's packs whole, and prints and returns
-// those that are damaged, at a second look too. A point shows only the chunks that it refers to; the
-// others, stored by a job that made no point or left over by one that was
-// forgotten, are what the next backup would refer to. Packs
-// that a point has shown to be damaged are left out.
+// those that are damaged, at a second look too. A point shows only the chunks that
+// it refers to; the others, stored by a job that made no point or left over by one
+// that was forgotten, are what the next backup would refer to. Packs that a point
+// has shown to be damaged are left out.
 func (c *run) packs(ctx context.Context) (bad []error, err error) {
 	s, err := c.v.Now(ctx)
 	if err != nil {
