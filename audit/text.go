@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/selection"
 )
 
 // WriteText prints the account for people: the job, each guest, the stages with
@@ -76,6 +77,9 @@ func (a *Account) writeJob(p *page, loc *time.Location) {
 	}
 	p.item("began", began)
 	p.item("set", s.Set)
+	for _, line := range selection.Told(a.Facts) {
+		p.item("", line)
+	}
 	p.item("sources", strings.Join(s.Sources, ", "))
 	p.item("settings", settings(s.Settings))
 	if !s.Resumes.IsZero() {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/selection"
 )
 
 // writeFacts lists the facts in their order, a line each; what comes many times
@@ -154,6 +155,10 @@ func keepSentence(r events.Record) string {
 		return fmt.Sprintf("POINT %s forgotten (%s): %s", id.Short(f.Point), f.Rule, f.Why)
 	case events.PointPinned:
 		return fmt.Sprintf("point %s pinned: %s", id.Short(f.Point), f.Why)
+	case events.DomainKeyed:
+		return fmt.Sprintf("guest %s has keys of its own, domain %s, generation %d: %s", f.GuestName, id.Short(f.Domain.Domain), f.Generation, f.Why)
+	case events.DomainShredded:
+		return fmt.Sprintf("GUEST %s SHREDDED by %s, domain %s, with %s: %s", id.Short(f.Guest), f.By, id.Short(f.Domain), count(int(f.Points), "point"), f.Why)
 	case events.PointUnpinned:
 		return fmt.Sprintf("point %s not pinned any more", id.Short(f.Point))
 	case events.PacksRetired:
@@ -171,7 +176,7 @@ func keepSentence(r events.Record) string {
 	case events.ObjectsDeleted:
 		return fmt.Sprintf("what position %d retired is deleted, %s", f.Retired, size(f.Bytes))
 	}
-	return r.Kind
+	return selection.Sentence(r)
 }
 
 // clean makes names from guests safe for a terminal: what is not to be seen, or

@@ -19,8 +19,9 @@ import (
 // counts up, and still computes the older forms for the facts that hold them.
 //
 // Version 2 adds what programs of version 1 did not know: pinned points, replaced
-// tables, and what is retired and not deleted yet.
-const Version = 2
+// tables, and what is retired and not deleted yet. Version 3 adds the domains of guests.
+// Version 4 adds where backup sets were defined, and which guests their last runs protected.
+const Version = 4
 
 // Hash is the SHA-256 of the state's canonical form. Equal records give equal
 // hashes; it covers what a wrong fold would get wrong, by id and position, in order
@@ -57,6 +58,18 @@ func (s *State) HashOf(version uint32) events.Hash {
 	if version >= 2 {
 		w.kept(s)
 	}
+	if version >= 3 {
+		section(w, "domains", s.Domains, func(k [16]byte, d *Domain) {
+			w.raw(k[:])
+			w.raw(d.Keyed.Guest[:])
+			for _, n := range []uint64{d.Since, d.Shredded, uint64(len(d.Objects))} {
+				w.number(n)
+			}
+		})
+	}
+	if version >= 4 {
+		w.protected(s)
+	}
 	return events.Hash(w.Sum(nil))
 }
 
@@ -85,6 +98,22 @@ func (w canon) kept(s *State) {
 		r := s.Retired[k]
 		for _, n := range []uint64{k, uint64(len(r.Packs)), uint64(len(r.Tables)), uint64(r.Bytes), uint64(r.After)} {
 			w.number(n)
+		}
+	}
+}
+
+// protected writes what version 4 adds.
+func (w canon) protected(s *State) {
+	w.text("protected by sets")
+	for _, name := range slices.Sorted(maps.Keys(s.Sets)) {
+		set := s.Sets[name]
+		w.text(name)
+		w.raw(set.Ran[:])
+		for _, n := range []uint64{set.Position, set.RanIn, uint64(len(set.Guests))} {
+			w.number(n)
+		}
+		for _, g := range set.Guests {
+			w.raw(g.Guest[:])
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/millrace-backup/millrace/catalog/sets"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 )
@@ -91,6 +92,14 @@ type (
 		Bytes    int64             `json:"bytes"`
 		After    events.Micros     `json:"after"`
 	}
+	imageDomain struct {
+		ID       id.Domain             `json:"id"`
+		Keyed    events.DomainKeyed    `json:"keyed"`
+		Objects  []uint32              `json:"objects"`
+		Since    uint64                `json:"since"`
+		Shredded uint64                `json:"shredded"`
+		End      events.DomainShredded `json:"end"`
+	}
 	imageGone struct {
 		Table    id.Object `json:"table"`
 		Position uint64    `json:"position"`
@@ -120,8 +129,8 @@ func ImageShape() events.Hash {
 	var b strings.Builder
 	fmt.Fprintf(&b, "millrace state image %d\n", imageForm)
 	seen := map[reflect.Type]bool{}
-	for _, v := range []any{imageHead{}, events.KeyAdded{}, events.SetDefined{}, imageGuest{}, imageJob{}, imagePack{},
-		imagePoint{}, imageRun{}, imagePin{}, imageWithdrawn{}, imageRetired{}, imageGone{}, events.TableRef{}} {
+	for _, v := range []any{imageHead{}, events.KeyAdded{}, sets.Set{}, imageGuest{}, imageJob{}, imagePack{},
+		imagePoint{}, imageRun{}, imagePin{}, imageWithdrawn{}, imageRetired{}, imageGone{}, imageDomain{}, events.TableRef{}} {
 		describeType(&b, reflect.TypeOf(v), seen)
 	}
 	return events.Hash(id.Sum([]byte(b.String())))
@@ -175,6 +184,7 @@ func (s *State) Image() iter.Seq2[[]byte, error] {
 		for _, k := range slices.SortedFunc(maps.Keys(s.Tables), func(a, b id.Object) int { return slices.Compare(a[:], b[:]) }) {
 			w.put("gone", imageGone{k, s.Tables[k]})
 		}
+		each(&w, s.Domains, func(_ id.Domain, d *Domain) { w.put("domain", imageDomain(*d)) })
 	}
 }
 
@@ -307,9 +317,9 @@ func (r *imageReader) add(b []byte) error {
 		err = events.Unmarshal(value, &k)
 		s.Keys[k.Key] = k
 	case "set":
-		var f events.SetDefined
-		err = events.Unmarshal(value, &f)
-		s.Sets[f.Set] = f
+		var i sets.Set
+		err = events.Unmarshal(value, &i)
+		s.Sets[i.Fact.Set] = &i
 	case "guest":
 		var g imageGuest
 		err = events.Unmarshal(value, &g)
@@ -353,6 +363,11 @@ func (r *imageReader) rest(name string, value []byte) (err error) {
 		err = events.Unmarshal(value, &i)
 		gone := Retirement(i)
 		s.Retired[i.Position] = &gone
+	case "domain":
+		var i imageDomain
+		err = events.Unmarshal(value, &i)
+		d := Domain(i)
+		s.Domains[i.ID] = &d
 	case "gone":
 		var g imageGone
 		err = events.Unmarshal(value, &g)

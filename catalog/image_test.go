@@ -65,7 +65,7 @@ func decoded(t testing.TB, l *log) *log {
 // At every position of a history, the image read back is the state, in all its
 // parts and not only in those that the hash covers, and folds on like it.
 func TestAnImageIsTheState(t *testing.T) {
-	full := pruned()
+	full := grouped()
 	withConfig := point(id.Point{0x44, 0x44}, web, "web", day(6))
 	withConfig.Config = []byte("<domain/>")
 	for range table8 {
@@ -117,7 +117,7 @@ func TestAnImageIsTheState(t *testing.T) {
 const table8 = 7
 
 func FuzzReadImage(f *testing.F) {
-	s, err := Fold(decoded(f, pruned()).all())
+	s, err := Fold(decoded(f, grouped()).all())
 	if err != nil {
 		f.Fatal(err)
 	}

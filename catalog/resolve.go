@@ -3,11 +3,14 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/millrace-backup/millrace/catalog/instant"
+	"github.com/millrace-backup/millrace/catalog/sets"
 	"github.com/millrace-backup/millrace/id"
 )
 
@@ -16,6 +19,9 @@ var (
 	ErrNone      = errors.New("nothing has this name")
 	ErrAmbiguous = errors.New("more than one has this name")
 )
+
+// ErrShredded: it was there, and nobody can read it any more.
+var ErrShredded = errors.New("its keys were destroyed")
 
 // minPrefix is how many hex digits an abbreviated id has at least, so that a
 // guest named "a" is never taken for a point.
@@ -30,7 +36,7 @@ const maxCandidates = 10
 // id. Times without a zone are in loc; a time means all of the second, minute or
 // day that it names, one with a fraction of a second exactly what it says.
 // Forgotten points are not found. The error wraps ErrNone or ErrAmbiguous and
-// lists what could have been meant.
+// lists what could have been meant, or ErrShredded.
 func (s *State) Point(arg string, loc *time.Location) (*Point, error) {
 	if arg == "latest" {
 		if all := s.Listed(); len(all) > 0 {
@@ -58,6 +64,8 @@ func (s *State) Point(arg string, loc *time.Location) (*Point, error) {
 		return found[0], nil
 	case len(found) > 1:
 		return nil, fmt.Errorf("point %q: %w: %s", arg, ErrAmbiguous, list(found, describePoint))
+	case len(forgotten) > 0 && s.shredded(forgotten[0].Domain) != nil:
+		return nil, fmt.Errorf("point %q: %w", arg, s.shredded(forgotten[0].Domain))
 	case len(forgotten) > 0:
 		return nil, fmt.Errorf("point %q was forgotten: %w", arg, ErrNone)
 	}
@@ -71,8 +79,8 @@ func (s *State) pointAt(arg, guest, when string, loc *time.Location) (*Point, er
 	}
 	until := time.Time{} // none
 	if when != "latest" {
-		if until, err = ParseTime(when, loc); err != nil {
-			return nil, fmt.Errorf("point %q: %w", arg, err)
+		if until, err = instant.Parse(when, loc); err != nil {
+			return nil, fmt.Errorf("point %q: %w: %w", arg, err, ErrNone)
 		}
 	}
 	if until.IsZero() && len(g.Points) > 0 {
@@ -85,32 +93,10 @@ func (s *State) pointAt(arg, guest, when string, loc *time.Location) (*Point, er
 			return p, nil
 		}
 	}
+	if all := s.DomainsOf(g.ID); len(all) > 0 && len(g.Points) == 0 && all[0].Shredded != 0 {
+		return nil, fmt.Errorf("point %q: %w", arg, s.shredded(all[0].ID))
+	}
 	return nil, fmt.Errorf("point %q: %s has none: %w; there are: %s", arg, g.Name, ErrNone, list(newestFirst(g.Points), describePoint))
-}
-
-// ParseTime understands RFC 3339 and its shorter forms down to a date. It returns
-// the last instant that is meant: points are printed to the second, and what is
-// printed must find the point.
-func ParseTime(text string, loc *time.Location) (time.Time, error) {
-	text = strings.Replace(text, " ", "T", 1)
-	second := func(t time.Time) time.Time { return t.Add(time.Second) }
-	if strings.ContainsAny(text, ".,") { // the layouts take a fraction unasked
-		second = func(t time.Time) time.Time { return t.Add(time.Microsecond) }
-	}
-	for _, form := range []struct {
-		layout  string
-		through func(time.Time) time.Time // the first instant that is not meant
-	}{
-		{time.RFC3339, second},
-		{"2006-01-02T15:04:05", second},
-		{"2006-01-02T15:04", func(t time.Time) time.Time { return t.Add(time.Minute) }},
-		{"2006-01-02", func(t time.Time) time.Time { return t.AddDate(0, 0, 1) }},
-	} {
-		if t, err := time.ParseInLocation(form.layout, text, loc); err == nil {
-			return form.through(t).Add(-time.Microsecond), nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("%q is not a time like 2026-11-22T16:07:15Z or 2026-11-22: %w", text, ErrNone)
 }
 
 // Guest finds the guest that arg names: its name, its name without the extension
@@ -142,6 +128,14 @@ func (s *State) Guest(arg string) (*Guest, error) {
 		return nil, fmt.Errorf("guest %q: %w; there are: %s", arg, ErrNone, list(s.GuestList(), describeGuest))
 	}
 	return nil, fmt.Errorf("guest %q: %w: %s", arg, ErrAmbiguous, list(named, describeGuest))
+}
+
+// Set finds the backup set of a name.
+func (s *State) Set(name string) (*sets.Set, error) {
+	if set := s.Sets[name]; set != nil {
+		return set, nil
+	}
+	return nil, fmt.Errorf("set %q: %w; there are: %s", name, ErrNone, list(slices.Sorted(maps.Keys(s.Sets)), strings.Clone))
 }
 
 // Job finds the job that arg names: "latest", or the first digits of its id.

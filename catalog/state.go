@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/millrace-backup/millrace/catalog/sets"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 )
@@ -22,7 +23,7 @@ type State struct {
 	Vault  events.VaultCreated
 	Next   uint64 // position of the last record folded, plus one
 	Keys   map[id.Key]events.KeyAdded
-	Sets   map[string]events.SetDefined // not removed ones
+	Sets   sets.All // not removed ones
 	Guests map[id.Guest]*Guest
 	Points map[id.Point]*Point // forgotten ones too
 	Jobs   map[id.Job]*Job
@@ -35,6 +36,7 @@ type State struct {
 	// known to be deleted; both → by position of the PacksRetired.
 	Tables  map[id.Object]uint64
 	Retired map[uint64]*Retirement
+	Domains map[id.Domain]*Domain // that guests have for themselves; shredded ones too
 }
 
 // Guest is a machine as it was last seen.
@@ -133,9 +135,10 @@ type WithdrawnChunk struct {
 // New returns the state before the first record.
 func New() *State {
 	return &State{
-		Keys: map[id.Key]events.KeyAdded{}, Sets: map[string]events.SetDefined{}, Guests: map[id.Guest]*Guest{},
+		Keys: map[id.Key]events.KeyAdded{}, Sets: sets.All{}, Guests: map[id.Guest]*Guest{},
 		Points: map[id.Point]*Point{}, Jobs: map[id.Job]*Job{}, Packs: map[PackKey]*Pack{}, Runs: map[id.Job]*Run{},
 		Pins: map[id.Job]Pin{}, Withdrawn: map[WithdrawnChunk]uint64{}, Tables: map[id.Object]uint64{}, Retired: map[uint64]*Retirement{},
+		Domains: map[id.Domain]*Domain{},
 	}
 }
 
@@ -170,10 +173,8 @@ func (s *State) Apply(r events.Record) error {
 		s.Keys[f.Key] = f
 	case events.KeyRemoved:
 		delete(s.Keys, f.Key)
-	case events.SetDefined:
-		if delete(s.Sets, f.Set); !f.Removed {
-			s.Sets[f.Set] = f
-		}
+	case events.SetDefined, events.GuestsSelected:
+		s.Sets.Apply(r)
 	case events.GuestInspected:
 		s.see(f.Guest, f.Name, f.Driver, f.Source)
 	case events.PackStored:
@@ -188,6 +189,8 @@ func (s *State) Apply(r events.Record) error {
 		s.applyPoint(r)
 	case events.RunStarted, events.RunKept, events.RunFinalized, events.RunDiscarded, events.ReaderPinned:
 		s.applyReader(r)
+	case events.DomainKeyed, events.DomainShredded:
+		s.applyDomain(r)
 	}
 	return nil
 }

@@ -114,7 +114,7 @@ func (j *job) proceed(ctx context.Context) (Summary, error) {
 // goes wrong with that is no reason to call the backup anything but done: the points
 // stay marked, and the next job tries it too.
 func (j *job) heal(ctx context.Context) {
-	done, err := known.Heal(ctx, heal.Work{Vault: j.o.Vault, Ledger: j.o.Ledger, Job: j.id}, j.o.Catalog, j.o.Index)
+	done, err := known.Heal(ctx, heal.Work{Vault: j.o.Vault, Ledger: j.o.Ledger, Job: j.id, Domain: j.work.Domain}, j.o.Catalog, j.o.Index)
 	if err != nil || done.Tables+done.Left > 0 {
 		j.log.Info("damaged points", zap.Int("chunks healed", done.Chunks), zap.Int("left", done.Left), zap.Int("tables", done.Tables), zap.Error(err))
 	}
@@ -124,13 +124,15 @@ func (j *job) heal(ctx context.Context) {
 func (j *job) plan(ctx context.Context) {
 	o := j.o
 	j.work = flow.Work{
-		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.Vault.Config.DefaultDomain, Codec: o.Codec, ParcelSize: o.ParcelSize,
+		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.domain(), OwnDomain: o.Domain, Codec: o.Codec, ParcelSize: o.ParcelSize,
 		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
 		Transport: o.Transport, Remote: o.Remote, WaitIO: o.WaitIO, WaitGone: o.WaitGone, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
 		Sidecars: filepath.Join(o.State, "cache", o.Vault.ID.String(), sidecar.Folder),
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
 		j.work.Cutter = d.Cutter
+	} else if d := o.Catalog.Domains[j.work.Domain]; d != nil {
+		j.work.Cutter = d.Cutter()
 	}
 	for n, g := range o.Guests {
 		wg := flow.WorkGuest{ID: g.ID, Name: g.Name, Driver: g.Driver, Source: g.Source, Config: g.Config}

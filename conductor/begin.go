@@ -11,10 +11,12 @@ import (
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/conductor/lease"
+	"github.com/millrace-backup/millrace/conductor/toolarge"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
 	"go.uber.org/zap"
 )
 
@@ -32,18 +34,22 @@ func (j *job) begin(ctx context.Context) (err error) {
 		return flow.VaultFault("write a heartbeat to", o.Location, err)
 	}
 	number, _ := j.holder.Last()
-	j.leaveOut()
+	kept, failed := toolarge.Split(o.Guests, o.ParcelSize)
+	o.Guests, o.Failed = kept, append(slices.Clip(o.Failed), failed...)
 	var guests []id.Guest
 	for _, g := range o.Guests {
 		guests = append(guests, g.ID)
 	}
 	_, size, _ := o.Ledger.Head()
 	j.guard.Job = j.id
-	j.guard.Next, err = o.Ledger.Append(ctx, j.id, []events.Fact{events.JobStarted{
+	facts := []events.Fact{events.JobStarted{
 		Verb: "backup", Host: o.Host, PID: os.Getpid(), Version: o.Version, OS: operatingSystem(), CPUs: o.CPUs, By: o.User, Set: o.Set,
 		Sources: o.Sources, Settings: o.settings(), Size: size, Lease: number, Guests: guests,
-	}}, nil, nil)
-	if err != nil {
+	}}
+	if o.Chosen != nil {
+		facts = append(facts, *o.Chosen)
+	}
+	if j.guard.Next, err = o.Ledger.Append(ctx, j.id, facts, nil, nil); err != nil {
 		j.release(ctx)
 		return flow.VaultFault("append to the ledger", o.Location, err)
 	}
@@ -91,7 +97,12 @@ func (j *job) prepare(ctx context.Context) error {
 	if len(o.Guests) == 0 {
 		return nil
 	}
-	if j.index, err = known.Refresh(ctx, o.Vault, o.Catalog, o.Index); err != nil {
+	// From the job's first fact on, who shreds is seen by the guard; this is for who did
+	// it before that.
+	if d := o.Catalog.Domains[o.domain()]; d != nil && d.Shredded != 0 {
+		return flow.VaultFault("begin to back up", o.Guests[0].Name, fmt.Errorf("by %s at position %d: %w", d.End.By, d.Shredded, ledger.ErrShredded))
+	}
+	if j.index, err = known.Refresh(ctx, o.Vault, o.Catalog, o.domain(), o.Index); err != nil {
 		return flow.VaultFault("index the chunks of", o.Location, err)
 	}
 	j.before = j.successes()

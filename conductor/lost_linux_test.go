@@ -126,7 +126,7 @@ func TestPackThatComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := b.options(t)
-	index, err := known.Refresh(t.Context(), b.vault, o.Catalog, o.Index)
+	index, err := known.Refresh(t.Context(), b.vault, o.Catalog, b.vault.Config.DefaultDomain, o.Index)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package conductor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -41,6 +42,8 @@ type Options struct {
 	Failed  []events.GuestOutcome // sources that could not be inspected: recorded, and the job is done in part
 	Sources []string              // as the user named them
 	Set     string
+	Domain  id.Domain              // dedup domain of all the guests, which Catalog knows; zero: the vault's default
+	Chosen  *events.GuestsSelected // what the set found and protects; nil without a set
 
 	Parallel   map[string]int // workers per stage
 	CPUs       int
@@ -138,6 +141,9 @@ func (o *Options) room() parallel.Room {
 	return parallel.Room{Workers: o.Parallel, Memory: o.Memory, Inline: o.Transport == flow.Inline}
 }
 
+// domain is the dedup domain of the job.
+func (o *Options) domain() id.Domain { return cmp.Or(o.Domain, o.Vault.Config.DefaultDomain) }
+
 // settings is how facts record the tunables.
 func (o *Options) settings() map[string]string {
 	m := map[string]string{
@@ -146,6 +152,9 @@ func (o *Options) settings() map[string]string {
 	}
 	for stage, n := range o.Parallel {
 		m["parallel."+stage] = strconv.Itoa(n)
+	}
+	if !o.Domain.IsZero() {
+		m["domain"] = o.Domain.String()
 	}
 	if o.NATS.URL != "" {
 		m["nats"] = "elsewhere"
@@ -168,7 +177,8 @@ type Update struct {
 // Summary is what came of a job.
 type Summary struct {
 	Job        id.Job
-	Outcome    string // done, part, failed, interrupted, busy
+	Jobs       []id.Job // if it sums up several, of which Job is the last
+	Outcome    string   // done, part, failed, interrupted, busy
 	Guests     []events.GuestOutcome
 	Finished   events.JobFinished
 	Position   uint64 // of JobFinished in the ledger

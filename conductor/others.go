@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
@@ -22,11 +23,17 @@ const othersEvery = 2 * time.Second
 // once. It costs one question to the vault each time: whether there is a next
 // segment.
 func (j *job) followOthers(ctx context.Context) {
-	others := known.Others{Vault: j.o.Vault, Job: j.id, Folder: filepath.Join(j.folder, known.OthersFolder)}
-	watch := ledger.Guard{Job: j.id, Next: j.o.Catalog.Next, Check: func(r events.Record) error { others.Heed(r); return nil }}
+	others := known.Others{Vault: j.o.Vault, Domain: j.work.Domain, Job: j.id, Folder: filepath.Join(j.folder, known.OthersFolder)}
+	watch := ledger.Guard{Job: j.id, Next: j.o.Catalog.Next, Check: func(r events.Record) error {
+		if err := trust.Shredded(r, j.work.Domain); err != nil {
+			return err
+		}
+		others.Heed(r)
+		return nil
+	}}
 	for ctx.Err() == nil {
 		err := j.o.Ledger.Show(ctx, &watch)
-		if errors.Is(err, ledger.ErrFenced) {
+		if errors.Is(err, ledger.ErrFenced) || errors.Is(err, ledger.ErrShredded) {
 			j.stop(flow.AsFault(flow.VaultFault("append to the ledger", j.o.Location, err), "conductor"))
 			return
 		}

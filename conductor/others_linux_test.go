@@ -19,7 +19,7 @@ func TestWhatOtherJobsStore(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			b := newBed(t, 16<<20)
 			s, p := b.backup(t, nil)
-			o := known.Others{Vault: b.vault, Job: id.NewJob(), Folder: filepath.Join(t.TempDir(), known.OthersFolder)}
+			o := known.Others{Vault: b.vault, Domain: b.vault.Config.DefaultDomain, Job: id.NewJob(), Folder: filepath.Join(t.TempDir(), known.OthersFolder)}
 			if how == "own" {
 				o.Job = s.Job
 			}

@@ -7,22 +7,20 @@ import (
 	"time"
 
 	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/millrace-backup/millrace/events/wire"
 )
 
 // ErrMalformed marks bytes that are not a message of ours, or are one that
 // asks for more than it may. It never means "newer": newer messages decode.
-var ErrMalformed = errors.New("malformed message")
+var ErrMalformed = wire.ErrMalformed
 
-const (
-	// MaxMessage bounds what Unmarshal looks at. Parcels that travel inline
-	// carry 4 MiB of disk; everything else is far smaller.
-	MaxMessage = 16 << 20
-	// maxValues bounds how many values a message may hold. One byte of nil
-	// becomes a whole struct in memory, so the length of the message alone
-	// bounds nothing.
-	maxValues = 1 << 18
-	maxDepth  = 32
-)
+// MaxMessage bounds what Unmarshal looks at. Parcels that travel inline
+// carry 4 MiB of disk; everything else is far smaller.
+const MaxMessage = wire.MaxMessage
+
+// Walk measures the first msgpack value in b without decoding it; see [wire.Walk].
+func Walk(b []byte) (int, error) { return wire.Walk(b) }
 
 // Marshal gives v's wire form: msgpack, structs as maps under the names in
 // their json (or msgpack) tags, maps sorted by key, integers as short as they
@@ -106,7 +104,7 @@ func factBytes(f Fact) ([]byte, error) {
 // DecodeRecords reads a segment's body. It fails on the first record that is
 // malformed: a body is authentic or it is not, there is no half.
 func DecodeRecords(b []byte) ([]Record, error) {
-	n, off, err := arrayHeader(b)
+	n, off, err := wire.ArrayHeader(b)
 	if err != nil {
 		return nil, fmt.Errorf("decode records: %w", err)
 	}
@@ -131,7 +129,7 @@ func DecodeRecords(b []byte) ([]Record, error) {
 
 // DecodeRecord reads one record and keeps b as its Raw.
 func DecodeRecord(b []byte) (Record, error) {
-	n, off, err := arrayHeader(b)
+	n, off, err := wire.ArrayHeader(b)
 	if err != nil {
 		return Record{}, err
 	}

@@ -332,3 +332,34 @@ func TestAPointOfManyFilesCanBeRead(t *testing.T) {
 		t.Errorf("%d disks of a machine", got)
 	}
 }
+
+// A set that was defined before sources, excludes and disks were is read as one without.
+func TestSetsOfTheFirstFormAreRead(t *testing.T) {
+	text, err := os.ReadFile("testdata/SetDefined.first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, dump, ok := strings.Cut(string(text), "\n\n")
+	if !ok {
+		t.Fatal("there is no dump in it")
+	}
+	var wire []byte
+	for line := range strings.Lines(dump) {
+		if len(line) < 10 {
+			continue
+		}
+		b, err := hex.DecodeString(strings.ReplaceAll(strings.SplitN(line[10:], "|", 2)[0], " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wire = append(wire, b...)
+	}
+	r, err := DecodeRecord(wire)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, ok := r.Fact.(SetDefined)
+	if !ok || len(f.Selectors) != 2 || len(f.Retention) != 3 || !f.Removed || f.By == "" || f.Sources != nil || f.Excludes != nil || f.Disks != nil || f.ExcludeDisks != nil {
+		t.Errorf("%+v", r.Fact)
+	}
+}

@@ -22,6 +22,39 @@ type JobStarted struct {
 	Guests   []id.Guest        `json:"guests"`   // what it claims until it finishes or is fenced; none in older vaults
 }
 
+// GuestsSelected says what the job of a backup set found when it began, and which
+// of it the set protects.
+// Written by conductor, in the segment of JobStarted. Read by audit, catalog and
+// forget.
+type GuestsSelected struct {
+	Set     string            `json:"set"`
+	Defined uint64            `json:"defined"` // position of the SetDefined that was in force
+	Sources []SourceListed    `json:"sources"`
+	Guests  []GuestChoice     `json:"guests"`  // all that were found
+	Gone    []GuestChoice     `json:"gone"`    // that the run before protected and this one did not find
+	Outdone map[string]string `json:"outdone"` // what the set says of policies that the command line had another word for
+}
+
+// SourceListed is what was found in a source of a set.
+type SourceListed struct {
+	Source string   `json:"source"`
+	Tags   []string `json:"tags"`
+	Guests uint32   `json:"guests"`
+	Passed uint32   `json:"passed"` // entries that are no guests
+	Cause  string   `json:"cause"`  // why it could not be listed
+}
+
+// GuestChoice is a guest that was found, and whether the set protects it.
+type GuestChoice struct {
+	Guest    id.Guest `json:"guest"`
+	Name     string   `json:"name"`
+	Source   string   `json:"source"`
+	Selected bool     `json:"selected"`
+	By       string   `json:"by"`    // the selector that decided; none: that no selector took it, or none is needed
+	New      bool     `json:"new"`   // the run before did not protect it
+	Cause    string   `json:"cause"` // why it could not be looked at
+}
+
 // JobFinished closes a job. A job without one died; its packs stay usable.
 // Written by conductor. Read by audit, catalog, metrics, console and prune.
 type JobFinished struct {

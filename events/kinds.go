@@ -7,9 +7,12 @@ func Kinds() []string {
 		"VaultCreated",
 		"KeyAdded",
 		"KeyRemoved",
+		"KeyAnnounced",
+		"KeyDeleted",
 		"KeysRotated",
 		"SetDefined",
 		"JobStarted",
+		"GuestsSelected",
 		"GuestInspected",
 		"SnapshotTaken",
 		"ChangesResolved",
@@ -41,6 +44,8 @@ func Kinds() []string {
 		"PointRestored",
 		"FilesRestored",
 		"RollbackAccepted",
+		"DomainKeyed",
+		"DomainShredded",
 	}
 }
 
@@ -54,6 +59,12 @@ func (KeyAdded) Kind() string { return "KeyAdded" }
 func (KeyRemoved) Kind() string { return "KeyRemoved" }
 
 // Kind names the fact on the wire.
+func (KeyAnnounced) Kind() string { return "KeyAnnounced" }
+
+// Kind names the fact on the wire.
+func (KeyDeleted) Kind() string { return "KeyDeleted" }
+
+// Kind names the fact on the wire.
 func (KeysRotated) Kind() string { return "KeysRotated" }
 
 // Kind names the fact on the wire.
@@ -61,6 +72,9 @@ func (SetDefined) Kind() string { return "SetDefined" }
 
 // Kind names the fact on the wire.
 func (JobStarted) Kind() string { return "JobStarted" }
+
+// Kind names the fact on the wire.
+func (GuestsSelected) Kind() string { return "GuestsSelected" }
 
 // Kind names the fact on the wire.
 func (GuestInspected) Kind() string { return "GuestInspected" }
@@ -153,6 +167,12 @@ func (TableReplaced) Kind() string { return "TableReplaced" }
 func (ObjectsDeleted) Kind() string { return "ObjectsDeleted" }
 
 // Kind names the fact on the wire.
+func (DomainKeyed) Kind() string { return "DomainKeyed" }
+
+// Kind names the fact on the wire.
+func (DomainShredded) Kind() string { return "DomainShredded" }
+
+// Kind names the fact on the wire.
 func (RollbackAccepted) Kind() string { return "RollbackAccepted" }
 
 // decodeFact decodes the fact of a record. A kind that is not in the list was
@@ -165,12 +185,18 @@ func decodeFact(kind string, body []byte) (Fact, error) {
 		return decodeAs[KeyAdded](body)
 	case "KeyRemoved":
 		return decodeAs[KeyRemoved](body)
+	case "KeyAnnounced":
+		return decodeAs[KeyAnnounced](body)
+	case "KeyDeleted":
+		return decodeAs[KeyDeleted](body)
 	case "KeysRotated":
 		return decodeAs[KeysRotated](body)
 	case "SetDefined":
 		return decodeAs[SetDefined](body)
 	case "JobStarted":
 		return decodeAs[JobStarted](body)
+	case "GuestsSelected":
+		return decodeAs[GuestsSelected](body)
 	case "GuestInspected":
 		return decodeAs[GuestInspected](body)
 	case "SnapshotTaken":
@@ -219,6 +245,17 @@ func decodeFact(kind string, body []byte) (Fact, error) {
 		return decodeAs[ObjectsDeleted](body)
 	case "ReaderPinned":
 		return decodeAs[ReaderPinned](body)
+	}
+	return decodeRest(kind, body)
+}
+
+// decodeRest is decodeFact for what few ledgers have much of.
+func decodeRest(kind string, body []byte) (Fact, error) {
+	switch kind {
+	case "DomainKeyed":
+		return decodeAs[DomainKeyed](body)
+	case "DomainShredded":
+		return decodeAs[DomainShredded](body)
 	case "RunStarted":
 		return decodeAs[RunStarted](body)
 	case "RunKept":

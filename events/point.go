@@ -39,6 +39,7 @@ type PointCommitted struct {
 	ReadBytes   int64         `json:"read_bytes"`
 	NewBytes    int64         `json:"new_bytes"`
 	StoredBytes int64         `json:"stored_bytes"`
+	Domain      id.Domain     `json:"domain"` // that its chunks are sealed in; zero: the vault's default
 }
 
 // PointDisk is one disk of a point, or a file of an exported machine's tree. Extents and Chunks are its layers, newest

@@ -32,11 +32,28 @@ type KeyAdded struct {
 	Label   string `json:"label"`
 }
 
+// KeyAnnounced says that an object for a further key is about to be stored, which
+// opens the vault from KeyAdded on. Its segment names the object as one that is
+// retired, so that it is explained if its writer dies before KeyAdded.
+// Written by the key verbs. Read by audit.
+type KeyAnnounced struct {
+	Key     id.Key `json:"key"`
+	KeyKind string `json:"kind"` // password or recovery
+	Label   string `json:"label"`
+}
+
+// KeyDeleted says that the object of a key that was removed, or announced and never
+// added, is gone. One of that name which is there all the same was put back.
+// Written by the key verbs. Read by audit.
+type KeyDeleted struct {
+	Key id.Key `json:"key"`
+}
+
 // KeyRemoved says that a key opens the vault no more.
 // Written by the key verbs. Read by catalog and audit.
 type KeyRemoved struct {
 	Key id.Key `json:"key"`
-	Why string `json:"why"` // asked, rotated, gone: found missing
+	Why string `json:"why"` // asked, rotated, gone: found missing, foreign: nobody had added it, damaged
 	By  string `json:"by"`
 }
 
@@ -61,6 +78,18 @@ type SetDefined struct {
 	Retention map[string]string `json:"retention"` // rule → value, e.g. daily → 14
 	Removed   bool              `json:"removed"`   // the set is no more
 	By        string            `json:"by"`        // OS user
+	// Where guests are looked for; a guest is in the set if one of Selectors takes it,
+	// or there is none, and no one of Excludes does. The same of its disks.
+	Sources      []SetSource `json:"sources"`
+	Excludes     []string    `json:"excludes"`
+	Disks        []string    `json:"disks"`
+	ExcludeDisks []string    `json:"exclude_disks"`
+}
+
+// SetSource is a place where a backup set looks for guests.
+type SetSource struct {
+	Source string   `json:"source"` // folder:PATH; the last element may have wildcards
+	Tags   []string `json:"tags"`   // what its guests are tagged with
 }
 
 // PointForgotten says that a point is no longer wanted. It is gone from

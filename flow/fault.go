@@ -93,6 +93,8 @@ func VaultFault(op, object string, err error) error {
 	switch {
 	case errors.Is(err, ledger.ErrFenced):
 		f.Code, f.Remedy = "fenced", "another job has the guest now and what it commits counts; find out why this host was stopped or cut off from the vault for so long"
+	case errors.Is(err, ledger.ErrShredded):
+		f.Code, f.Remedy = "shredded", "nothing of the guest can be read any more; its next backup gives it new keys"
 	case errors.Is(err, store.ErrOther):
 		f.Code, f.Remedy = "other-vault", "check the path and what is mounted there; nothing was written to the other vault"
 	case errors.Is(err, store.ErrFull):

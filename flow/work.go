@@ -14,7 +14,8 @@ type Work struct {
 	Vault      string       `json:"vault"` // URL of the store
 	VaultID    id.Vault     `json:"vault_id"`
 	Domain     id.Domain    `json:"domain"`
-	Cutter     chunk.Params `json:"cutter"` // of the domain
+	OwnDomain  id.Domain    `json:"own_domain"` // the same if it is the guest's own; zero: the vault's default
+	Cutter     chunk.Params `json:"cutter"`     // of the domain
 	Codec      string       `json:"codec"`
 	ParcelSize int64        `json:"parcel_size"` // a multiple of the vault's cell size
 	CellSize   int64        `json:"cell_size"`

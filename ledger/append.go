@@ -50,6 +50,12 @@ func (l *Ledger) AppendGuarded(ctx context.Context, job id.Job, g *Guard, facts 
 	h := Header{Vault: l.cfg.ID, Job: job, MetaKey: metaKey, Time: events.At(now), In: in, Out: out}
 	for {
 		err := l.secure(ctx)
+		if err == nil && l.signed.Note == nil && l.seq > 0 {
+			// The first segment is signed before there is a second, so a longer ledger
+			// without a checkpoint has lost them. A crash in between leaves the first,
+			// signed, and nothing else.
+			_, err = l.sign(ctx)
+		}
 		if err == nil {
 			err = l.show(ctx, g)
 		}
@@ -129,6 +135,11 @@ func (l *Ledger) Checkpoint(ctx context.Context) (Checkpoint, error) {
 	if l.vault == nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint: opened without the password: %w", vault.ErrNoPart)
 	}
+	return l.sign(ctx)
+}
+
+// sign is Checkpoint for whoever holds mu.
+func (l *Ledger) sign(ctx context.Context) (Checkpoint, error) {
 	if l.signed.Note != nil && l.signed.Size == l.head.Size {
 		return l.signed, nil
 	}

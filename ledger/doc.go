@@ -32,9 +32,13 @@
 // to an earlier, valid state gives [ErrRollback], if the caller remembered a
 // later checkpoint.
 //
+// The first segment is signed before there is a second: a longer ledger without a
+// checkpoint that verifies is damaged.
+//
 // What can not be seen: that segments behind the newest checkpoint were cut off;
 // and, without the password, that a clear header there was edited. A job signs
 // before it reports success, so only the tail of a running or dead job is meant.
+// Nor, by who remembers nothing, that the newest checkpoints were taken away.
 //
 // Concurrency: a [Ledger], [Map] and tables may be used by many goroutines.
 //
@@ -63,4 +67,6 @@ var (
 	ErrTooLarge = errors.New("too large for one object")
 	// ErrFenced: another job has taken over; this one may append nothing more.
 	ErrFenced = errors.New("another job has taken over")
+	// ErrShredded: what this job seals in, nobody can read any more, so it may commit nothing.
+	ErrShredded = errors.New("the guest was shredded while this job backed it up")
 )

@@ -163,7 +163,11 @@ func TestARotationIsNotDamage(t *testing.T) {
 	if !errors.Is(err, vault.ErrDamaged) { // nothing says yet that it is anything else
 		t.Error(err)
 	}
-	if _, err := next.AddPassword(t.Context(), []byte("pw"), "", noon()); err != nil {
+	p, _, err := next.PrepareRecovery(noon())
+	if err == nil {
+		err = next.AddKey(t.Context(), p)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = numbers(t.Context(), old, 0)

@@ -107,6 +107,13 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 		return err
 	}
 	count, err := l.countSegments(ctx, max(from.Seq, l.signed.Seq))
+	if err == nil && l.signed.Note == nil && count > 1 {
+		// The vault may have been signed for the first time between the two listings.
+		l.damaged = nil
+		if claimed, err = l.newest(ctx, 0); err == nil {
+			count, err = l.countSegments(ctx, l.signed.Seq)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -138,16 +145,23 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 }
 
 // neverSigned makes sure that a vault without a checkpoint is one that nobody has
-// signed yet. Snapshots and copies of points are written after a checkpoint, so
-// where there are any the checkpoints were lost, and whoever signed what is left of
-// the ledger would hide what is not. Of a vault without a single segment the same is
-// said by packs and tables: the first segment is durable before any of them.
+// signed yet. Whoever appends the second segment signs the first before that, and the
+// first segments of a job are durable before anything else that it stores. So where there
+// is more than one segment, or anything that a job stores, the checkpoints were lost, and
+// whoever signed what is left of the ledger would hide what is not.
 func (l *Ledger) neverSigned(ctx context.Context, segments uint64) error {
-	folders, lost := []string{"points/", "catalogs/"}, "the ledger has no checkpoint"
-	if segments == 0 {
-		folders, lost = append(folders, "packs/", tableFolder), "the vault has no ledger"
+	lost := "the ledger has no checkpoint"
+	if len(l.damaged) > 0 {
+		lost = "the ledger has no checkpoint that verifies"
 	}
-	for _, folder := range folders {
+	if segments == 0 {
+		lost = "the vault has no ledger"
+	}
+	if segments > 1 {
+		return fmt.Errorf("%s, though it has %d segments, and the first is signed before there is a second: %w",
+			lost, segments, errors.Join(append([]error{vault.ErrDamaged}, l.damaged...)...))
+	}
+	for _, folder := range []string{"points/", "catalogs/", "packs/", tableFolder} {
 		for _, err := range l.st.List(ctx, folder) {
 			if err != nil {
 				return err

@@ -291,30 +291,6 @@ func TestStoresNeedNoMoreThanTheContract(t *testing.T) {
 	wantNumbers(t, mustOpen(t, v, Options{}), 0, 4)
 }
 
-// A vault that was signed and has no checkpoint left, and may lack the end of its
-// ledger, is not signed anew: what is missing would be hidden for good.
-func TestCheckpointsGone(t *testing.T) {
-	v, root := newVault(t)
-	l := mustOpen(t, v, Options{Now: noon})
-	fillUp(t, l, 0, 3)
-	mustOpen(t, v, Options{}) // a job that died before it could sign
-	for _, name := range []string{"points/1", "catalogs/1-1"} {
-		file := filepath.Join(root, filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Open(t.Context(), v, Options{Now: noon}); !errors.Is(err, vault.ErrDamaged) {
-			t.Errorf("with %s and no checkpoint: %v, want damage", name, err)
-		}
-		if err := os.Remove(file); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // A vault whose ledger and checkpoints have all gone is told from one that was
 // never used: a second ledger would hide all points of the first.
 func TestLedgerGone(t *testing.T) {

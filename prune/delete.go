@@ -61,13 +61,16 @@ func Due(s *catalog.State, now time.Time, self id.Job) (due []*catalog.Retiremen
 	return due, waiting
 }
 
-// Delete deletes the objects of a retirement that is due, and says so. The state
-// is of the whole ledger, and what it has seen is under a checkpoint.
-//
-// A crash between two objects, or before the fact, leaves some of them: retired, in
-// use by nobody, deleted by the next run. After the fact nobody looks for them again.
+// Delete deletes the objects of a retirement that is due, and says so. The state is of the whole
+// ledger. A checkpoint covers the retirement first: without it, what has gone is missing. A crash
+// between two objects, or before the fact, leaves some of them: retired, in use by nobody, deleted by
+// the next run. After the fact nobody looks for them again.
 func (w *Work) Delete(ctx context.Context, s *catalog.State, r *catalog.Retirement) error {
-	if err := w.unneeded(ctx, s, r); err != nil {
+	err := w.unneeded(ctx, s, r)
+	if err == nil && w.Ledger.Signed().Seq <= r.Position {
+		_, err = w.Ledger.Checkpoint(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	done := events.ObjectsDeleted{Retired: r.Position, Packs: uint64(len(r.Packs)), Tables: uint64(len(r.Tables)), Bytes: r.Bytes}
@@ -81,7 +84,7 @@ func (w *Work) Delete(ctx context.Context, s *catalog.State, r *catalog.Retireme
 			return err
 		}
 	}
-	_, err := w.Ledger.AppendGuarded(ctx, w.Job, &ledger.Guard{Job: w.Job, Next: s.Next}, []events.Fact{done}, nil, nil)
+	_, err = w.Ledger.AppendGuarded(ctx, w.Job, &ledger.Guard{Job: w.Job, Next: s.Next}, []events.Fact{done}, nil, nil)
 	return err
 }
 
@@ -93,8 +96,6 @@ func (w *Work) remove(ctx context.Context, name string) error {
 }
 
 // unneeded makes sure once more that no listed point needs what is to be deleted.
-// Points from before the retirement were considered then, and those after it were
-// committed by jobs that had read it: this finds a program that keeps to neither.
 func (w *Work) unneeded(ctx context.Context, s *catalog.State, r *catalog.Retirement) error {
 	packs, tables := map[table.PackRef]bool{}, map[id.Object]bool{}
 	for _, p := range r.Packs {

@@ -26,5 +26,11 @@ package retention
 
 import "errors"
 
-// ErrEmpty: the rule has no number above zero.
-var ErrEmpty = errors.New("the rule keeps nothing")
+// The errors a caller decides by.
+var (
+	// ErrEmpty: the rule has no number above zero.
+	ErrEmpty = errors.New("the rule keeps nothing")
+	// ErrUnclear: the words of a rule make no sense to this program. A later one may
+	// have written them.
+	ErrUnclear = errors.New("not a rule that this version understands")
+)

@@ -3,7 +3,10 @@ package retention
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -110,4 +113,63 @@ func (r Rule) Judge(points []Point) ([][]string, error) {
 		}
 	}
 	return reasons, nil
+}
+
+// Words is the rule as a fact has it: its numbers above zero, and the zone. FromWords
+// makes the rule of it again.
+func (r Rule) Words() map[string]string {
+	out := map[string]string{}
+	for name, n := range r.numbers() {
+		if *n > 0 {
+			out[name] = strconv.Itoa(*n)
+		}
+	}
+	if r.Zone != nil {
+		out["zone"] = r.Zone.String()
+	}
+	return out
+}
+
+// numbers are the rule's, by their names.
+func (r *Rule) numbers() map[string]*int {
+	return map[string]*int{"last": &r.Last, "hourly": &r.Hourly, "daily": &r.Daily, "weekly": &r.Weekly, "monthly": &r.Monthly, "yearly": &r.Yearly}
+}
+
+// FromWords reads a rule. A word that is not known is an error, and no rule at all is
+// ErrEmpty: who does not understand a rule must not forget by the rest of it.
+func FromWords(words map[string]string) (r Rule, err error) {
+	for _, name := range slices.Sorted(maps.Keys(words)) {
+		text := words[name]
+		if name == "zone" {
+			if r.Zone, err = time.LoadLocation(text); err != nil {
+				return Rule{}, fmt.Errorf("retention zone %.80q: %w: %w", text, ErrUnclear, err)
+			}
+			continue
+		}
+		to := r.numbers()[name]
+		n, err := strconv.Atoi(text)
+		if to == nil || err != nil || n < 0 {
+			return Rule{}, fmt.Errorf("retention %.80q %.80q: it is last, hourly, daily, weekly, monthly or yearly and a number, or zone and a name: %w", name, text, ErrUnclear)
+		}
+		*to = n
+	}
+	if r.Empty() {
+		return Rule{}, ErrEmpty
+	}
+	return r, nil
+}
+
+// String is the rule in words.
+func (r Rule) String() string {
+	var out []string
+	for _, k := range append([]kind{{name: "last", keep: r.Last}}, r.kinds()...) {
+		if k.keep > 0 {
+			out = append(out, fmt.Sprintf("%s %d", k.name, k.keep))
+		}
+	}
+	zone := r.Zone
+	if zone == nil {
+		zone = time.UTC
+	}
+	return "keep " + strings.Join(out, ", ") + " in " + zone.String()
 }

@@ -153,3 +153,32 @@ func TestRandomHistories(t *testing.T) {
 		}
 	}
 }
+
+func TestRulesAreKeptInWords(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Skip("no time zones here: ", err)
+	}
+	for _, r := range []Rule{{Last: 3}, {Last: 1, Hourly: 2, Daily: 3, Weekly: 4, Monthly: 5, Yearly: 6, Zone: berlin}} {
+		back, err := FromWords(r.Words())
+		if err != nil || back.String() != r.String() {
+			t.Errorf("%v became %v, %v", r, back, err)
+		}
+	}
+	if got := (Rule{Daily: 7, Last: 2}).String(); got != "keep last 2, daily 7 in UTC" {
+		t.Errorf("got %q", got)
+	}
+	for name, words := range map[string]map[string]string{
+		"an unknown word": {"last": "3", "fortnightly": "1"}, "no number": {"last": "many"}, "below zero": {"last": "-1"}, "an unknown zone": {"last": "1", "zone": "Nowhere/Else"},
+		"a path as zone": {"last": "1", "zone": "../../etc/passwd"},
+	} {
+		if r, err := FromWords(words); !errors.Is(err, ErrUnclear) || !r.Empty() {
+			t.Errorf("%s: %v, %v", name, r, err)
+		}
+	}
+	for name, words := range map[string]map[string]string{"nothing": nil, "a zone only": {"zone": "UTC"}, "zero": {"last": "0"}} {
+		if _, err := FromWords(words); !errors.Is(err, ErrEmpty) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

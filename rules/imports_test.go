@@ -10,7 +10,7 @@ import (
 // tiers is the import order, highest first. A package belongs to the tier of
 // its first path element and imports its own tier and lower ones.
 var tiers = []string{
-	"cmd", "bench", "conductor", "stages", "audit", "prune", "heal", "retention", "restore", "catalog", "flow", "ledger", "events",
+	"cmd", "bench", "conductor", "stages", "audit", "prune", "heal", "domain", "retention", "restore", "catalog", "flow", "ledger", "selection", "events",
 	"guestfs", "blockdev", "hypervisor", "vault", "chunk", "vdisk", "id",
 }
 

@@ -204,6 +204,8 @@ func (c Config) check() error {
 func ReadConfig(ctx context.Context, st store.Store) (Config, error) {
 	text, err := store.ReadAll(ctx, st, ConfigName, maxConfig)
 	switch {
+	case errors.Is(err, store.ErrForeign):
+		return Config{}, damaged(ConfigName, "%v", err)
 	case errors.Is(err, store.ErrNotFound):
 		return Config{}, fmt.Errorf("read %s: %w", ConfigName, ErrNoVault)
 	case errors.Is(err, store.ErrLength):

@@ -34,8 +34,7 @@
 // lie in ordinary memory: a core dump or swap of the process holds them.
 //
 // Compression is package vault/frame, secrets and sealing package vault/seal, keys
-// from passwords package vault/kdf; what the rest of the program needs of them has
-// its names here too.
+// from passwords package vault/kdf; what others need of them has its names here too.
 //
 // Hostile bytes: everything read from a store is checked and bounded before
 // memory is taken for it. Nothing read makes the package panic.
@@ -63,22 +62,20 @@ var (
 	ErrNoVault = errors.New("no vault here")
 	// ErrVaultExists: the store already holds a vault; it was not touched.
 	ErrVaultExists = errors.New("a vault exists here")
-	// ErrWrongKey: neither the password nor, where it reads as one, the recovery
-	// key opens this vault, and nothing says that the vault is damaged.
+	// ErrWrongKey: this opens nothing, and nothing says that the vault is damaged.
 	ErrWrongKey = seal.ErrWrongKey
 	// ErrNewer: a later version of Millrace wrote this. Nothing is wrong with it.
 	ErrNewer = seal.ErrNewer
-	// ErrDamaged: the bytes disagree with their name, checksum, signature or key.
-	// Reading again gives the same answer.
+	// ErrDamaged: the bytes disagree with their name, checksum, signature or key, again and again.
 	ErrDamaged = seal.ErrDamaged
-	// ErrNoPart: this process was not granted the key for that, or the domain is
-	// unknown to it.
+	// ErrNoPart: this process was not granted the key for that.
 	ErrNoPart = seal.ErrNoPart
+	// ErrNoDomain: the keys of this domain were shredded, or are lost; see package apart.
+	ErrNoDomain = seal.ErrNoDomain
 	// ErrRotated: the keys at hand are from before a rotation; open the vault again. A
 	// password that was left behind by the rotation does not help.
 	ErrRotated = seal.ErrRotated
-	// ErrPackFull: the chunk does not fit the pack any more; close it and begin
-	// another.
+	// ErrPackFull: the chunk does not fit the pack any more; close it and begin another.
 	ErrPackFull = errors.New("pack is full")
 )
 

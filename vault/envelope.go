@@ -22,9 +22,11 @@ const (
 const (
 	keyPrefix   = "keys/"
 	maxEnvelope = 12 << 20 // secrets of maxDomains domains, in base64
-	maxKeys     = 64
 	maxLabel    = 200
 )
+
+// MaxKeys is how many passwords and recovery keys a vault can have.
+const MaxKeys = 64
 
 // KeyName is the name of the object that holds a wrapped key.
 func KeyName(k id.Key) string { return keyPrefix + k.String() }

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/apart"
 	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/store"
 )
@@ -30,6 +32,7 @@ func Open(ctx context.Context, st store.Store, password []byte) (*Vault, error) 
 	if err := v.match(); err != nil {
 		return nil, fmt.Errorf("open vault %s: %w", c.ID, err)
 	}
+	v.Keys.FetchFrom(apart.Source(ctx, st))
 	return v, nil
 }
 
@@ -105,7 +108,8 @@ func appendUnlessWrong(bad []error, err error) []error {
 	return append(bad, err)
 }
 
-// envelopes yields the keys of v, well-formed or as an error naming the object.
+// envelopes yields the keys of v, well-formed or as an error naming the object, then
+// with no more than the ID if the name has one.
 // Those of another vault, which a Create that died leaves behind, are skipped. If
 // there is no key at all the vault is damaged.
 func (v *Vault) envelopes(ctx context.Context) iter.Seq2[*envelope, error] {
@@ -120,9 +124,13 @@ func (v *Vault) envelopes(ctx context.Context) iter.Seq2[*envelope, error] {
 			if errors.Is(err, store.ErrNotFound) || err == nil && e == nil {
 				continue // removed meanwhile, or another vault's
 			}
-			if n++; n > maxKeys {
-				yield(nil, damaged(keyPrefix, "more than %d keys", maxKeys))
+			if n++; n > MaxKeys {
+				yield(nil, damaged(keyPrefix, "more than %d keys", MaxKeys))
 				return
+			}
+			if err != nil {
+				e = &envelope{}
+				_ = e.ID.UnmarshalText([]byte(strings.TrimPrefix(entry.Name, keyPrefix)))
 			}
 			if !yield(e, err) {
 				return
@@ -145,8 +153,7 @@ func (v *Vault) readEnvelope(ctx context.Context, name string) (*envelope, error
 	return parseEnvelope(name, text, v.Config)
 }
 
-// match holds the secrets against the signed description: the same vault, the
-// same signing key, all parts of all domains.
+// match holds the secrets against the signed description.
 func (v *Vault) match() error {
 	if v.Keys.Vault() != v.ID || !v.Keys.Public().Equal(v.Config.SigningKey) {
 		return damaged(keyPrefix, "the wrapped signing key is not the vault's")

@@ -124,7 +124,7 @@ func TestPackNeedsItsKeys(t *testing.T) {
 			t.Errorf("writing with parts %05b: %v", parts, err)
 		}
 	}
-	if _, err := NewPackWriter(t.Context(), st, v.Keys, testJob, id.Domain{1}); !errors.Is(err, ErrNoPart) {
+	if _, err := NewPackWriter(t.Context(), st, v.Keys, testJob, id.Domain{1}); !errors.Is(err, ErrNoDomain) {
 		t.Errorf("writing in a domain that is not: %v", err)
 	}
 }

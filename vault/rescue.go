@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/millrace-backup/millrace/vault/apart"
 	"github.com/millrace-backup/millrace/vault/store"
 )
 
@@ -24,6 +25,7 @@ func Rescue(ctx context.Context, st store.Store, password []byte) (*Vault, error
 		found = errors.Join(found, err)
 	}
 	if keys != nil {
+		keys.FetchFrom(apart.Source(ctx, st))
 		return &Vault{keys.Vault(), Config{Format: Format, ID: keys.Vault(), SigningKey: keys.Public(), CellSize: 4 << 20, BlockSize: 4 << 10}, st, keys}, nil
 	}
 	return nil, fmt.Errorf("rescue vault: %w", found)

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/millrace-backup/millrace/id"
@@ -36,7 +37,7 @@ func TestRotation(t *testing.T) {
 		if _, err := Open(t.Context(), v.Store, []byte("of nobody")); !errors.Is(err, ErrWrongKey) {
 			t.Fatal(err)
 		}
-		if _, err := next.addPassword(t.Context(), []byte(password), "next", quick(), noon()); err != nil {
+		if _, err := addPassword(t.Context(), next, []byte(password), "next", quick(), noon()); err != nil {
 			t.Fatal(err)
 		}
 		got, err := Open(t.Context(), v.Store, []byte(password)) // which opens the older ones, too
@@ -67,7 +68,7 @@ func TestRotation(t *testing.T) {
 		}
 		all++
 		if k.Generation < 3 {
-			if err := v.RemoveKey(t.Context(), k.ID); err != nil {
+			if err := v.Store.Delete(t.Context(), KeyName(k.ID)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -95,5 +96,64 @@ func TestPartsAreNotRotated(t *testing.T) {
 	}
 	if _, err := parts.Rotate(); !errors.Is(err, ErrNoPart) {
 		t.Error(err)
+	}
+}
+
+// A key object says which generation its secrets are, in clear, because that decides which
+// is tried first. One that lies is damaged.
+func TestAKeyOfAnotherGeneration(t *testing.T) {
+	v, _ := newVault(t, newMemory())
+	secret := []byte("another")
+	key := Key{ID: id.NewKey(), Kind: KindPassword, Label: "x", Created: noon(), KDF: quick().WithSalt()}
+	kek, err := key.KDF.Derive(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for generation, want := range map[int]error{0: nil, 1: ErrDamaged} {
+		e := envelope{Format: Format, Vault: v.ID, ID: key.ID, Kind: key.Kind, Label: key.Label, Created: key.Created, KDF: key.KDF, Generation: generation}
+		if e.bound, err = e.wrapBinding(); err != nil {
+			t.Fatal(err)
+		}
+		if e.Wrapped, err = v.Keys.Wrap(kek, key.ID, e.bound); err != nil {
+			t.Fatal(err)
+		}
+		text, err := signJSON(&e, &e.Signature, keySigned, v.Keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed, err := parseEnvelope(KeyName(key.ID), text, v.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parsed.unwrap(secret); !errors.Is(err, want) {
+			t.Errorf("generation %d: %v", generation, err)
+		}
+	}
+}
+
+// Secrets that are not all that the vault's description names open nothing.
+func TestSecretsAreHeldAgainstTheDescription(t *testing.T) {
+	st := newMemory()
+	v, _ := newVault(t, st)
+	c := v.Config
+	c.Domains = append(slices.Clone(c.Domains), Domain{id.Domain{7}, c.Domains[0].Cutter})
+	text, err := encodeConfig(c, v.Keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.objects[ConfigName] = text
+	if _, err := Open(t.Context(), st, []byte(password)); !errors.Is(err, ErrDamaged) {
+		t.Error(err)
+	}
+	w := *v
+	w.Config.SigningKey = slices.Clone(c.SigningKey)
+	w.Config.SigningKey[0] ^= 1
+	if err := w.match(); !errors.Is(err, ErrDamaged) {
+		t.Errorf("another signing key: %v", err)
+	}
+	w = *v
+	w.ID[0] ^= 1
+	if err := w.match(); !errors.Is(err, ErrDamaged) {
+		t.Errorf("another vault: %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/vault/apart"
 	"github.com/millrace-backup/millrace/vault/kdf"
 	"github.com/millrace-backup/millrace/vault/seal"
 	"github.com/millrace-backup/millrace/vault/store"
@@ -79,6 +80,7 @@ func Create(ctx context.Context, st store.Store, password []byte, o CreateOption
 		return nil, "", fmt.Errorf("create vault: %w", err)
 	}
 	now := o.Now().UTC().Truncate(time.Second)
+	keys.FetchFrom(apart.Source(ctx, st))
 	v := &Vault{ID: keys.Vault(), Store: st, Keys: keys, Config: Config{
 		Format: Format, ID: keys.Vault(), SigningKey: keys.Public(), Created: now,
 		CellSize: o.CellSize, BlockSize: o.BlockSize,
@@ -87,17 +89,22 @@ func Create(ctx context.Context, st store.Store, password []byte, o CreateOption
 	if err := v.Config.check(); err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)
 	}
-	first, err := v.addPassword(ctx, password, o.Label, o.KDF, now)
+	first, err := v.PreparePassword(password, o.Label, o.KDF, now)
+	if err == nil {
+		err = v.AddKey(ctx, first)
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)
 	}
-	var recovery string
-	second, err := v.AddRecovery(ctx, now, func(key string) error {
-		if recovery = key; o.Recovery != nil {
-			return o.Recovery(v.ID, key)
+	second, recovery, err := v.PrepareRecovery(now)
+	if err == nil && o.Recovery != nil {
+		if err = o.Recovery(v.ID, recovery); err != nil {
+			err = fmt.Errorf("show the recovery key: %w", err)
 		}
-		return nil
-	})
+	}
+	if err == nil {
+		err = v.AddKey(ctx, second)
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("create vault: %w", err)
 	}
@@ -131,38 +138,55 @@ func (v *Vault) publish(ctx context.Context, keys ...id.Key) error {
 	return ErrVaultExists
 }
 
-// AddPassword lets one more password open the vault and returns its key.
-func (v *Vault) AddPassword(ctx context.Context, password []byte, label string, now time.Time) (Key, error) {
-	n := 0
-	for _, err := range v.envelopes(ctx) {
-		if err == nil {
-			n++
-		}
-	}
-	if n >= maxKeys {
-		return Key{}, fmt.Errorf("add password: the vault has %d keys already, remove one", n)
-	}
-	return v.addPassword(ctx, password, label, DefaultKDF(), now.UTC().Truncate(time.Second))
+// Prepared is the object of a further key, which is not stored yet.
+type Prepared struct {
+	Key
+	Text []byte // what is to be stored, under KeyName(ID)
 }
 
-func (v *Vault) addPassword(ctx context.Context, password []byte, label string, how KDF, now time.Time) (Key, error) {
-	if len(password) == 0 {
-		return Key{}, errors.New("add password: it is empty")
+// CheckPassword says why p can be the password of no vault; nil if it can.
+func CheckPassword(p []byte) error {
+	if _, looksLike, _ := kdf.ParseRecovery(p); looksLike {
+		return errors.New("it looks like a recovery key")
 	}
-	if _, looksLike, _ := kdf.ParseRecovery(password); looksLike {
-		return Key{}, errors.New("add password: it looks like a recovery key")
+	if len(p) == 0 {
+		return errors.New("it is empty")
 	}
-	return v.addKey(ctx, Key{Kind: KindPassword, Label: label, Created: now, KDF: how}, password)
+	return nil
 }
 
-// AddRecovery makes a recovery key, which show is given before it opens anything: a
-// crash must not leave a key that nobody has seen. If show fails there is none.
-func (v *Vault) AddRecovery(ctx context.Context, now time.Time, show func(key string) error) (Key, error) {
+// PreparePassword makes the key that lets one more password open the vault.
+func (v *Vault) PreparePassword(password []byte, label string, how KDF, now time.Time) (Prepared, error) {
+	if err := CheckPassword(password); err != nil {
+		return Prepared{}, fmt.Errorf("add password: %w", err)
+	}
+	return v.prepare(Key{Kind: KindPassword, Label: label, Created: now, KDF: how}, password)
+}
+
+// PrepareRecovery makes a recovery key, which is to be shown before it is stored: a crash
+// must not leave a key that nobody has seen.
+func (v *Vault) PrepareRecovery(now time.Time) (p Prepared, recovery string, err error) {
 	secret, text := kdf.NewRecovery()
-	if err := show(text); err != nil {
-		return Key{}, fmt.Errorf("show the recovery key: %w", err)
+	p, err = v.prepare(Key{Kind: KindRecovery, Label: "recovery key", Created: now, KDF: KDF{Name: kdf.Recovery}}, secret)
+	return p, text, err
+}
+
+func (v *Vault) prepare(key Key, secret []byte) (Prepared, error) {
+	if err := checkLabel(key.Label); err != nil {
+		return Prepared{}, fmt.Errorf("add key: %w", err)
 	}
-	return v.addKey(ctx, Key{Kind: KindRecovery, Label: "recovery key", Created: now.UTC().Truncate(time.Second), KDF: KDF{Name: kdf.Recovery}}, secret)
+	key.ID, key.KDF, key.Generation = id.NewKey(), key.KDF.WithSalt(), v.Keys.Generation()
+	key.Created = key.Created.UTC().Truncate(time.Second)
+	text, err := encodeKey(v.Keys, key, secret)
+	return Prepared{key, text}, err
+}
+
+// AddKey stores a key that was prepared: from then on it opens the vault.
+func (v *Vault) AddKey(ctx context.Context, p Prepared) error {
+	if err := v.Store.PutNew(ctx, KeyName(p.ID), int64(len(p.Text)), bytes.NewReader(p.Text)); err != nil {
+		return fmt.Errorf("add key %s: %w", id.Short(p.ID), err)
+	}
+	return nil
 }
 
 // Rotated is the vault with fresh keys to seal with, which open all that v opens. They
@@ -175,47 +199,15 @@ func (v *Vault) Rotated() (*Vault, error) {
 	return &Vault{v.ID, v.Config, v.Store, keys}, nil
 }
 
-func (v *Vault) addKey(ctx context.Context, key Key, secret []byte) (Key, error) {
-	if err := checkLabel(key.Label); err != nil {
-		return Key{}, fmt.Errorf("add key: %w", err)
-	}
-	key.ID, key.KDF, key.Generation = id.NewKey(), key.KDF.WithSalt(), v.Keys.Generation()
-	text, err := encodeKey(v.Keys, key, secret)
-	if err != nil {
-		return Key{}, err
-	}
-	if err := v.Store.PutNew(ctx, KeyName(key.ID), int64(len(text)), bytes.NewReader(text)); err != nil {
-		return Key{}, fmt.Errorf("add key %s: %w", id.Short(key.ID), err)
-	}
-	return key, nil
-}
-
-// RemoveKey takes a password or the recovery key away, unless it is the last
-// key. Whoever copied the object before, and knows its password, still opens it.
-func (v *Vault) RemoveKey(ctx context.Context, k id.Key) error {
-	others := 0
-	for e, err := range v.envelopes(ctx) {
-		if err == nil && e.ID != k {
-			others++
-		}
-	}
-	if others == 0 {
-		return fmt.Errorf("remove key %s: it is the last one", id.Short(k))
-	}
-	if err := v.Store.Delete(ctx, KeyName(k)); err != nil {
-		return fmt.Errorf("remove key %s: %w", id.Short(k), err)
-	}
-	return nil
-}
-
 // ReadKeys lists the keys of the vault that c describes, in order of their ids. What
-// is damaged or newer comes as an error that names it; other vaults' are left out.
+// is damaged or newer comes as an error that names it, with a Key that has no more than
+// its ID if the object's name has one; other vaults' are left out.
 func ReadKeys(ctx context.Context, st store.Store, c Config) iter.Seq2[Key, error] {
 	return func(yield func(Key, error) bool) {
 		v := &Vault{ID: c.ID, Config: c, Store: st}
 		for e, err := range v.envelopes(ctx) {
 			var k Key
-			if err == nil {
+			if e != nil {
 				k = e.key()
 			}
 			if !yield(k, err) {

@@ -19,7 +19,12 @@
 //
 // A damaged segment hides nothing: each stretch between two checkpoints is proven by
 // itself. What stands behind the newest checkpoint is signed by nobody yet; without the
-// password it could have been made by anyone, and [Result.Tail] says how much it is.
+// password it could have been made by anyone, and [Result.Tail] says how much it is. What
+// such a segment says of objects explains what is there besides; it neither retires nor
+// replaces what one that is proven, or was opened, has named.
+//
+// A ledger of more than one segment without a checkpoint, or one segment and anything that
+// jobs store, has lost its checkpoints: whoever writes the second signs the first before.
 //
 // # What is no finding
 //

@@ -19,6 +19,8 @@ type link struct {
 	seq, to       uint64 // to: the last of several that are missing
 	before, after ledger.Mark
 	bad           bool // it could not be read, or is not there
+	opened        bool // so a holder of the keys wrote it
+	keyed         bool // it names keys
 }
 
 // stretch is the part of the ledger that no checkpoint has settled yet: from a place
@@ -188,19 +190,19 @@ func (p *pass) segment(ctx context.Context, w *stretch, upTo func(uint64) error)
 	if !s.Job.IsZero() {
 		p.jobs[s.Job] = true
 	}
+	l := link{seq: w.next, to: w.next, before: s.Before(), after: s.After()}
 	for n, list := range [][]ledger.ObjectRef{s.In, s.Out} {
 		for _, o := range list {
 			if err := store.CheckName(o.Name); err != nil || o.Size < 0 {
 				p.found(Finding{Object: name, What: what(name), Job: s.Job, Err: fmt.Errorf("it names what can be no object: %.80q of %d bytes: %w", o.Name, o.Size, vault.ErrDamaged)})
 				continue
 			}
-			p.keyed = p.keyed || strings.HasPrefix(o.Name, "keys/")
+			l.keyed = l.keyed || strings.HasPrefix(o.Name, "keys/")
 			if err := p.refs.Add(w.next, o, n == 1); err != nil {
 				return err
 			}
 		}
 	}
-	l := link{seq: w.next, to: w.next, before: s.Before(), after: s.After()}
 	p.fold(ctx, s, &l)
 	p.push(w, l)
 	w.next++
@@ -228,6 +230,7 @@ func (p *pass) fold(ctx context.Context, s *ledger.Segment, l *link) {
 		p.found(Finding{Object: name, What: what(name), Job: s.Job, Err: err})
 		return
 	}
+	l.opened = true
 	for _, r := range records {
 		if _, later := r.Fact.(events.Unknown); later {
 			p.r.Later[r.Kind]++
@@ -301,19 +304,21 @@ func (p *pass) settle(w *stretch, top *ledger.Checkpoint, end bool) {
 			return true
 		})
 		p.compare(w, l, proven, known)
+		believed := false
 		switch {
 		case l.bad:
 			known = false
 		case !known:
-			p.unproven(w, n, tail)
+			believed = p.unproven(w, n, tail) && l.opened
 		case l.after != proven:
 			name := ledger.SegmentName(l.seq)
 			p.found(Finding{Object: name, What: what(name), Err: fmt.Errorf("it ends at %d leaves, root %s; signed are %d, %s: %w",
 				l.after.Size, l.after.Root, proven.Size, proven.Root, vault.ErrDamaged)})
 			known = false
 		default:
-			proven = l.before
+			proven, believed = l.before, true
 		}
+		p.believe(l, believed)
 	}
 	if known && w.known && len(w.links) > 0 && proven != w.low {
 		name := ledger.SegmentName(w.links[0].seq)
@@ -331,15 +336,27 @@ func (p *pass) settle(w *stretch, top *ledger.Checkpoint, end bool) {
 	w.links = w.links[:0]
 }
 
+// believe says whether what a segment's header says of objects counts: a signature reaches
+// it, or a holder of the keys wrote it. Of any other it only explains what is there and
+// would be too much: anyone who can write to the vault can have made it.
+func (p *pass) believe(l *link, believed bool) {
+	if !believed {
+		p.refs.Doubt(l.seq)
+	}
+	p.keyed, p.claimed = p.keyed || l.keyed && believed, p.claimed || l.keyed
+	p.signs = p.signs || l.keyed && believed && l.seq == 0
+}
+
 // unproven enters a segment that no signature reaches: only that it continues the one
-// before it can be seen.
-func (p *pass) unproven(w *stretch, n int, tail bool) {
+// before it can be seen, and whether it does.
+func (p *pass) unproven(w *stretch, n int, tail bool) bool {
 	l := &w.links[n]
 	before, known := w.low, w.known
 	if n > 0 {
 		before, known = w.links[n-1].after, !w.links[n-1].bad
 	}
-	if known && l.before != before {
+	continues := !known || l.before == before
+	if !continues {
 		name := ledger.SegmentName(l.seq)
 		p.found(Finding{Object: name, What: what(name), Err: fmt.Errorf("it continues %d leaves, root %s, not %d, %s: %w",
 			l.before.Size, l.before.Root, before.Size, before.Root, ledger.ErrForked)})
@@ -349,6 +366,7 @@ func (p *pass) unproven(w *stretch, n int, tail bool) {
 	} else {
 		p.r.Unproven++
 	}
+	return continues
 }
 
 // compare holds a place of the ledger against what was seen of it before.
@@ -411,24 +429,46 @@ func (p *pass) end(ctx context.Context, w *stretch) error {
 			p.lost(s.Size, s.By+" has it")
 		}
 	}
-	if len(p.sizes) == 0 || w.next == 0 {
-		return p.neverSigned(ctx)
+	if w.newest.Size > 0 && w.next > 0 {
+		return nil
 	}
-	return nil
+	p.keyed = p.claimed // of a vault that nobody has signed yet, all is as likely as the rest
+	return p.neverSigned(ctx)
 }
 
-// neverSigned makes sure that a vault without checkpoints is one that no job has signed.
+// neverSigned makes sure that a vault without a checkpoint is one that no job has signed.
+// Whoever appends the second segment signs the first before that, and a job's first segment
+// is durable before anything else of it: all that can be there without a checkpoint is what
+// a crash of init leaves.
 func (p *pass) neverSigned(ctx context.Context) error {
+	// It may have been signed since the checkpoints were listed, and gone on.
+	for e, err := range p.o.Store.List(ctx, "checkpoints/") {
+		if err != nil {
+			return err
+		}
+		size, ok := ledger.CheckpointSize(e.Name)
+		if _, seen := slices.BinarySearch(p.sizes, size); !ok || seen {
+			continue
+		}
+		if _, err := ledger.ReadCheckpoint(ctx, p.o.Config, p.o.Store, size); err == nil {
+			p.note("the vault was signed for the first time while it was looked at: look again")
+			return nil
+		}
+	}
+	missing := func(why string, args ...any) {
+		p.found(Finding{Object: "checkpoints/", What: "the checkpoints of the ledger", State: Missing,
+			Err: fmt.Errorf("there is none that verifies, though "+why+": %w", append(args, vault.ErrDamaged)...)})
+	}
+	if p.r.Segments > 1 {
+		missing("the ledger has %d segments, and the first is signed before there is a second", p.r.Segments)
+		return nil
+	}
 	for _, folder := range []string{"points/", "catalogs/", "packs/", "tables/"} {
 		for _, err := range p.o.Store.List(ctx, folder) {
 			if err != nil {
 				return err
 			}
-			if (folder == "packs/" || folder == "tables/") && p.r.Segments > 0 {
-				break // a job that has not signed yet
-			}
-			p.found(Finding{Object: "checkpoints/", What: "the checkpoints of the ledger", State: Missing,
-				Err: fmt.Errorf("there is none, though jobs have stored %s: %w", folder[:len(folder)-1], vault.ErrDamaged)})
+			missing("jobs have stored %s", folder[:len(folder)-1])
 			return nil
 		}
 	}

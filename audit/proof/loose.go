@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/millrace-backup/millrace/audit/proof/whole"
 	"github.com/millrace-backup/millrace/catalog/saved"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
@@ -65,7 +66,7 @@ func (p *pass) beating(ctx context.Context, check func(context.Context, store.En
 
 // beatOf takes the name of a heartbeat apart; docs/format/lease.md.
 func beatOf(name string) (id.Job, bool) {
-	j, ok := jobOf(name)
+	j, ok := whole.Job(name)
 	number := name[strings.LastIndexByte(name, '/')+1:]
 	_, err := strconv.ParseUint(number, 10, 64)
 	return j, ok && err == nil && len(number) == 20
@@ -123,11 +124,32 @@ func (p *pass) snapshots(ctx context.Context) error {
 		p.count(e.Name, e.Size)
 		if err != nil {
 			p.found(Finding{Object: e.Name, What: what(e.Name), Err: err})
-		} else if !signed && p.o.Vault == nil {
-			p.note("%s was written by an earlier version, which did not sign: only with the password can damage be seen", e.Name)
+		} else if !signed {
+			p.bare = append(p.bare, e.Name)
 		}
 	}
 	return nil
+}
+
+// copies judges the copies of points without a signature: earlier versions wrote such, and so
+// does whoever wants to change one unseen.
+func (p *pass) copies(context.Context) error {
+	for _, name := range p.bare {
+		switch {
+		case p.signs:
+			p.found(Finding{Object: name, What: what(name), Err: fmt.Errorf("its signature has gone: all versions that wrote to this vault sign: %w", vault.ErrDamaged)})
+		case p.o.Vault == nil:
+			p.note("%s was written by an earlier version, which did not sign: only with the password can damage be seen", name)
+		}
+	}
+	return nil
+}
+
+// strays notes what is in the place of the vault and is no object.
+func (p *pass) strays(ctx context.Context) error {
+	lines, err := whole.Strays(ctx, p.o.Store)
+	p.r.Notes = append(p.r.Notes, lines...)
+	return err
 }
 
 // maxSnapshots bounds what is compared with the ledger; a vault has three.
@@ -147,7 +169,7 @@ func (p *pass) keys(ctx context.Context) error {
 		}
 		there[k.ID] = true
 	}
-	if p.keyed {
+	if p.keyed || p.r.Segments == 0 {
 		return nil // objects compares them with what the ledger names
 	}
 	if p.o.Vault == nil {

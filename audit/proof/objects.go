@@ -1,26 +1,19 @@
 package proof
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"strings"
 	"sync"
 
 	"github.com/millrace-backup/millrace/audit/proof/names"
-	"github.com/millrace-backup/millrace/events"
-	"github.com/millrace-backup/millrace/id"
-	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/audit/proof/whole"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/apart"
 	"github.com/millrace-backup/millrace/vault/store"
 )
-
-// piece is how much of an object is read at once.
-const piece = 1 << 20
 
 // unnamed is an object in packs/ or tables/ that no segment names.
 type unnamed struct {
@@ -51,9 +44,9 @@ func (p *pass) objects(ctx context.Context) error {
 	var readers sync.WaitGroup
 	for range max(p.o.Workers, 1) {
 		readers.Go(func() {
-			r := reader{p: p, buf: make([]byte, piece), tail: make([]byte, 0, 2*tailProbe)}
+			r := whole.New(p.o.Store, p.o.Config.ID, p.o.Vault, p.advance)
 			for t := range work {
-				if err := r.read(ctx, t); err != nil {
+				if err := p.read(ctx, r, t); err != nil {
 					cancel(err)
 				}
 			}
@@ -128,6 +121,11 @@ func (p *pass) beside(e store.Entry, folder string) {
 		p.mu.Lock()
 		p.note("%s holds fresh keys, sealed with those from before: a rotation is under way, or died and is finished by the next", e.Name)
 		p.mu.Unlock()
+	case folder+"/" == apart.Prefix: // nothing was sealed in it before a segment named it
+		p.count(e.Name, e.Size)
+		p.mu.Lock()
+		p.note("%s has keys of a guest that no segment names: a backup is beginning, or died before it began", e.Name)
+		p.mu.Unlock()
 	case folder != "keys":
 		p.mu.Lock()
 		p.note("%s is not of the vault", e.Name)
@@ -142,31 +140,14 @@ func (p *pass) beside(e store.Entry, folder string) {
 	}
 }
 
-// reader reads objects, one at a time.
-type reader struct {
-	p    *pass
-	buf  []byte
-	head [headProbe]byte
-	tail []byte // the last bytes that were read
-	kept int64  // where in the object tail begins
-}
-
-// headProbe is the clear part of a pack, which is the longer; tailProbe is what the
-// footers of nearly all packs fit into, see vault.ReadPackFooter.
-const (
-	headProbe = 92
-	tailProbe = 128 << 10
-)
-
 // read reads an object and says what is wrong with it. The error is one of reading.
-func (r *reader) read(ctx context.Context, t task) error {
-	p := r.p
+func (p *pass) read(ctx context.Context, r *whole.Reader, t task) error {
 	if t.named && t.ref.Retired {
 		p.mu.Lock()
 		p.r.Retired.add(t.Size)
 		p.mu.Unlock()
 	}
-	sum, size, err := r.sum(ctx, t.Entry)
+	sum, size, err := r.Sum(ctx, t.Entry)
 	if errors.Is(err, store.ErrNotFound) {
 		if t.named && !t.ref.Retired {
 			p.mu.Lock()
@@ -180,176 +161,48 @@ func (r *reader) read(ctx context.Context, t task) error {
 	}
 	p.count(t.Name, size)
 	if !t.named {
+		if err == nil {
+			err = r.Own(ctx, t.Entry, sum)
+		}
+		if err != nil && !wrong(err) {
+			return err
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.loose = append(p.loose, unnamed{t.Entry, errors.Join(err, r.own(ctx, t.Entry, sum))})
+		p.loose = append(p.loose, unnamed{t.Entry, err})
 		return nil
 	}
-	j, _ := jobOf(t.Name)
+	j, _ := whole.Job(t.Name)
 	switch {
+	case t.ref.Retired && strings.HasPrefix(t.Name, apart.Prefix):
+		// A crash before it was deleted leaves this, and so does whoever puts it back.
+		p.found(Finding{Object: t.Name, What: what(t.Name), State: Extra,
+			Err: fmt.Errorf("segment %d shredded it, and it is there: what it opens can be read until millrace prune destroys it: %w", t.ref.Seq, vault.ErrDamaged)})
+		return nil
 	case err != nil:
+	case t.ref.Retired && strings.HasPrefix(t.Name, "keys/") && t.ref.Size == 0: // the last word on a key, see ledger/keyring
+		p.found(Finding{Object: t.Name, What: what(t.Name), State: Extra,
+			Err: fmt.Errorf("segment %d says that it was removed, so it was put back, and opens the vault: %w", t.ref.Seq, vault.ErrDamaged)})
+		return nil
 	case size != t.ref.Size:
 		err = fmt.Errorf("it has %d bytes, segment %d says %d: %w", size, t.ref.Seq, t.ref.Size, vault.ErrDamaged)
 	case sum != t.ref.Sum:
 		err = fmt.Errorf("its SHA-256 is %s, segment %d says %s: %w", sum, t.ref.Seq, t.ref.Sum, vault.ErrDamaged)
-	case strings.HasPrefix(t.Name, "packs/") && p.o.Vault != nil:
-		if err = r.footer(ctx, t.Entry); err != nil && !wrong(err) {
+	default:
+		if err = r.Footer(ctx, t.Entry); err != nil && !wrong(err) {
 			return err
 		}
 	}
 	if err != nil {
-		p.found(Finding{Object: t.Name, What: what(t.Name), Job: j, Err: err})
+		p.found(Finding{Object: t.Name, What: what(t.Name), Job: j, Err: claimed(t.ref, err)})
 	}
 	return nil
 }
 
-// sum reads an object whole and keeps its beginning and its end.
-func (r *reader) sum(ctx context.Context, e store.Entry) (sum events.Hash, size int64, err error) {
-	h := sha256.New()
-	r.tail, r.kept = r.tail[:0], 0
-	for {
-		n, err := r.p.o.Store.Get(ctx, e.Name, size, r.buf)
-		b := r.buf[:n]
-		h.Write(b)
-		if size == 0 {
-			clear(r.head[copy(r.head[:], b):])
-		}
-		size += int64(n)
-		r.tail = append(r.tail, b[max(0, len(b)-tailProbe):]...)
-		if over := len(r.tail) - tailProbe; over > 0 {
-			r.tail = r.tail[:copy(r.tail, r.tail[over:])]
-		}
-		r.p.advance(int64(n))
-		switch {
-		case errors.Is(err, io.ErrUnexpectedEOF):
-			r.kept = size - int64(len(r.tail))
-			return events.Hash(h.Sum(nil)), size, nil
-		case err != nil:
-			return sum, size, fmt.Errorf("read %s: %w", e.Name, err)
-		case size > e.Size+piece:
-			return sum, size, fmt.Errorf("read %s: it goes on behind its %d bytes: %w", e.Name, e.Size, vault.ErrDamaged)
-		}
-	}
-}
-
-// own checks that an object nobody names is what its own name and clear part say: of
-// this vault and of the job in whose folder it lies.
-func (r *reader) own(ctx context.Context, e store.Entry, sum events.Hash) error {
-	j, ok := jobOf(e.Name)
-	if !ok || !strings.HasSuffix(e.Name, "/"+sum.String()) {
-		return fmt.Errorf("its name is not its SHA-256: %w", vault.ErrDamaged)
-	}
-	v := r.p.o.Config.ID
-	if strings.HasPrefix(e.Name, "tables/") {
-		if !bytes.HasPrefix(r.head[:], []byte("MRTABL")) || !bytes.Equal(r.head[10:42], v[:]) {
-			return fmt.Errorf("it is no table of this vault: %w", vault.ErrDamaged)
-		}
-		return nil
-	}
-	if !bytes.HasPrefix(r.head[:], []byte("MRPACK")) || !bytes.Equal(r.head[8:40], v[:]) || !bytes.Equal(r.head[56:72], j[:]) {
-		return fmt.Errorf("it is no pack of this vault and job: %w", vault.ErrDamaged)
-	}
-	if r.p.o.Vault != nil {
-		return r.footer(ctx, e)
-	}
-	return nil
-}
-
-// footer opens the footer of the pack that was just read, from what was kept of it.
-func (r *reader) footer(ctx context.Context, e store.Entry) error {
-	j, ok := jobOf(e.Name)
-	var name id.Object
-	if !ok || name.UnmarshalText([]byte(e.Name[strings.LastIndexByte(e.Name, '/')+1:])) != nil {
-		return fmt.Errorf("not the name of a pack: %w", vault.ErrDamaged)
-	}
-	_, err := vault.ReadPackFooter(ctx, ends{r.p.o.Store, e, r}, r.p.o.Vault.Keys, j, name)
-	return err
-}
-
-// ends is a store in which the beginning and the end of one object are at hand.
-type ends struct {
-	store.Store
-	e store.Entry
-	r *reader
-}
-
-func (s ends) Stat(context.Context, string) (store.Entry, error) { return s.e, nil }
-
-func (s ends) Get(ctx context.Context, name string, off int64, buf []byte) (int, error) {
-	to := off + int64(len(buf))
-	switch {
-	case to <= headProbe:
-		return copy(buf, s.r.head[off:to]), nil
-	case off >= s.r.kept && to <= s.r.kept+int64(len(s.r.tail)):
-		return copy(buf, s.r.tail[off-s.r.kept:]), nil
-	}
-	return s.Store.Get(ctx, name, off, buf)
-}
-
-// late looks once more at what was missing and what nobody named: the vault is in use, and
-// a segment that was appended meanwhile may explain it.
-func (p *pass) late(ctx context.Context) error {
-	if len(p.gone) == 0 && len(p.loose) == 0 {
-		return nil
-	}
-	retired, brought := map[string]bool{}, map[string]bool{}
-	for seq := p.r.Segments; ; seq++ {
-		s, err := ledger.ReadSegment(ctx, p.o.Config, p.o.Store, seq)
-		if errors.Is(err, store.ErrNotFound) || err != nil && wrong(err) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		p.jobs[s.Job] = true
-		for _, o := range s.Out {
-			retired[o.Name] = true
-		}
-		for _, o := range s.In {
-			brought[o.Name] = true
-		}
-	}
-	now, err := p.beating(ctx, nil)
-	if err != nil {
+// claimed adds to what is wrong with an object that somebody has tried to explain it away.
+func claimed(ref names.Ref, err error) error {
+	if !ref.Claimed {
 		return err
 	}
-	for _, g := range p.gone {
-		if retired[g.Name] {
-			continue
-		}
-		if _, err := store.Stat(ctx, p.o.Store, g.Name); err == nil {
-			p.note("%s came back while the vault was looked at: look again", g.Name)
-		} else if !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		j, _ := jobOf(g.Name)
-		p.found(Finding{Object: g.Name, What: what(g.Name), State: Missing, Job: j,
-			Err: fmt.Errorf("it is missing: segment %d brought it in, with %d bytes: %w", g.Seq, g.Size, vault.ErrDamaged)})
-	}
-	for _, u := range p.loose {
-		if !brought[u.Name] {
-			p.judge(u, now)
-		}
-	}
-	return nil
-}
-
-// judge says what an object that no segment names counts as.
-func (p *pass) judge(u unnamed, now map[id.Job]bool) {
-	j, ok := jobOf(u.Name)
-	switch {
-	case strings.HasPrefix(u.Name, "keys/"):
-		u.err = fmt.Errorf("no segment brought it in: %w", vault.ErrDamaged)
-	case u.err != nil:
-		u.err = fmt.Errorf("no segment names it: %w", u.err)
-	case p.alive[j] || now[j]:
-		p.r.Running.add(u.Size)
-		return
-	case ok && p.jobs[j]:
-		p.r.LeftOver.add(u.Size)
-		return
-	default:
-		u.err = fmt.Errorf("no segment names it, nor the job in whose folder it is: %w", vault.ErrDamaged)
-	}
-	p.found(Finding{Object: u.Name, What: what(u.Name), State: Extra, Job: j, Err: u.err})
+	return fmt.Errorf("%w; segment %d, which nothing proves, says something else of it", err, ref.Claim)
 }

@@ -123,15 +123,18 @@ func (r *Result) Err() error {
 
 // pass is one run of Verify.
 type pass struct {
-	o     Options
-	r     *Result
-	refs  *names.Set
-	state *catalog.State // nil without the password
-	jobs  map[id.Job]bool
-	alive map[id.Job]bool // have heartbeats
-	keyed bool            // the ledger names keys
-	snaps []snapshot
-	sizes []uint64 // of checkpoints that are there, ascending
+	o       Options
+	r       *Result
+	refs    *names.Set
+	state   *catalog.State // nil without the password
+	jobs    map[id.Job]bool
+	alive   map[id.Job]bool // have heartbeats
+	keyed   bool            // the ledger names keys
+	claimed bool            // some segment does, proven or not
+	signs   bool            // it was made by a version that signs copies of points: the first segment names keys
+	bare    []string        // copies of points without a signature
+	snaps   []snapshot
+	sizes   []uint64 // of checkpoints that are there, ascending
 
 	mu    sync.Mutex // what follows
 	kinds map[string]*Count
@@ -159,7 +162,7 @@ func Verify(ctx context.Context, o Options) (*Result, error) {
 	if o.Vault != nil {
 		p.state = catalog.New()
 	}
-	for _, step := range []func(context.Context) error{p.heartbeats, p.snapshots, p.history, p.keys, p.objects, p.late, p.contents} {
+	for _, step := range []func(context.Context) error{p.heartbeats, p.snapshots, p.history, p.copies, p.keys, p.objects, p.late, p.strays, p.contents} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("verify vault %s: %w", id.Short(o.Config.ID), err)
 		}
@@ -246,6 +249,8 @@ func what(name string) string {
 		return "segment " + strings.TrimLeft(rest[:len(rest)-1], "0") + rest[len(rest)-1:] + " of the ledger"
 	case "checkpoints":
 		return "a checkpoint of the ledger"
+	case "domains":
+		return "keys of a guest's own domain"
 	case "rotations":
 		return "fresh keys of a rotation under way"
 	case "leases":
@@ -256,13 +261,4 @@ func what(name string) string {
 		return "a copy of a point, for when the ledger is lost"
 	}
 	return "of no kind that this version knows"
-}
-
-// jobOf is the job in whose folder an object lies.
-func jobOf(name string) (j id.Job, ok bool) {
-	parts := strings.Split(name, "/")
-	if len(parts) != 3 {
-		return j, false
-	}
-	return j, j.UnmarshalText([]byte(parts[1])) == nil
 }

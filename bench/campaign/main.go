@@ -30,17 +30,20 @@ import (
 
 	"github.com/millrace-backup/millrace/bench/campaign/crash"
 	"github.com/millrace-backup/millrace/bench/campaign/flips"
+	"github.com/millrace-backup/millrace/bench/campaign/keykills"
 	"github.com/millrace-backup/millrace/bench/campaign/kills"
 	"github.com/millrace-backup/millrace/bench/campaign/prunes"
 	"github.com/millrace-backup/millrace/bench/campaign/resume"
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
+	"github.com/millrace-backup/millrace/bench/campaign/upkeep"
 	"github.com/millrace-backup/millrace/bench/campaign/vhdxcut"
 )
 
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
-	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign(), vhdxcut.Campaign(), prunes.Campaign()}
+	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign(), vhdxcut.Campaign(), prunes.Campaign(),
+		upkeep.Campaign(), keykills.Campaign()}
 }
 
 func main() {

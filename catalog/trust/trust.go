@@ -22,6 +22,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 )
@@ -33,21 +34,33 @@ var (
 	ErrRetired = fmt.Errorf("retired or withdrawn: %w", ErrGone)
 )
 
-// Packs is what was said of packs since a job began.
-type Packs struct {
-	store store.Store
-	gone  map[catalog.PackKey]string // why
-	need  map[catalog.PackKey]bool
-	sizes map[id.Job]map[id.Object]int64 // of the packs in a job's folder
+// Shredded is ledger.ErrShredded if a fact says that of the domain.
+func Shredded(r events.Record, d id.Domain) error {
+	if f, ok := r.Fact.(events.DomainShredded); ok && f.Domain == d {
+		return fmt.Errorf("by %s at position %d: %w", f.By, r.Position, ledger.ErrShredded)
+	}
+	return nil
 }
 
-// New knows nothing yet.
-func New(st store.Store) *Packs { return &Packs{store: st, gone: map[catalog.PackKey]string{}} }
+// Packs is what was said of packs since a job began.
+type Packs struct {
+	store  store.Store
+	domain id.Domain                  // of the job
+	gone   map[catalog.PackKey]string // why
+	need   map[catalog.PackKey]bool
+	sizes  map[id.Job]map[id.Object]int64 // of the packs in a job's folder
+}
+
+// New knows nothing yet. d is the domain that the job seals in.
+func New(st store.Store, d id.Domain) *Packs {
+	return &Packs{store: st, domain: d, gone: map[catalog.PackKey]string{}}
+}
 
 // Heed takes in a fact. It returns ErrGone if that takes away a pack that is
-// needed now, and remembers it all the same.
+// needed now, and remembers it all the same; ledger.ErrShredded if it takes away the
+// keys of all of them, and nothing more is to be said.
 func (p *Packs) Heed(r events.Record) error {
-	var lost error
+	lost := Shredded(r, p.domain)
 	note := func(k catalog.PackKey, why string) {
 		p.gone[k] = fmt.Sprintf("%s at position %d", why, r.Position)
 		if p.need[k] {

@@ -9,6 +9,7 @@ import (
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 )
@@ -31,7 +32,7 @@ func TestPacksThatGo(t *testing.T) {
 	withdraw := func(n byte) events.Record {
 		return fact(events.ChunkWithdrawn{Job: key(n).Job, Pack: key(n).Pack, Chunks: []id.Chunk{{1}}})
 	}
-	p := New(st)
+	p := New(st, id.Domain{1})
 	if err := errors.Join(p.Heed(retire(0)), p.Heed(withdraw(1)), p.Heed(fact(events.PackStored{}))); err != nil {
 		t.Fatalf("nothing is needed yet: %v", err)
 	}
@@ -54,6 +55,12 @@ func TestPacksThatGo(t *testing.T) {
 		t.Errorf("one of its own is withdrawn: %v", err)
 	}
 	p.Done()
+	if err := p.Heed(fact(events.DomainShredded{Domain: id.Domain{2}})); err != nil {
+		t.Errorf("another domain is shredded: %v", err)
+	}
+	if err := p.Heed(fact(events.DomainShredded{Domain: id.Domain{1}, By: "ann"})); !errors.Is(err, ledger.ErrShredded) || !strings.Contains(err.Error(), "ann at position 9") {
+		t.Errorf("the domain is shredded: %v", err)
+	}
 	if err := p.Heed(retire(5)); err != nil {
 		t.Errorf("nothing is needed any more: %v", err)
 	}

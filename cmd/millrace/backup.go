@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,26 +13,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/cmd/millrace/bydomain"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/cmd/millrace/guests"
 	"github.com/millrace-backup/millrace/cmd/millrace/serve"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/conductor"
 	"github.com/millrace-backup/millrace/conductor/parallel"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
-	"github.com/millrace-backup/millrace/hypervisor"
-	"github.com/millrace-backup/millrace/hypervisor/folder"
-	"github.com/millrace-backup/millrace/hypervisor/folder/export"
 	"github.com/millrace-backup/millrace/id"
+	"github.com/millrace-backup/millrace/selection"
 )
 
 type backupOptions struct {
-	guestID   string
-	disks     []string
-	exclude   []string
-	bare      bool // without the trees of exported machines
+	guests.Options
+	set       string
+	given     func(flag string) bool // on the command line, in the environment or in a file
 	codec     string
 	freeze    string
+	domain    string
 	scan      string
 	transport string
 	remote    []string
@@ -51,14 +49,22 @@ type backupOptions struct {
 func (a *app) backupCommand() *cobra.Command {
 	var o backupOptions
 	c := &cobra.Command{
-		Use:   "backup SOURCE...",
+		Use:   "backup SOURCE... | --set NAME",
 		Short: "Back up guests into the vault",
 		Long: `Back up guests into the vault.
 
 SOURCE is folder:PATH (a disk image, or a folder of them, is one guest); a bare PATH
-means the same. A guest that fails gets no point and the others go on (exit 3).`,
-		Args: cobra.MinimumNArgs(1),
+means the same. A guest that fails gets no point and the others go on (exit 3).
+
+With --set, the guests are those that the backup set means at this moment, and what the
+set says of --scan, --freeze, --codec and --domain holds unless a flag says otherwise. A selector
+that finds nothing, or a source that cannot be listed, is a failure of its own (exit 3; 1
+if there is nothing to back up at all). millrace audit show tells what was selected and why.`,
 		RunE: func(c *cobra.Command, args []string) error {
+			o.given = c.Flags().Changed
+			if err := o.oneWay(args); err != nil {
+				return err
+			}
 			stop, err := profile(o.profile, "conductor")
 			if err != nil {
 				return err
@@ -67,12 +73,14 @@ means the same. A guest that fails gets no point and the others go on (exit 3).`
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.guestID, "guest-id", "", "id of the guest, when it has one from elsewhere (a UUID)")
-	f.StringSliceVar(&o.disks, "disk", nil, "back up only these disks, by their name in the guest")
-	f.StringSliceVar(&o.exclude, "exclude-disk", nil, "leave these disks out; the point lists them as unprotected")
-	f.BoolVar(&o.bare, "no-checkpoints", false, "of an exported machine keep the disks only, not the tree of its configurations, saved states and checkpoints")
+	f.StringVar(&o.set, "set", "", "back up what this backup set means")
+	f.StringVar(&o.GuestID, "guest-id", "", "id of the guest, when it has one from elsewhere (a UUID)")
+	f.StringSliceVar(&o.Disks, "disk", nil, "back up only these disks, by their name in the guest")
+	f.StringSliceVar(&o.Exclude, "exclude-disk", nil, "leave these disks out; the point lists them as unprotected")
+	f.BoolVar(&o.Bare, "no-checkpoints", false, "of an exported machine keep the disks only, not the tree of its configurations, saved states and checkpoints")
 	f.StringVar(&o.codec, "codec", "auto", "compression: auto, minlz, s2, lz4, zstd or none")
 	f.StringVar(&o.freeze, "freeze", "prefer", "consistency: require, prefer or never")
+	f.StringVar(&o.domain, "domain", "", "whose keys seal the guests: vault (all guests'), or guest (each its own, so that it can be shredded); default: as each guest is")
 	f.StringVar(&o.scan, "scan", "auto", "what is read and compared: auto, full, incremental or differential")
 	f.StringVar(&o.transport, "transport", "auto", "how bytes travel between stages: auto, claim (shared memory) or inline (in messages)")
 	f.StringSliceVar(&o.remote, "remote", nil, "stages that workers elsewhere may serve, with --nats: "+strings.Join(flow.Remotable(), ", "))
@@ -103,7 +111,12 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 	if err != nil {
 		return err
 	}
-	opts.Guests, opts.Failed, err = o.inspect(ctx, v.ID, sources)
+	o.Vault = v.ID
+	if o.set != "" {
+		sources, err = a.fromSet(ctx, v, &o, &opts)
+	} else {
+		opts.Guests, opts.Failed, err = o.Inspect(ctx, sources)
+	}
 	if err != nil {
 		return err
 	}
@@ -113,7 +126,8 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 		}
 	}
 	a.sweep(ctx, v)
-	if opts.Catalog, err = v.Now(ctx); err != nil {
+	groups, err := bydomain.Plan(ctx, a.App, v, opts.Guests, o.domain)
+	if err != nil {
 		return err
 	}
 	exe, err := os.Executable()
@@ -125,7 +139,7 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 		opts.Command = append(opts.Command, "--profile", o.profile)
 	}
 	opts.Vault, opts.Ledger, opts.Location, opts.State, opts.Sources = v.Vault, v.Ledger, v.Location, a.Settings.State, sources
-	opts.Index, opts.Waiting = v.Cache("index"), a.waiting
+	opts.Waiting = a.waiting
 	opts.Version, opts.Now = version().Version, a.Now
 	opts.Host, _ = os.Hostname()
 	opts.User = session.User()
@@ -135,7 +149,7 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 	if err != nil {
 		return err
 	}
-	s, err := conductor.Backup(ctx, opts)
+	s, err := bydomain.Run(ctx, v, opts, groups)
 	show.done()
 	told(s)
 	if s.Checkpoint.Size > 0 {
@@ -162,14 +176,17 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 	c = conductor.Options{Codec: o.codec, Freeze: o.freeze, Scan: o.scan, Transport: o.transport, CPUs: o.cpus, Parallel: map[string]int{}}
 	for name, allowed := range map[string]struct {
 		value string
-		words string
+		words []string
 	}{
-		"freeze": {o.freeze, "require prefer never"}, "scan": {o.scan, "auto full incremental differential"},
-		"codec": {o.codec, "auto lz4 s2 zstd none"}, "transport": {o.transport, "auto claim inline"},
+		"freeze": {o.freeze, selection.Words("freeze")}, "scan": {o.scan, selection.Words("scan")},
+		"codec": {o.codec, selection.Words("codec")}, "transport": {o.transport, []string{"auto", "claim", "inline"}},
 	} {
-		if !strings.Contains(" "+allowed.words+" ", " "+allowed.value+" ") || allowed.value == "" {
-			return c, fault.Usage("--%s %s: it is one of %s", name, allowed.value, allowed.words)
+		if !slices.Contains(allowed.words, allowed.value) {
+			return c, fault.Usage("--%s %s: it is one of %s", name, allowed.value, strings.Join(allowed.words, " "))
 		}
+	}
+	if o.domain != "" && !slices.Contains(bydomain.Words(), o.domain) {
+		return c, fault.Usage("--domain %s: it is one of %s", o.domain, strings.Join(bydomain.Words(), " "))
 	}
 	for stage, text := range o.parallel {
 		n, err := strconv.Atoi(text)
@@ -211,102 +228,11 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 	return c, nil
 }
 
-// inspect looks at every source. One that is there and cannot be read is a guest
-// that failed, and so is one of several that is not there; a single one that is not
-// there is a mistake on the command line.
-func (o *backupOptions) inspect(ctx context.Context, v id.Vault, sources []string) (guests []hypervisor.Guest, failed []events.GuestOutcome, err error) {
-	var given id.Guest
-	if o.guestID != "" {
-		if err := given.UnmarshalText([]byte(o.guestID)); err != nil || len(sources) > 1 {
-			return nil, nil, fault.Usage("--guest-id %s: it is a UUID, for one source", o.guestID)
-		}
-	}
-	for _, s := range sources {
-		path, err := sourcePath(s)
-		if err != nil {
-			return nil, nil, err
-		}
-		found, err := folder.New(path, folder.Options{GuestID: given, Vault: v}).Inspect(ctx)
-		mistaken := errors.Is(err, fs.ErrNotExist) || errors.Is(err, hypervisor.ErrNoDisks)
-		if ctx.Err() != nil || mistaken && len(sources) == 1 {
-			return nil, nil, fault.At("inspect", path, err)
-		}
-		if err != nil {
-			f := fault.Of(fault.At("inspect", path, err))
-			failed = append(failed, events.GuestOutcome{
-				Guest: id.NewGuest(v, path), Name: filepath.Base(path), Outcome: "failed", Code: f.Code, Op: f.Op, Object: f.Object, Cause: f.Cause(), Remedy: f.Remedy,
-			})
-			continue
-		}
-		for _, g := range found {
-			chosen, err := o.choose(g)
-			if err != nil {
-				return nil, nil, err
-			}
-			guests = append(guests, chosen)
-		}
-	}
-	for n, g := range guests {
-		for _, other := range guests[:n] {
-			if g.ID == other.ID {
-				return nil, nil, fault.Usage("%s and %s are the same guest", other.Source, g.Source)
-			}
-		}
-	}
-	return guests, failed, nil
-}
-
-func sourcePath(s string) (string, error) {
-	scheme, rest, ok := strings.Cut(s, ":")
-	if ok && (scheme == "qemu" || scheme == "hyperv") {
-		return "", fault.Usage("source %s: this version has no driver %s; it reads folder:PATH", s, scheme)
-	}
-	if !ok || scheme != "folder" {
-		rest = s
-	}
-	path, err := filepath.Abs(rest)
-	if err != nil || rest == "" {
-		return "", fault.Usage("source %q: it is folder:PATH or PATH", s)
-	}
-	return path, nil
-}
-
-// choose leaves out disks as asked for; what is left out is recorded.
-func (o *backupOptions) choose(g hypervisor.Guest) (hypervisor.Guest, error) {
-	switch {
-	case o.bare:
-		export.Drop(&g, "left out with --no-checkpoints")
-	case len(o.disks)+len(o.exclude) > 0:
-		export.Drop(&g, "left out, as disks were chosen")
-	}
-	left := map[string]bool{}
-	for _, name := range append(append([]string{}, o.disks...), o.exclude...) {
-		left[name] = true
-	}
-	var keep []hypervisor.Disk
-	for _, d := range g.Disks {
-		named := left[d.Key]
-		delete(left, d.Key)
-		if len(o.disks) > 0 && !slices.Contains(o.disks, d.Key) || named && slices.Contains(o.exclude, d.Key) {
-			g.Unprotected = append(g.Unprotected, hypervisor.Unprotected{Key: d.Key, Reason: "left out by the user"})
-			continue
-		}
-		keep = append(keep, d)
-	}
-	for name := range left {
-		return g, fault.Usage("guest %s has no disk %q", g.Name, name)
-	}
-	if len(keep) == 0 {
-		return g, fault.Usage("no disk of guest %s is left to back up", g.Name)
-	}
-	g.Disks = keep
-	return g, nil
-}
-
 // jobSummary is the last line of backup --json.
 type jobSummary struct {
 	Type       string     `json:"type"`
-	Job        id.Job     `json:"job"`
+	Job        id.Job     `json:"job"`            // the last, of several
+	Jobs       []id.Job   `json:"jobs,omitempty"` // one for each domain, if the guests are in several
 	Points     []id.Point `json:"points"`
 	Outcome    string     `json:"outcome"`
 	DiskBytes  int64      `json:"disk_bytes"`
@@ -326,6 +252,7 @@ type jobSummary struct {
 // printSummary says what came of the job and returns the error the command ends with.
 func (a *app) printSummary(s conductor.Summary, stopped error) error {
 	end := fault.FromFlow(stopped)
+	nothing := slices.ContainsFunc(s.Guests, func(g events.GuestOutcome) bool { return g.Code == "selects-nothing" || g.Code == "guest-gone" })
 	damaged := slices.ContainsFunc(s.Guests, func(g events.GuestOutcome) bool { return g.Code == "damaged" })
 	if end == nil && s.Outcome == "busy" {
 		end = &fault.Fault{Code: "guest-busy", Op: "back up", Object: "job " + id.Short(s.Job), Err: errors.New("other jobs are backing up all of its guests")}
@@ -334,6 +261,8 @@ func (a *app) printSummary(s conductor.Summary, stopped error) error {
 		f := &fault.Fault{Code: "part-failed", Op: "back up", Object: "job " + id.Short(s.Job), Err: fmt.Errorf("%d of %d guests have no new point", len(s.Guests)-len(s.Points()), len(s.Guests))}
 		if damaged {
 			f.Code = "damaged"
+		} else if nothing && len(s.Points()) == 0 {
+			f.Code, f.Err = "selects-nothing", errors.New("no guest has a new point, and there are selectors that found none; see the errors above")
 		}
 		end = f
 	}
@@ -362,7 +291,7 @@ func (a *app) printJobJSON(s conductor.Summary) {
 		points = []id.Point{}
 	}
 	a.PrintJSON(jobSummary{
-		Type: "summary", Job: s.Job, Points: points, Outcome: s.Outcome, DiskBytes: f.DiskBytes, ReadBytes: f.ReadBytes, ZeroBytes: f.ZeroBytes,
+		Type: "summary", Job: s.Job, Jobs: s.Jobs, Points: points, Outcome: s.Outcome, DiskBytes: f.DiskBytes, ReadBytes: f.ReadBytes, ZeroBytes: f.ZeroBytes,
 		Unchanged: f.UnchangedBytes, Known: f.KnownBytes, New: f.NewBytes, Stored: f.StoredBytes, Duration: s.Duration.Seconds(), CPU: s.CPU.Seconds(),
 		Position: s.Position, Checkpoint: s.Checkpoint.Size, Root: s.Checkpoint.Root.String(),
 	})
@@ -372,10 +301,11 @@ func (a *app) printJob(s conductor.Summary) {
 	f := s.Finished
 	for _, g := range s.Guests {
 		if g.Outcome == "done" {
-			fmt.Fprintf(a.Stdout, "point %s  %s\n", id.Short(g.Point), g.Name)
+			fmt.Fprintf(a.Stdout, "point %s  %s\n", id.Short(g.Point), session.Plain(g.Name))
 			continue
 		}
-		fmt.Fprintf(a.Stdout, "no point  %s: %s %s: %s\n          %s\n", g.Name, g.Op, g.Object, g.Cause, g.Remedy)
+		fmt.Fprintf(a.Stdout, "no point  %s: %s %s: %s\n          %s\n",
+			session.Plain(g.Name), g.Op, session.Plain(g.Object), session.Plain(g.Cause), session.Plain(g.Remedy))
 	}
 	fmt.Fprintf(a.Stdout, "job   %s  %s in %.1f s\n", s.Job, s.Outcome, s.Duration.Seconds())
 	fmt.Fprintf(a.Stdout, "disks %s = zero %s + unchanged %s + known %s + new %s; read %s, stored %s\n", session.Size(f.DiskBytes), session.Size(f.ZeroBytes),

@@ -19,6 +19,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/read"
 	"github.com/millrace-backup/millrace/cmd/millrace/serve"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
+	"github.com/millrace-backup/millrace/cmd/millrace/sets"
 )
 
 // app gives the verbs of this package what all verbs have in common.
@@ -37,6 +38,7 @@ func (a *app) verbs() []*cobra.Command {
 		read.Show(a.App),
 		read.Restore(a.App),
 		check.Verify(a.App, version().Version),
+		sets.Command(a.App),
 		keep.Forget(a.App),
 		keep.Prune(a.App, version().Version),
 		keep.Pin(a.App),

@@ -1,6 +1,7 @@
 package known
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ func (x Index) Trusts(p catalog.PackKey) bool { return x.trusted[p] }
 // what lies in packs of jobs that died or failed before they wrote tables. Only
 // chunks of the default domain are in it, and only those in packs that may be
 // trusted to restore. A table that cannot be read places nothing.
-func Refresh(ctx context.Context, v *vault.Vault, s *catalog.State, folder string) (Index, error) {
+func Refresh(ctx context.Context, v *vault.Vault, s *catalog.State, domain id.Domain, folder string) (Index, error) {
 	bad := s.Bad(0)
 	trusted, err := trustedPacks(ctx, v, s, bad)
 	if err != nil {
@@ -47,18 +48,21 @@ func Refresh(ctx context.Context, v *vault.Vault, s *catalog.State, folder strin
 	var sources []chunkindex.Source
 	seen := map[id.Object]bool{}
 	for _, p := range s.Listed() {
+		if cmp.Or(p.Domain, v.Config.DefaultDomain) != domain {
+			continue
+		}
 		for _, d := range p.Disks {
 			for _, ref := range d.Chunks {
 				if !ref.Name.IsZero() && !seen[ref.Name] {
 					seen[ref.Name] = true
-					sources = append(sources, chunkindex.Source{Name: salted(ref.Name, salt), Rows: tableRows(v, trusted, bad, ref)})
+					sources = append(sources, chunkindex.Source{Name: salted(ref.Name, salt), Rows: tableRows(v, domain, trusted, bad, ref)})
 				}
 			}
 		}
 	}
 	for key, p := range s.Packs {
 		job := s.Jobs[key.Job]
-		if !trusted[key] || p.Domain != v.Config.DefaultDomain || (job != nil && job.Finished != nil && job.Finished.Outcome == "done") {
+		if !trusted[key] || p.Domain != domain || (job != nil && job.Finished != nil && job.Finished.Outcome == "done") {
 			continue
 		}
 		sources = append(sources, chunkindex.Source{Name: salted(key.Pack, salt), Rows: footerRows(v, key, bad[key])})
@@ -115,7 +119,7 @@ func salted(name, salt id.Object) id.Object {
 	return id.Sum(append(name[:], salt[:]...))
 }
 
-func tableRows(v *vault.Vault, trusted map[catalog.PackKey]bool, bad catalog.Bad, ref events.TableRef) func(context.Context) iter.Seq2[chunkindex.Row, error] {
+func tableRows(v *vault.Vault, domain id.Domain, trusted map[catalog.PackKey]bool, bad catalog.Bad, ref events.TableRef) func(context.Context) iter.Seq2[chunkindex.Row, error] {
 	// What the ledger says of the table must not block the backup that would
 	// make a point which does not need it.
 	lost := func(err error) error {
@@ -131,7 +135,7 @@ func tableRows(v *vault.Vault, trusted map[catalog.PackKey]bool, bad catalog.Bad
 				yield(chunkindex.Row{}, lost(err))
 				return
 			}
-			if t.Domain() != v.Config.DefaultDomain {
+			if t.Domain() != domain {
 				return
 			}
 			for r, err := range t.All(ctx) {

@@ -26,8 +26,9 @@ const OthersFolder = "others"
 // the rest. It is for one goroutine.
 type Others struct {
 	Vault  *vault.Vault
-	Job    id.Job // whose own packs are not meant
-	Folder string // for the files; the job's own
+	Domain id.Domain // of the job; other domains' packs are of no use to it
+	Job    id.Job    // whose own packs are not meant
+	Folder string    // for the files; the job's own
 
 	packs []catalog.PackKey
 	sizes map[catalog.PackKey]int64
@@ -42,7 +43,7 @@ func (o *Others) Heed(r events.Record) {
 	switch f := r.Fact.(type) {
 	case events.PackStored:
 		key := catalog.PackKey{Job: r.Job, Pack: f.Pack}
-		if r.Job == o.Job || f.Domain != o.Vault.Config.DefaultDomain || len(o.packs) == maxOthers || o.sizes[key] != 0 {
+		if r.Job == o.Job || f.Domain != o.Domain || len(o.packs) == maxOthers || o.sizes[key] != 0 {
 			return
 		}
 		o.packs, o.sizes[key], o.news = append(o.packs, key), f.Size, true

@@ -88,7 +88,7 @@ func tryHeal(ctx context.Context, w heal.Work, s *catalog.State, folder string) 
 	if err := s.CatchUp(w.Ledger.Records(ctx, s.Next)); err != nil || !heal.Needed(s) {
 		return none, err
 	}
-	now, err := Refresh(ctx, w.Vault, s, folder)
+	now, err := Refresh(ctx, w.Vault, s, w.Domain, folder)
 	if err != nil {
 		return none, err
 	}
@@ -97,6 +97,6 @@ func tryHeal(ctx context.Context, w heal.Work, s *catalog.State, folder string) 
 		return none, err
 	}
 	defer index.Close()
-	w.Domain, w.Index = w.Vault.Config.DefaultDomain, index
+	w.Index = index
 	return w.Replace(ctx, s)
 }

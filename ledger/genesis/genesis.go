@@ -7,7 +7,8 @@
 // says so, as brought in or retired.
 //
 // A crash before Begin has returned leaves a vault without a ledger, or with its first
-// segment and no checkpoint: both are opened by the next command. Vaults that were made
+// segment and no checkpoint: both are opened by the next command, and whoever appends the
+// second segment signs the first before that. Vaults that were made
 // before this package was have a first segment that names no object.
 package genesis
 
@@ -63,8 +64,13 @@ func Ref(ctx context.Context, st store.Store, name string) (ledger.ObjectRef, er
 func created(c vault.Config, version string) events.VaultCreated {
 	f := events.VaultCreated{Vault: c.ID, Version: version, Format: uint32(c.Format), CellSize: c.CellSize, BlockSize: c.BlockSize}
 	for _, d := range c.Domains {
-		f.Domains = append(f.Domains, events.DomainInfo{Domain: d.ID, Cutter: d.Cutter.Name, Min: d.Cutter.Min, Normal: d.Cutter.Normal,
-			Max: d.Cutter.Max, Block: d.Cutter.Block, ZeroRun: d.Cutter.ZeroRun})
+		f.Domains = append(f.Domains, Domain(d))
 	}
 	return f
+}
+
+// Domain is a dedup domain as facts have it.
+func Domain(d vault.Domain) events.DomainInfo {
+	c := d.Cutter
+	return events.DomainInfo{Domain: d.ID, Cutter: c.Name, Min: c.Min, Normal: c.Normal, Max: c.Max, Block: c.Block, ZeroRun: c.ZeroRun}
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vault/store/dir"
+	"github.com/millrace-backup/millrace/vdisk/regular"
 )
 
 // ErrForeign: the file holds a checkpoint of another vault. store.ErrOther is in its chain.
@@ -81,7 +82,7 @@ func origin(signed []byte) (v id.Vault, ok bool) {
 
 // read returns the text of a file, nil if there is none.
 func read(file string) ([]byte, error) {
-	f, err := os.Open(file)
+	f, err := regular.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -133,14 +133,17 @@ func (l *Loose) Write(ctx context.Context, v *vault.Vault, w restore.Target, tel
 			return Written{}, err
 		}
 		p := &l.places[n]
+		key, err := v.Keys.IDKey(p.domain)
+		if err != nil && !errors.Is(err, vault.ErrNoDomain) {
+			return Written{}, fmt.Errorf("read disk %s: %w", l.Disk, err)
+		}
 		if ids[p.domain] == nil {
-			key, err := v.Keys.IDKey(p.domain)
-			if err != nil {
-				return Written{}, fmt.Errorf("read disk %s: %w", l.Disk, err)
-			}
 			ids[p.domain] = chunk.NewIDs(key)
 		}
-		plain, damage := p.read(ctx, v, ids[p.domain])
+		plain, damage := []byte(nil), err // a guest that was shredded, or whose keys are lost
+		if err == nil {
+			plain, damage = p.read(ctx, v, ids[p.domain])
+		}
 		if damage != nil {
 			// The footer was there; whatever this is, the rest may still be had.
 			out.Damage = append(out.Damage, damage)

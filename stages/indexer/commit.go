@@ -102,7 +102,7 @@ func (x *indexer) pointFacts(n uint32, written layers.Written) ([]events.Fact, e
 	work, g := x.work, x.work.Guests[n]
 	point := events.PointCommitted{
 		Point: id.NewPoint(x.w.Config.Job, g.ID), Guest: g.ID, GuestName: g.Name, Driver: g.Driver, Source: g.Source, Set: work.Set,
-		Scan: "full", ScanReason: g.ScanReason, Parent: g.Parent, Config: g.Config, Unprotected: g.Unprotected,
+		Scan: "full", ScanReason: g.ScanReason, Parent: g.Parent, Config: g.Config, Unprotected: g.Unprotected, Domain: work.OwnDomain,
 	}
 	for _, r := range x.guests[n].facts {
 		if f, ok := r.Fact.(events.SnapshotTaken); ok {

@@ -142,7 +142,7 @@ func (j *job) indexer(path string, cfg flow.Config) *indexer {
 	// Few in memory, so that the files of the index are used too.
 	s, err := newState(&w.Config.Work, j.known, &arena.Recent{}, w.Config.Folder, 16)
 	must(j, err)
-	x := &indexer{state: s, w: w, vault: j.v, ledger: j.l, trust: trust.New(j.v.Store), live: nobody{}, blocks: sidecar.NewKeeper(&w.Config.Work, w.Config.Folder)}
+	x := &indexer{state: s, w: w, vault: j.v, ledger: j.l, trust: trust.New(j.v.Store, w.Config.Work.Domain), live: nobody{}, blocks: sidecar.NewKeeper(&w.Config.Work, w.Config.Folder)}
 	x.guard = ledger.Guard{Job: w.Config.Job, Check: x.trust.Heed}
 	x.journal, err = journal.Open(path, x.replay)
 	must(j, err)

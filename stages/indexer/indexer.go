@@ -70,7 +70,7 @@ func Run(ctx context.Context, w *flow.Worker, v *vault.Vault, base Index, p *pat
 	x := &indexer{
 		state: s, w: w, vault: v, patience: p, ledger: l, told: work.Position, dirty: true,
 		live:        live.Copy{JS: w.JetStream(), Stream: address.FactStream(w.Config.Job), Subject: address.FactSubject(w.Config.Job)},
-		lastMessage: time.Now(), lastRecord: time.Now(), trust: trust.New(v.Store), blocks: sidecar.NewKeeper(work, w.Config.Folder),
+		lastMessage: time.Now(), lastRecord: time.Now(), trust: trust.New(v.Store, work.Domain), blocks: sidecar.NewKeeper(work, w.Config.Folder),
 	}
 	x.guard = ledger.Guard{Job: w.Config.Job, Next: work.Position, Check: x.trust.Heed}
 	defer x.blocks.Close()

@@ -56,8 +56,9 @@ func TestTwoAtOnce(t *testing.T) {
 	must(t, err)
 	must(t, errors.Join(open(t, a, b), open(t, b, a), open(t, v, a)))
 	for _, each := range []*vault.Vault{a, b} {
-		_, err := each.AddRecovery(t.Context(), noon(), func(string) error { return nil })
+		p, _, err := each.PrepareRecovery(noon())
 		must(t, err)
+		must(t, each.AddKey(t.Context(), p))
 		must(t, rotation.End(t.Context(), each))
 	}
 	if _, err := rotation.Begin(t.Context(), v); !errors.Is(err, vault.ErrRotated) {
@@ -91,4 +92,64 @@ func TestDamagedRotation(t *testing.T) {
 			t.Fatalf("byte %d: %v", at, err)
 		}
 	}
+}
+
+// What opens and is not what a rotation of this vault stores is not taken for it: another
+// vault's keys, those of another generation, a part of them. Nothing of it is deleted but
+// by who asks for that.
+func TestForeignRotation(t *testing.T) {
+	v, other := newVault(t), newVault(t)
+	next, err := v.Rotated()
+	must(t, err)
+	after, err := next.Rotated()
+	must(t, err)
+	theirs, err := other.Rotated()
+	must(t, err)
+	alike := *v // as if the two had the same domains
+	alike.Config.Domains = other.Config.Domains
+	const name = rotation.Prefix + "0001"
+	for what, c := range map[string]struct {
+		v     *vault.Vault
+		keys  *vault.Keys
+		parts vault.Part
+	}{
+		"another vault's":           {&alike, theirs.Keys, vault.PartAll},
+		"of a later generation":     {v, after.Keys, vault.PartAll},
+		"the same as now":           {v, v.Keys, vault.PartAll},
+		"without those of a domain": {v, next.Keys, vault.PartMeta | vault.PartSign},
+	} {
+		grant, err := c.keys.Grant(c.parts)
+		must(t, err)
+		sealed, err := v.Keys.SealMeta(nil, vault.TypeRotation, []byte(name), grant)
+		must(t, err)
+		must(t, v.Store.PutNew(t.Context(), name, int64(len(sealed)), bytes.NewReader(sealed)))
+		if _, err := rotation.Begin(t.Context(), c.v); !errors.Is(err, rotation.ErrUnreadable) || !errors.Is(err, vault.ErrDamaged) {
+			t.Errorf("%s: %v", what, err)
+		}
+		must(t, rotation.Discard(t.Context(), c.v))
+		if _, err := store.Stat(t.Context(), v.Store, name); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: not discarded: %v", what, err)
+		}
+	}
+	// What can be read is gone on with, not discarded.
+	a, err := rotation.Begin(t.Context(), v)
+	must(t, err)
+	must(t, rotation.Discard(t.Context(), v))
+	b, err := rotation.Begin(t.Context(), v)
+	must(t, err)
+	must(t, open(t, a, b))
+}
+
+// A damaged key does not keep others from being rotated.
+func TestRotationBesideADamagedKey(t *testing.T) {
+	v := newVault(t)
+	for k, err := range vault.ReadKeys(t.Context(), v.Store, v.Config) {
+		must(t, err)
+		if k.Kind == vault.KindRecovery {
+			must(t, v.Store.Delete(t.Context(), vault.KeyName(k.ID)))
+			must(t, v.Store.PutNew(t.Context(), vault.KeyName(k.ID), 2, bytes.NewReader([]byte("{}"))))
+		}
+	}
+	_, err := rotation.Begin(t.Context(), v)
+	must(t, err)
 }

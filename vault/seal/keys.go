@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
@@ -30,14 +32,19 @@ type held struct {
 	vault      id.Vault
 	generation int // how often they were rotated
 	meta       *box
-	domains    map[id.Domain]*domainKeys
+	domains    map[id.Domain]*domainKeys // that are wrapped with the rest
 	sign       ed25519.PrivateKey
 	decoder    frame.Decoder
+
+	source Source // of domains apart; may be nil
+	mu     sync.Mutex
+	apart  map[id.Domain]*domainKeys // fetched so far
 }
 
 type domainKeys struct {
 	idKey, cutKey *[32]byte
 	data          *box
+	newest        int // generation of the newest object, of a domain apart
 }
 
 // box is a Tink AEAD keyset ready for use: sealing takes the primary key,
@@ -153,7 +160,8 @@ func (b *box) rotated() (*box, error) {
 
 // Rotate returns keys of the next generation: fresh ones seal, those there were open
 // what they sealed. What names and cuts chunks stays, so that what is stored is found
-// again, and so does what signs: the vault's id is made of it. It needs [PartAll].
+// again, and so does what signs: the vault's id is made of it. Domains apart stay as they
+// are until they are given a fresh key ([Keys.MoreApart]). It needs [PartAll].
 func (k *Keys) Rotate() (*Keys, error) {
 	if !k.Holds(PartSign|PartMeta, id.Domain{}) {
 		return nil, fmt.Errorf("rotate keys: %w", ErrNoPart)
@@ -161,7 +169,7 @@ func (k *Keys) Rotate() (*Keys, error) {
 	if k.h.generation >= MaxGeneration {
 		return nil, fmt.Errorf("rotate keys: they were rotated %d times, which is as often as a vault may", k.h.generation)
 	}
-	out := &held{vault: k.h.vault, generation: k.h.generation + 1, sign: k.h.sign, domains: map[id.Domain]*domainKeys{}}
+	out := &held{vault: k.h.vault, generation: k.h.generation + 1, sign: k.h.sign, domains: map[id.Domain]*domainKeys{}, source: k.h.source}
 	var err error
 	if out.meta, err = k.h.meta.rotated(); err != nil {
 		return nil, err
@@ -198,9 +206,11 @@ func (k *Keys) Public() ed25519.PublicKey {
 
 // Holds reports that all the named parts are held, those of a domain for d.
 func (k *Keys) Holds(parts Part, d id.Domain) bool {
-	dk := k.h.domains[d]
-	if dk == nil {
-		dk = &domainKeys{}
+	dk := &domainKeys{}
+	if parts&(PartIDs|PartCut|PartData) != 0 {
+		if known, err := k.domain(d); err == nil {
+			dk = known
+		}
 	}
 	return (parts&PartSign == 0 || k.h.sign != nil) && (parts&PartMeta == 0 || k.h.meta != nil) &&
 		(parts&PartIDs == 0 || dk.idKey != nil) && (parts&PartCut == 0 || dk.cutKey != nil) &&
@@ -210,7 +220,7 @@ func (k *Keys) Holds(parts Part, d id.Domain) bool {
 // Vault is the id of the vault these keys belong to.
 func (k *Keys) Vault() id.Vault { return k.h.vault }
 
-// Domains lists the domains of which any key is held, in order of their ids.
+// Domains lists the domains of which any key is held, in order of their ids; none apart.
 func (k *Keys) Domains() []id.Domain {
 	all := make([]id.Domain, 0, len(k.h.domains))
 	for d := range k.h.domains {
@@ -222,25 +232,28 @@ func (k *Keys) Domains() []id.Domain {
 
 // IDKey returns the key under which chunks of domain d are named (PartIDs).
 func (k *Keys) IDKey(d id.Domain) ([32]byte, error) {
-	if dk := k.h.domains[d]; dk != nil && dk.idKey != nil {
+	dk, err := k.domain(d)
+	if err == nil && dk.idKey != nil {
 		return *dk.idKey, nil
 	}
-	return [32]byte{}, fmt.Errorf("id key of domain %s: %w", d, ErrNoPart)
+	return [32]byte{}, fmt.Errorf("id key of domain %s: %w", d, cmp.Or(err, ErrNoPart))
 }
 
 // CutKey returns the key that decides where chunks of domain d end (PartCut).
 func (k *Keys) CutKey(d id.Domain) ([32]byte, error) {
-	if dk := k.h.domains[d]; dk != nil && dk.cutKey != nil {
+	dk, err := k.domain(d)
+	if err == nil && dk.cutKey != nil {
 		return *dk.cutKey, nil
 	}
-	return [32]byte{}, fmt.Errorf("cut key of domain %s: %w", d, ErrNoPart)
+	return [32]byte{}, fmt.Errorf("cut key of domain %s: %w", d, cmp.Or(err, ErrNoPart))
 }
 
 func (k *Keys) data(d id.Domain) (*box, error) {
-	if dk := k.h.domains[d]; dk != nil && dk.data != nil {
+	dk, err := k.domain(d)
+	if err == nil && dk.data != nil {
 		return dk.data, nil
 	}
-	return nil, fmt.Errorf("data keyset of domain %s: %w", d, ErrNoPart)
+	return nil, fmt.Errorf("data keyset of domain %s: %w", d, cmp.Or(err, ErrNoPart))
 }
 
 // DataKeyID returns the Tink id of the key that chunks of domain d are sealed

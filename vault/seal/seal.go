@@ -16,15 +16,16 @@ type ObjectType uint8
 // The roles. What names each (the last part of its associated data) is chosen
 // by the package that writes it, and documented on its format page.
 const (
-	TypeChunk      ObjectType = 1 // data keyset of the domain; name: the chunk id
-	TypePackFooter ObjectType = 2 // name: the pack's header and the footer's offset
-	TypeTablePage  ObjectType = 3 // name: the table's UID and the page number
-	TypeTableIndex ObjectType = 4 // name: the table's header
-	TypeSegment    ObjectType = 5 // name: SHA-256 of the segment's clear header
-	TypeKey        ObjectType = 6 // the secrets wrapped by a password; name: the clear envelope
-	TypeCatalog    ObjectType = 7 // name: the snapshot's place in the ledger and the part's number
-	TypeRotation   ObjectType = 9 // keys of the next generation, sealed with the meta keyset of the last; name: the object's
-	TypeCall       ObjectType = 8 // said between conductors and pools of workers, never stored; name: the subject
+	TypeChunk      ObjectType = 1  // data keyset of the domain; name: the chunk id
+	TypePackFooter ObjectType = 2  // name: the pack's header and the footer's offset
+	TypeTablePage  ObjectType = 3  // name: the table's UID and the page number
+	TypeTableIndex ObjectType = 4  // name: the table's header
+	TypeSegment    ObjectType = 5  // name: SHA-256 of the segment's clear header
+	TypeKey        ObjectType = 6  // the secrets wrapped by a password; name: the clear envelope
+	TypeCatalog    ObjectType = 7  // name: the snapshot's place in the ledger and the part's number
+	TypeRotation   ObjectType = 9  // keys of the next generation, sealed with the meta keyset of the last; name: the object's
+	TypeDomain     ObjectType = 10 // keys of a domain apart, sealed with the meta keyset; name: the object's
+	TypeCall       ObjectType = 8  // said between conductors and pools of workers, never stored; name: the subject
 )
 
 // The associated data of everything sealed, in this order, integers big-endian:

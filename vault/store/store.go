@@ -41,6 +41,9 @@ var (
 	// ErrExists: an object already has this name; it was not touched.
 	// errors.Is(err, fs.ErrExist) holds too.
 	ErrExists = fmt.Errorf("object exists: %w", fs.ErrExist)
+	// ErrForeign: something that is no object has the name of one, such as a pipe or a
+	// link to nowhere. errors.Is(err, ErrNotFound) holds too.
+	ErrForeign = fmt.Errorf("what is there is not of the vault: %w", ErrNotFound)
 	// ErrFull: no room or no quota is left. Nothing of the object remains.
 	ErrFull = errors.New("store is full")
 	// ErrReadOnly: the store may not be written to, by permission or by mount.
@@ -116,6 +119,18 @@ type Streamer interface {
 // Stater is a Store that can tell one object's size without a listing.
 type Stater interface {
 	Stat(ctx context.Context, name string) (Entry, error)
+}
+
+// Stray is something in the place of a store that is no object and never was one.
+type Stray struct {
+	Name string // as an object's would be, or the path where it cannot be one
+	What string // in words: a symbolic link, a named pipe, a file, …
+}
+
+// Surveyor is a Store that can tell what else is where its objects are, in any order. Of a
+// folder that can hold no object it tells that alone, not what is in it.
+type Surveyor interface {
+	Strays(ctx context.Context) iter.Seq2[Stray, error]
 }
 
 // Resumer is a Store that can begin a listing behind a name at less cost than by

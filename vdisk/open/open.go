@@ -30,6 +30,7 @@ import (
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/qcow2"
 	"github.com/millrace-backup/millrace/vdisk/raw"
+	"github.com/millrace-backup/millrace/vdisk/regular"
 	"github.com/millrace-backup/millrace/vdisk/vhd"
 	"github.com/millrace-backup/millrace/vdisk/vhdx"
 )
@@ -66,7 +67,7 @@ func (d *Disk) Close() error { return errors.Join(d.f.Close(), d.parents.Close()
 
 // Path opens the image at path for reading.
 func Path(path string, o Options) (*Disk, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|regular.NoWait, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open image: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/qcow2"
 	"github.com/millrace-backup/millrace/vdisk/raw"
+	"github.com/millrace-backup/millrace/vdisk/regular"
 	"github.com/millrace-backup/millrace/vdisk/vhd"
 	"github.com/millrace-backup/millrace/vdisk/vhdx/layout"
 )
@@ -257,7 +258,7 @@ func (p *Parents) try(want vdisk.Parent, c candidate, above []fs.FileInfo, depth
 	if p.tries++; p.tries > maxTries {
 		return nil, fmt.Errorf("%w after %d files; allow fewer folders, or clear them of copies", errEnough, maxTries)
 	}
-	f, err := root.Open(c.name)
+	f, err := root.OpenFile(c.name, os.O_RDONLY|regular.NoWait, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +18,7 @@ func (b *bench) program(ctx context.Context, m mutation, n int) (kinds []string,
 	defer os.RemoveAll(folder)
 	p := b.place.With(filepath.Join(folder, "vault"), filepath.Join(folder, "state"))
 	who := "a stranger"
-	err := link(b.place.Vault, p.Vault)
+	err := rig.Link(b.place.Vault, p.Vault)
 	if n/b.every%2 == 1 {
 		// The memory of vaults goes by path: the copy is one that was moved.
 		who, err = "its owner", errors.Join(err, os.CopyFS(p.State, os.DirFS(b.place.State)))
@@ -127,22 +126,4 @@ func told(e rig.Ended, m mutation) bool {
 		}
 	}
 	return false
-}
-
-// link copies a folder by hard links: nothing in a vault is ever written to again.
-func link(from, to string) error {
-	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		target := filepath.Join(to, rel)
-		if d.IsDir() {
-			return os.MkdirAll(target, 0o700)
-		}
-		return os.Link(path, target)
-	})
 }

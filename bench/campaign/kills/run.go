@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
-	"github.com/millrace-backup/millrace/events"
 )
 
 // run is one trial.
@@ -67,7 +66,7 @@ func (r *run) job(ctx context.Context) error {
 
 // successor is what happens after the job was ended.
 func (r *run) successor(ctx context.Context, group int, s strike) error {
-	if err := allGone(ctx, group, s.stopped); err != nil {
+	if err := rig.Gone(ctx, group, s.stopped); err != nil {
 		return err
 	}
 	points, err := r.listed(ctx)
@@ -97,7 +96,7 @@ func (r *run) successor(ctx context.Context, group int, s strike) error {
 	}
 	sum := end.Summary()
 	r.note += fmt.Sprintf("; the next job found %d MiB", (sum.Known+sum.Same)/mib)
-	return errors.Join(r.whole(ctx, points+1), allGone(ctx, group, 0), r.tidy(next.PID()))
+	return errors.Join(r.whole(ctx, points+1), rig.Gone(ctx, group, 0), r.tidy(next.PID()))
 }
 
 // listed counts the points that a machine without memory sees.
@@ -126,40 +125,11 @@ func (r *run) whole(ctx context.Context, points int) error {
 	if err == nil && !same {
 		err = errors.New("WRONG BYTES: the restored disk differs")
 	}
-	return errors.Join(err, r.once(ctx))
-}
-
-// once wants each fact that can be true only once to be told once.
-func (r *run) once(ctx context.Context) error {
-	o, err := rig.Open(ctx, r.place.Vault, rig.Password, r.now)
-	if err != nil {
-		return err
+	o, opened := rig.Open(ctx, r.place.Vault, rig.Password, r.now)
+	if err = errors.Join(err, opened); err == nil {
+		err = o.Once(ctx)
 	}
-	var wrong []error
-	seen := map[string]bool{}
-	for f, err := range o.Ledger.Records(ctx, 0) {
-		if err != nil {
-			return err
-		}
-		what := f.Job.String() + " " + f.Kind
-		switch one := f.Fact.(type) {
-		case events.PackStored:
-			what += " " + one.Pack.String()
-		case events.StageStarted:
-			what += fmt.Sprint(" ", one.Worker)
-		case events.StageStopped:
-			what += fmt.Sprint(" ", one.Worker)
-		case events.JobStarted, events.GuestInspected, events.SnapshotTaken, events.ChangesResolved, events.ChunksStored, events.ExtentsMapped,
-			events.DiskSealed, events.PointCommitted, events.JobFinished, events.SnapshotReleased:
-		default:
-			continue
-		}
-		if seen[what] {
-			wrong = append(wrong, fmt.Errorf("the ledger says twice: %s", what))
-		}
-		seen[what] = true
-	}
-	return errors.Join(wrong...)
+	return err
 }
 
 // tidy wants nothing left over: no process, no slot, nothing but logs and the

@@ -132,18 +132,3 @@ func workers(group int) (all []worker) {
 	}
 	return all
 }
-
-// allGone waits until no process of a group is left but the one that is excused.
-func allGone(ctx context.Context, group, excused int) error {
-	end := time.Now().Add(10 * time.Second)
-	for {
-		left := rig.Members(group)
-		if len(left) == 0 || len(left) == 1 && left[0] == excused {
-			return nil
-		}
-		if time.Now().After(end) || ctx.Err() != nil {
-			return fmt.Errorf("processes %v outlive their job", left)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}

@@ -29,5 +29,3 @@ func watched(context.Context, *rig.Place, string) (course, error) {
 func (r *run) strike(context.Context, *rig.Process, sight) strike {
 	return strike{err: errors.New("processes are killed on Linux only")}
 }
-
-func allGone(context.Context, int, int) error { return nil }

@@ -67,7 +67,7 @@ func (w *world) startJob() error {
 		return err
 	}
 	j := &job{w: w, l: l, id: id.NewJob(), guest: n, gid: g, mine: map[table.PackRef]bool{}, known: map[id.Chunk]table.MapPiece{},
-		gone: map[catalog.PackKey]bool{}, trust: trust.New(w.store)}
+		gone: map[catalog.PackKey]bool{}, trust: trust.New(w.store, w.vault.Config.DefaultDomain)}
 	if w.rng.IntN(5) == 0 {
 		j.dies = 1 + w.rng.IntN(5)
 	}

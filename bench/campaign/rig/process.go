@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -23,16 +24,18 @@ type Line struct {
 	Job     string
 	Point   string
 	Points  json.RawMessage
-	Done    int64 `json:"done_bytes"`  // of a status
-	Total   int64 `json:"total_bytes"` // of a status
-	Disk    int64 `json:"disk_bytes"`  // of a summary
-	Zero    int64 `json:"zero_bytes"`
-	Same    int64 `json:"unchanged_bytes"`
-	Known   int64 `json:"known_bytes"`
-	New     int64 `json:"new_bytes"`
-	Stored  int64 `json:"stored_bytes"`
-	Damaged int   `json:"damaged_count"`
-	Damages []struct {
+	// Recovery is a recovery key that was made.
+	Recovery string `json:"recovery_key"`
+	Done     int64  `json:"done_bytes"`  // of a status
+	Total    int64  `json:"total_bytes"` // of a status
+	Disk     int64  `json:"disk_bytes"`  // of a summary
+	Zero     int64  `json:"zero_bytes"`
+	Same     int64  `json:"unchanged_bytes"`
+	Known    int64  `json:"known_bytes"`
+	New      int64  `json:"new_bytes"`
+	Stored   int64  `json:"stored_bytes"`
+	Damaged  int    `json:"damaged_count"`
+	Damages  []struct {
 		Object, Chunk, Cause string
 	}
 	Raw []byte `json:"-"`
@@ -114,6 +117,14 @@ func (r *Process) read() {
 
 // PID is the process id, and that of its group.
 func (r *Process) PID() int { return r.cmd.Process.Pid }
+
+// Kill ends the process at once, on Linux with all that it has started.
+func (r *Process) Kill() error {
+	if err := r.cmd.Cancel(); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	return nil
+}
 
 // Over is closed when the process prints no more.
 func (r *Process) Over() <-chan struct{} { return r.done }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/cmd/millrace/bydomain"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/events"
@@ -33,13 +34,15 @@ func (c *run) heal(ctx context.Context) {
 	if err != nil || !heal.Needed(s) {
 		return
 	}
-	started, finished := c.frame("heal", 0)
-	w := heal.Work{Vault: c.v.Vault, Ledger: c.v.Ledger, Job: id.NewJob(), Before: []events.Fact{started}, After: []events.Fact{finished}}
-	done, err := known.Heal(ctx, w, s, c.v.Cache("index"))
-	if err != nil {
-		c.Note("millrace: heal damaged points: %v", err)
-	} else if done.Chunks > 0 {
-		c.Note("millrace: %d damaged chunks had been stored again; points read them there now", done.Chunks)
+	for _, d := range bydomain.Damaged(c.v, s) {
+		started, finished := c.frame("heal", 0)
+		w := heal.Work{Vault: c.v.Vault, Ledger: c.v.Ledger, Job: id.NewJob(), Domain: d, Before: []events.Fact{started}, After: []events.Fact{finished}}
+		done, err := known.Heal(ctx, w, s, bydomain.Index(c.v, d))
+		if err != nil {
+			c.Note("millrace: heal damaged points: %v", err)
+		} else if done.Chunks > 0 {
+			c.Note("millrace: %d damaged chunks had been stored again; points read them there now", done.Chunks)
+		}
 	}
 }
 

@@ -24,11 +24,13 @@ import (
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/conductor/control"
+	"github.com/millrace-backup/millrace/domain"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/restore/tree"
+	"github.com/millrace-backup/millrace/selection"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vdisk"
@@ -133,6 +135,11 @@ func Kinds() []Kind {
 		{"part-failed", nil, ExitPart, "see the errors above: each names a guest and what to do; the other guests have their points"},
 		{"witness", nil, ExitPart, "the work itself is done: mend the witness, and the next command tells it"},
 		{"guest-busy", nil, ExitGuestBusy, "wait for the other job; if its host is gone, its claim on the guest ends by itself"},
+		{"selects-nothing", nil, ExitFailed, "see millrace set show for what the set looks for, and check that what its sources name is there and mounted"},
+		{"guest-gone", nil, ExitPart, "if the guest is really gone, define the set without it; else check the set's sources"},
+		{"set-exists", nil, ExitFailed, "choose another name, or say --replace to define the set anew"},
+		{"set-keeps-all", nil, ExitFailed, "define the set anew with --keep-last N, --keep-daily N, ... and --replace, or give forget the rule itself"},
+		{"set-unclear", selection.ErrDefinition, ExitFailed, "define the set anew with millrace set add --replace, or use the version of Millrace that defined it"},
 		{"too-large", nil, ExitPart, "give larger parcels with --parcel, or choose fewer disks"},
 		{"job-running", nil, ExitFailed, "wait until the job has ended"},
 		{"other-vault", store.ErrOther, ExitNoVault, "check the path and what is mounted there"},
@@ -150,6 +157,9 @@ func Kinds() []Kind {
 		{"no-password", ErrNoPassword, ExitUsage, "give --password-file, --password-command or --password-fd, set MILLRACE_PASSWORD_FILE, or use a terminal"},
 		{"no-moment", replay.ErrMoment, ExitFailed, "see millrace audit replay without --at for where the ledger ends"},
 		{"no-match", catalog.ErrNone, ExitFailed, "see millrace points, or millrace audit show, for what there is"},
+		{"shredded", catalog.ErrShredded, ExitFailed, "nothing of the guest can be read any more; its next backup gives it new keys"},
+		{"keys-missing", vault.ErrNoDomain, ExitDamage, "millrace audit verify tells if they were shredded or are lost; if they are lost, put the folder below domains/ back from a copy of the vault"},
+		{"keys-shared", domain.ErrShared, ExitFailed, "forget its points by name or by a rule, then run millrace prune; back it up with --domain guest to be able to shred it; with --force, points in the shared domain are forgotten with the rest"},
 		{"kept", nil, ExitFailed, "unpin the point first, or say --force if it really is to go"},
 		{"no-tree", tree.ErrNone, ExitFailed, "restore without --with-checkpoints; a point has a tree when its source is a machine that Hyper-V exported, no disks were chosen, and --no-checkpoints was not given"},
 		{"not-running", control.ErrNotRunning, ExitFailed, "millrace audit show tells how jobs went; top and tune see those that run on this machine with this --state"},
@@ -239,5 +249,5 @@ func first(a, b string) string {
 
 // ObjectOf is the first object of a vault that an error names, or "".
 func ObjectOf(err error) string {
-	return regexp.MustCompile(`\b(ledger|checkpoints|keys|packs|tables|catalogs|points)/[a-z0-9][a-z0-9./_-]*[a-z0-9]`).FindString(err.Error())
+	return regexp.MustCompile(`\b(ledger|checkpoints|keys|domains|packs|tables|catalogs|points)/[a-z0-9][a-z0-9./_-]*[a-z0-9]`).FindString(err.Error())
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/cmd/millrace/bydomain"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/events"
@@ -22,11 +24,14 @@ import (
 )
 
 type forgetOptions struct {
-	rule   retention.Rule
-	zone   string
+	flags  RuleFlags
+	rule   retention.Rule // of the flags, or of the set
+	set    string
 	guests []string
 	dryRun bool
 	force  bool
+	shred  string // a guest
+	why    string
 }
 
 // Forget is the verb forget.
@@ -44,21 +49,34 @@ points are kept, and so is the newest point of every guest. Points whose last ch
 found damage count only where there is no other. Jobs that failed have no point and
 push none out.
 
+With --set NAME the rule is that of the backup set, and only the points that its jobs
+made are judged: those of other sets, and those made without one, stay and do not count.
+
 A forgotten point is gone from listings at once and cannot be had back; what only it
 needs is given back by prune. --dry-run says what would happen, why, and how much
-space nothing else needs.`,
-		RunE: func(c *cobra.Command, args []string) error { return a.forget(c.Context(), args, o) },
+space nothing else needs.
+
+--shred GUEST forgets all points of a guest that was backed up with --domain guest, and
+destroys the keys that only its data is sealed with: from then on nobody can read it,
+not even with a password and everything that is in the vault. What was copied from the
+vault before, keys included, it cannot reach.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := o.check(args); err != nil {
+				return err
+			}
+			if o.shred != "" {
+				return a.shred(c.Context(), o)
+			}
+			return a.forget(c.Context(), args, o)
+		},
 	}
 	f := c.Flags()
-	f.IntVar(&o.rule.Last, "keep-last", 0, "keep the newest points of each guest")
-	f.IntVar(&o.rule.Hourly, "keep-hourly", 0, "keep the newest point of so many hours")
-	f.IntVar(&o.rule.Daily, "keep-daily", 0, "... days")
-	f.IntVar(&o.rule.Weekly, "keep-weekly", 0, "... weeks")
-	f.IntVar(&o.rule.Monthly, "keep-monthly", 0, "... months")
-	f.IntVar(&o.rule.Yearly, "keep-yearly", 0, "... years")
-	f.StringVar(&o.zone, "zone", "UTC", "time zone whose hours and days are meant: a name like Europe/Berlin, or Local")
+	o.flags.Add(f)
+	f.StringVar(&o.set, "set", "", "of the points that this backup set made, those that its rule does not keep")
 	f.StringArrayVar(&o.guests, "guest", nil, "only points of this guest; may be repeated")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only say what would be done")
+	f.StringVar(&o.shred, "shred", "", "forget all of this guest and destroy its keys")
+	f.StringVar(&o.why, "why", "", "with --shred: the reason, for whoever reads the ledger")
 	f.BoolVar(&o.force, "force", false, "forget what is named even if it is pinned or a guest's last point")
 	return c
 }
@@ -71,34 +89,44 @@ type judged struct {
 }
 
 func (o *forgetOptions) check(names []string) (err error) {
+	if o.rule, err = o.flags.Rule(); err != nil {
+		return err
+	}
 	switch {
+	case o.shred != "" && (len(names) > 0 || !o.rule.Empty() || len(o.guests) > 0 || o.set != ""):
+		return fault.Usage("--shred GUEST forgets all of a guest: give neither points nor a rule with it")
+	case o.shred != "":
+	case o.set != "" && (len(names) > 0 || !o.rule.Empty()):
+		return fault.Usage("--set NAME forgets by the rule of the set: give neither points nor a rule with it")
+	case o.set != "":
 	case len(names) > 0 && (!o.rule.Empty() || len(o.guests) > 0):
 		return fault.Usage("name points, or give a rule with --keep-*: not both")
 	case len(names) == 0 && o.rule.Empty():
 		return fault.Usage("name points, or give a rule: --keep-last N, --keep-daily N, ...")
-	case min(o.rule.Last, o.rule.Hourly, o.rule.Daily, o.rule.Weekly, o.rule.Monthly, o.rule.Yearly) < 0:
-		return fault.Usage("--keep-*: not below zero")
-	}
-	if o.rule.Zone, err = time.LoadLocation(o.zone); err != nil {
-		return fault.Usage("--zone %s: %w", o.zone, err)
 	}
 	return nil
 }
 
 func (a verb) forget(ctx context.Context, names []string, o forgetOptions) error {
-	if err := o.check(names); err != nil {
-		return err
-	}
 	v, err := a.OpenVault(ctx)
 	if err != nil {
+		return err
+	}
+	if err := bydomain.Sweep(ctx, a.App, v); err != nil && !o.dryRun {
 		return err
 	}
 	var all []judged
 	facts := func(s *catalog.State) ([]events.Fact, error) {
 		all = nil
-		if len(names) > 0 {
+		switch {
+		case len(names) > 0:
 			all, err = named(s, names, o.force)
-		} else {
+		case o.set != "":
+			if o.rule, err = ruleOf(s, o.set); err != nil {
+				return nil, err
+			}
+			fallthrough
+		default:
 			all, err = byRule(s, o)
 		}
 		var out []events.Fact
@@ -134,19 +162,13 @@ func (a verb) forget(ctx context.Context, names []string, o forgetOptions) error
 
 // text is the rule as a fact has it.
 func (o *forgetOptions) text(names []string) string {
-	if len(names) > 0 {
+	switch {
+	case len(names) > 0:
 		return "asked"
+	case o.set != "":
+		return "set " + o.set + ": " + o.rule.String()
 	}
-	var out []string
-	for _, k := range []struct {
-		name string
-		n    int
-	}{{"last", o.rule.Last}, {"hourly", o.rule.Hourly}, {"daily", o.rule.Daily}, {"weekly", o.rule.Weekly}, {"monthly", o.rule.Monthly}, {"yearly", o.rule.Yearly}} {
-		if k.n > 0 {
-			out = append(out, fmt.Sprintf("%s %d", k.name, k.n))
-		}
-	}
-	return "keep " + strings.Join(out, ", ") + " in " + o.rule.Zone.String()
+	return o.rule.String()
 }
 
 // named judges the points that the user names.
@@ -188,14 +210,15 @@ func byRule(s *catalog.State, o forgetOptions) (out []judged, err error) {
 	}
 	for _, g := range guests {
 		var points []retention.Point
-		for _, p := range g.Points {
+		own := slices.DeleteFunc(slices.Clone(g.Points), func(p *catalog.Point) bool { return o.set != "" && p.Set != o.set })
+		for _, p := range own {
 			points = append(points, retention.Point{Time: p.Time.Time(), Order: p.Position, Damaged: p.Damaged != 0, Pinned: p.KeptSince != 0})
 		}
 		reasons, err := o.rule.Judge(points)
 		if err != nil {
 			return nil, err
 		}
-		for n, p := range g.Points {
+		for n, p := range own {
 			j := judged{p, len(reasons[n]) > 0, reasons[n]}
 			if !j.keep {
 				j.reasons = []string{"no rule keeps it"}

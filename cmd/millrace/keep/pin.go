@@ -122,7 +122,7 @@ var errOvertaken = errors.New("the points of the vault have changed meanwhile")
 const maxTries = 20
 
 // decide appends what a function makes of the vault's state. If points are
-// forgotten, pinned, checked or committed in between, it is asked again.
+// forgotten, pinned, checked or committed, or a set defined, in between, it is asked again.
 func (a verb) decide(ctx context.Context, v *session.Vault, facts func(*catalog.State) ([]events.Fact, error)) (session.Recorded, error) {
 	for n := 0; ; n++ {
 		s, err := v.Now(ctx)
@@ -135,7 +135,7 @@ func (a verb) decide(ctx context.Context, v *session.Vault, facts func(*catalog.
 		}
 		g := &ledger.Guard{Next: s.Next, Check: func(r events.Record) error {
 			switch r.Fact.(type) {
-			case events.PointCommitted, events.PointForgotten, events.PointPinned, events.PointUnpinned, events.PointVerified:
+			case events.PointCommitted, events.PointForgotten, events.PointPinned, events.PointUnpinned, events.PointVerified, events.SetDefined:
 				return errOvertaken
 			}
 			return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/cmd/millrace/bydomain"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/conductor/lease"
@@ -104,6 +105,9 @@ func (a verb) prune(ctx context.Context, o pruneOptions) error {
 		return err
 	}
 	s, err := v.Now(ctx)
+	if err == nil && !o.dryRun {
+		err = bydomain.Sweep(ctx, a.App, v)
+	}
 	if err != nil {
 		return err
 	}

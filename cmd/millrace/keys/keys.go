@@ -13,20 +13,21 @@ import (
 
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
-	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
-	"github.com/millrace-backup/millrace/ledger"
-	"github.com/millrace-backup/millrace/ledger/genesis"
+	"github.com/millrace-backup/millrace/ledger/keyring"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 )
 
 // verb is an app as these commands use it.
-type verb struct{ *session.App }
+type verb struct {
+	*session.App
+	kdf vault.KDF // of new passwords
+}
 
 // Command is key and its commands.
 func Command(app *session.App) *cobra.Command {
-	a := verb{app}
+	a := verb{app, vault.DefaultKDF()}
 	c := &cobra.Command{
 		Use:   "key",
 		Short: "Passwords and keys of a vault",
@@ -90,7 +91,7 @@ func (a verb) rows(ctx context.Context, location string) ([]row, error) {
 	for k, err := range vault.ReadKeys(ctx, st, cfg) {
 		switch {
 		case errors.Is(err, vault.ErrDamaged), errors.Is(err, vault.ErrNewer):
-			rows = append(rows, row{Damaged: err.Error()})
+			rows = append(rows, row{Key: k.ID, Damaged: err.Error()})
 		case err != nil:
 			return nil, err
 		default:
@@ -113,7 +114,11 @@ func (a verb) print(rows []row) {
 	fmt.Fprintln(w, "KEY\tKIND\tCREATED\tROTATION\tLABEL")
 	for _, r := range rows {
 		if r.Damaged != "" {
-			fmt.Fprintf(w, "-\tdamaged\t-\t-\t%s\n", session.Plain(r.Damaged))
+			name := "-"
+			if !r.Key.IsZero() {
+				name = id.Short(r.Key)
+			}
+			fmt.Fprintf(w, "%s\tdamaged\t-\t-\t%s\n", name, session.Plain(r.Damaged))
 			continue
 		}
 		old := ""
@@ -152,15 +157,34 @@ func (a verb) add() *cobra.Command {
 }
 
 func (a verb) addOne(ctx context.Context, v *session.Vault, recovery bool, file, label string) (vault.Key, error) {
-	if recovery {
-		return v.AddRecovery(ctx, a.Now(), a.show)
-	}
-	password, err := a.NewPassword(ctx, file)
+	p, err := a.prepare(ctx, v.Vault, recovery, file, label)
 	if err != nil {
 		return vault.Key{}, err
 	}
+	keys, _, err := a.settle(ctx, v)
+	if err == nil {
+		err = room(keys, 1)
+	}
+	if err == nil {
+		err = a.bring(ctx, v, v.Vault, []vault.Prepared{p})
+	}
+	return p.Key, err
+}
+
+func (a verb) prepare(ctx context.Context, v *vault.Vault, recovery bool, file, label string) (vault.Prepared, error) {
+	if recovery {
+		p, text, err := v.PrepareRecovery(a.Now())
+		if err == nil {
+			err = a.show(text)
+		}
+		return p, err
+	}
+	password, err := a.NewPassword(ctx, file)
+	if err != nil {
+		return vault.Prepared{}, err
+	}
 	defer clear(password)
-	return v.AddPassword(ctx, password, label, a.Now())
+	return v.PreparePassword(password, label, a.kdf, a.Now())
 }
 
 // show prints a recovery key, before it opens anything.
@@ -197,15 +221,11 @@ as key list shows it. The last key stays, and the last recovery key unless --for
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.open(c.Context(), func(ctx context.Context, v *session.Vault) error {
-				k, err := choose(ctx, v, args[0], force)
-				if err != nil {
-					return err
+				k, err := a.take(ctx, v, args[0], force)
+				if err == nil {
+					a.tell("removed", k)
 				}
-				if err := v.RemoveKey(ctx, k.ID); err != nil {
-					return err
-				}
-				a.tell("removed", k)
-				return nil
+				return err
 			})
 		},
 	}
@@ -213,88 +233,71 @@ as key list shows it. The last key stays, and the last recovery key unless --for
 	return c
 }
 
-// choose finds the key that an id begins, if it may go.
-func choose(ctx context.Context, v *session.Vault, prefix string, force bool) (found vault.Key, err error) {
-	matches, recovery := 0, 0
-	for k, err := range vault.ReadKeys(ctx, v.Store, v.Config) {
-		if err != nil {
-			continue // opens for nobody
+// take removes the key whose id begins with prefix.
+func (a verb) take(ctx context.Context, v *session.Vault, prefix string, force bool) (vault.Key, error) {
+	keys, guard, err := a.settle(ctx, v)
+	for err == nil {
+		var k keyring.Key
+		if k, err = choose(keys, prefix, force); err != nil {
+			break
 		}
-		if k.Kind == vault.KindRecovery {
-			recovery++
+		if err = a.drop(ctx, v, guard, []keyring.Key{k}, why(k)); err == nil {
+			return k.Key, nil
 		}
-		if strings.HasPrefix(k.ID.String(), strings.ToLower(prefix)) {
+		if errors.Is(err, keyring.ErrChanged) {
+			keys, guard, err = a.settle(ctx, v)
+		}
+	}
+	return vault.Key{}, err
+}
+
+// why a key is removed.
+func why(k keyring.Key) string {
+	switch k.Standing {
+	case keyring.Missing:
+		return "gone"
+	case keyring.Foreign:
+		return "foreign"
+	case keyring.Damaged:
+		return "damaged"
+	}
+	return "asked"
+}
+
+// choose finds the key that an id begins, if it may go: one that opens the vault must be
+// left, by what the ledger says.
+func choose(keys []keyring.Key, prefix string, force bool) (found keyring.Key, err error) {
+	matches := 0
+	for _, k := range keys {
+		if k.Standing != keyring.Removed && k.Standing != keyring.Announced && !k.ID.IsZero() && strings.HasPrefix(k.ID.String(), strings.ToLower(prefix)) {
 			found = k
 			matches++
 		}
 	}
+	left, recovery := keyring.Left(keys, found.ID)
 	switch {
 	case matches == 0 || prefix == "":
 		return found, fault.Usage("no key of the vault begins with %q: see millrace key list", prefix)
 	case matches > 1:
 		return found, fault.Usage("%d keys of the vault begin with %q: give more of it", matches, prefix)
-	case found.Kind == vault.KindRecovery && recovery == 1 && !force:
+	case left == 0:
+		return found, fault.Usage("%s is the last key that opens the vault: add another with millrace key add", id.Short(found.ID))
+	case found.Standing == keyring.Opens && found.Kind == vault.KindRecovery && recovery == 0 && !force:
 		return found, fault.Usage("%s is the last recovery key: make another with millrace key add --recovery, or give --force", id.Short(found.ID))
 	}
 	return found, nil
 }
 
-// open opens the vault, does what is asked for, and tells the ledger what is there
-// then, also after an error: the objects may have changed.
+// open opens the vault and does what is asked for.
 func (a verb) open(ctx context.Context, do func(context.Context, *session.Vault) error) error {
 	v, err := a.OpenVault(ctx)
 	if err != nil {
 		return err
 	}
 	err = do(ctx, v)
-	err = errors.Join(err, a.record(context.WithoutCancel(ctx), v))
 	var f *fault.Fault
 	if err != nil && !errors.As(err, &f) {
 		err = fault.At("change keys of vault", v.Location, err)
 	}
 	return err
-}
-
-// record tells the ledger of keys that are there and it does not know, and of such as it
-// knows and are gone.
-func (a verb) record(ctx context.Context, v *session.Vault, first ...events.Fact) error {
-	s, err := v.Now(ctx)
-	if err != nil {
-		return err
-	}
-	var in, out []ledger.ObjectRef
-	facts, there := first, map[id.Key]bool{}
-	for k, err := range vault.ReadKeys(ctx, v.Store, v.Config) {
-		if errors.Is(err, vault.ErrDamaged) || errors.Is(err, vault.ErrNewer) {
-			return nil // which key that was is not known: nothing is said of any
-		}
-		if err != nil {
-			return err
-		}
-		there[k.ID] = true
-		if _, known := s.Keys[k.ID]; !known {
-			ref, err := genesis.Ref(ctx, v.Store, vault.KeyName(k.ID))
-			if err != nil {
-				return err
-			}
-			in = append(in, ref)
-			facts = append(facts, events.KeyAdded{Key: k.ID, KeyKind: k.Kind, Label: k.Label})
-		}
-	}
-	by := session.User()
-	gone := []id.Key{}
-	for k := range s.Keys {
-		if !there[k] {
-			gone = append(gone, k)
-		}
-	}
-	slices.SortFunc(gone, func(a, b id.Key) int { return strings.Compare(a.String(), b.String()) })
-	for _, k := range gone {
-		out = append(out, ledger.ObjectRef{Name: vault.KeyName(k)})
-		facts = append(facts, events.KeyRemoved{Key: k, By: by})
-	}
-	if _, err := a.Enter(ctx, v, in, out, facts...); err != nil {
-		return fmt.Errorf("what opens the vault has changed, and the ledger may not know; the next key command tells it: %w", err)
-	}
-	return nil
 }

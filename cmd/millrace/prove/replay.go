@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace-backup/millrace/audit/replay"
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/catalog/instant"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/events"
@@ -59,7 +60,7 @@ func moment(at string) (o replay.Options, err error) {
 		o.Position = &n
 		return o, nil
 	}
-	if o.Time, err = catalog.ParseTime(at, time.Local); err != nil {
+	if o.Time, err = instant.Parse(at, time.Local); err != nil {
 		return o, fault.Usage("--at %s: neither a position nor a time: %w", at, err)
 	}
 	return o, nil

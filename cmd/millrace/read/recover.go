@@ -276,8 +276,8 @@ func (a verb) recoverDisk(ctx context.Context, v *vault.Vault, f salvage.Found, 
 	bar := a.Progress("recover " + session.Plain(disk.Key))
 	defer bar.Done()
 	lost, err := f.Write(ctx, v, n, partial, func(now restore.Progress) { bar.At(now.Done, now.Size) })
-	if errors.Is(err, vault.ErrDamaged) {
-		disk.State, disk.Readable = "partial", 0 // its map does not open: nothing was written
+	if errors.Is(err, vault.ErrDamaged) || errors.Is(err, vault.ErrNoDomain) { // shredded, or its keys are lost
+		disk.State, disk.Readable = "partial", 0 // its map, or nothing at all, opens: nothing was written
 		return nil
 	}
 	if err != nil {

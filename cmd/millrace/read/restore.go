@@ -18,6 +18,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/cmd/millrace/trees"
 	"github.com/millrace-backup/millrace/events"
+	"github.com/millrace-backup/millrace/hypervisor/folder/export"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/restore/tree"
@@ -186,8 +187,10 @@ func targets(disks []events.PointDisk, to, ext string) ([]string, error) {
 	var paths []string
 	for n, d := range disks {
 		name := fileName(d.Key, ext)
-		if name == "" || used[strings.ToLower(name)] {
-			name = fmt.Sprintf("disk-%d%s", n, ext)
+		// Any name may be another disk's own, the numbered ones too: two disks in one file
+		// would be one disk.
+		for k := n; name == "" || used[strings.ToLower(name)]; k++ {
+			name = fmt.Sprintf("disk-%d%s", k, ext)
 		}
 		used[strings.ToLower(name)] = true
 		paths = append(paths, filepath.Join(to, name))
@@ -211,7 +214,7 @@ func fileName(key, ext string) string {
 		key = key[:len(key)-len(old)]
 	}
 	key = strings.Trim(key, ". ")
-	if key == "" || len(key) > 200 {
+	if key == "" || len(key) > 200 || export.CheckPath(key+ext) != nil {
 		return ""
 	}
 	return key + ext

@@ -24,6 +24,8 @@ func TestFileNames(t *testing.T) {
 		"..":                       "",
 		"...":                      "",
 		".hidden":                  "hidden.raw",
+		"nul.vhdx":                 "",
+		"com1":                     "",
 		"a\nb\x00c":                "a_b_c.raw",
 		"what?.img":                "what_.raw",
 		strings.Repeat("long", 80): "",
@@ -58,6 +60,9 @@ func TestTargets(t *testing.T) {
 		{"one disk, a folder to make", names("a.vhdx"), "made/", "made/a.raw"},
 		{"several disks", names("a.vhdx", "b.raw"), "several", "several/a.raw several/b.raw"},
 		{"disks that would have one name", names("x/a.vhd", "y/A.vhdx", ".."), "twins", "twins/a.raw twins/disk-1.raw twins/disk-2.raw"},
+		{"a disk whose own name is that of another without one", names("a.vhdx", "disk-2.avhdx", "disk-2.vhdx"), "numbered",
+			"numbered/a.raw numbered/disk-2.raw numbered/disk-3.raw"},
+		{"names given before they are asked for", names("..", "disk-0.raw", "disk-1.raw"), "early", "early/disk-0.raw early/disk-1.raw early/disk-2.raw"},
 		{"several disks onto a file", names("a", "b"), "file", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

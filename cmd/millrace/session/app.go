@@ -64,10 +64,11 @@ func User() string {
 	return u.Username
 }
 
-// Note tells a person something that is not data, unless --quiet.
+// Note tells a person something that is not data, unless --quiet. What is not fit for a
+// terminal is written as Plain does, whoever the text came from.
 func (a *App) Note(format string, args ...any) {
 	if !a.Settings.Quiet {
-		fmt.Fprintf(a.Stderr, format+"\n", args...)
+		fmt.Fprintln(a.Stderr, PlainLines(fmt.Sprintf(format, args...)))
 	}
 }
 

@@ -81,3 +81,42 @@ func TestSignsOfARollback(t *testing.T) {
 		}
 	}
 }
+
+// What is remembered is never set back, by a command that began earlier and ends later.
+func TestMemoryKeepsTheLater(t *testing.T) {
+	ctx := t.Context()
+	st, err := dir.Create(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, _, err := vault.Create(ctx, st, []byte("pw"), vault.CreateOptions{KDF: vault.KDF{Name: "argon2id", Time: 1, MemoryKiB: 8 << 10, Threads: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ledger.Open(ctx, v, ledger.Options{Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var signed []ledger.Checkpoint
+	for range 2 {
+		if _, err := l.Append(ctx, id.NewJob(), []events.Fact{events.SnapshotReleased{}}, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		c, err := l.Checkpoint(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed = append(signed, c)
+	}
+	m := Memory{t.TempDir()}
+	for n, c := range []ledger.Checkpoint{signed[0], signed[1], signed[0], {}} {
+		if err := m.Keep(v.Config, c); err != nil {
+			t.Fatal(err)
+		}
+		got, err := m.checkpoint(v.Config)
+		want := signed[min(n, 1)]
+		if err != nil || got == nil || got.Size != want.Size {
+			t.Errorf("step %d: %+v, %v; want size %d", n, got, err, want.Size)
+		}
+	}
+}

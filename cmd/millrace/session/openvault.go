@@ -93,6 +93,17 @@ func (a *App) OpenVault(ctx context.Context) (*Vault, error) {
 	return o, nil
 }
 
+// Rekeyed is o, opened with other keys of the same vault, which read also what was
+// written since those of o were rotated.
+func (a *App) Rekeyed(ctx context.Context, o *Vault, fresh *vault.Vault) (*Vault, error) {
+	remembered := o.Ledger.Signed()
+	n := *o
+	n.Vault, n.state = fresh, nil
+	var err error
+	n.Ledger, err = ledger.Open(ctx, fresh, ledger.Options{Cache: o.memory.Cache(o.ID, "ledger"), Remembered: &remembered, Now: a.Now})
+	return &n, ledgerFault(o.Location, err)
+}
+
 // ledgerFault is what is wrong with a ledger that cannot be read. Where it is
 // damaged there is one command that still reads.
 func ledgerFault(location string, err error) error {

@@ -54,10 +54,10 @@ func (a *App) Decide(ctx context.Context, o *Vault, job id.Job, g *ledger.Guard,
 	return where, err
 }
 
-// Enter appends facts that name objects, as brought in or retired. They do not wait
-// in the outbox.
-func (a *App) Enter(ctx context.Context, o *Vault, in, out []ledger.ObjectRef, facts ...events.Fact) (Recorded, error) {
-	where, _, err := a.record(ctx, o, id.Job{}, nil, facts, in, out)
+// Guarded appends facts that name objects, as brought in or retired, unless the guard
+// refuses, if there is one, and signs them. They do not wait in the outbox.
+func (a *App) Guarded(ctx context.Context, o *Vault, g *ledger.Guard, in, out []ledger.ObjectRef, facts ...events.Fact) (Recorded, error) {
+	where, _, err := a.record(ctx, o, id.Job{}, g, facts, in, out)
 	return where, err
 }
 

@@ -3,7 +3,8 @@
 // Call [Open] for a folder that is there, [Create] for one that may have to be
 // made. The object "packs/ab/cd" is the file packs/ab/cd; the folder tmp holds
 // what is still being written, and [Store.Sweep] removes what a crash left there.
-// Files with names that are no object names are neither listed nor touched.
+// What else is in the folder, files with names that are no object names, links, pipes, is
+// neither listed nor touched nor waited for; [Store.Strays] tells it.
 //
 // Order and durability: an object is written to a temp file in pieces of 1 MiB
 // (whole ones past the page cache: package vdisk/direct), the file is synced, given its name by a rename or link that cannot replace, and
@@ -35,6 +36,7 @@ import (
 
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vdisk/direct"
+	"github.com/millrace-backup/millrace/vdisk/regular"
 )
 
 // piece is the size of one write: larger ones cost three times the CPU.
@@ -57,6 +59,7 @@ var (
 	_ store.Store    = (*Store)(nil)
 	_ store.Streamer = (*Store)(nil)
 	_ store.Stater   = (*Store)(nil)
+	_ store.Surveyor = (*Store)(nil)
 )
 
 // Open returns the store in the folder root: store.ErrNoStore if there is none.
@@ -129,6 +132,9 @@ func (s *Store) fault(op, name string, err error) error {
 // gone is fault for the reading side, where a file that is not there is an
 // object that is not there. So is one below a file: "a/b" when "a" is an object.
 func (s *Store) gone(op, name string, err error) error {
+	if errors.Is(err, regular.ErrOther) {
+		return fmt.Errorf("%s %s in %s: %w: %w", op, name, s.root, store.ErrForeign, err)
+	}
 	if errors.Is(err, fs.ErrNotExist) || notFolder(err) {
 		if full := s.fault(op, name, err); errors.Is(full, store.ErrNoStore) {
 			return full
@@ -189,8 +195,12 @@ func ended(body io.Reader, size int64) error {
 // first, because whoever hears ErrExists relies on the object.
 func (s *Store) taken(name string) error {
 	path := s.path(name)
-	if info, err := s.fs.Stat(path); err == nil && info.IsDir() {
+	info, err := s.fs.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
 		return fmt.Errorf("put %s in %s: other names lie below it: %w", name, s.root, store.ErrName)
+	case err == nil && !info.Mode().IsRegular():
+		return fmt.Errorf("put %s: %s is %s, which is not of the vault and in its way: %w", name, path, regular.Kind(info.Mode()), store.ErrName)
 	}
 	if err := s.folder(filepath.Dir(path)); err != nil {
 		return s.fault("put", name, err)
@@ -299,8 +309,11 @@ func (s *Store) Stat(ctx context.Context, name string) (store.Entry, error) {
 	if err != nil {
 		return store.Entry{}, s.gone("stat", name, err)
 	}
-	if !info.Mode().IsRegular() {
+	if info.IsDir() {
 		return store.Entry{}, fmt.Errorf("stat %s in %s: %w", name, s.root, store.ErrNotFound)
+	}
+	if !info.Mode().IsRegular() {
+		return store.Entry{}, fmt.Errorf("stat %s in %s: it is %s: %w", name, s.root, regular.Kind(info.Mode()), store.ErrForeign)
 	}
 	return store.Entry{Name: name, Size: info.Size()}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/millrace-backup/millrace/vdisk/direct"
+	"github.com/millrace-backup/millrace/vdisk/regular"
 )
 
 // FS is every effect a [Store] has on a disk, and every look it takes at one.
@@ -40,7 +41,8 @@ type Folders interface {
 	ReadDir(name string) ([]fs.DirEntry, error)
 }
 
-// Reading looks at files.
+// Reading looks at files. Open neither waits for the other end of a pipe nor opens
+// anything but files and folders: regular.ErrOther.
 type Reading interface {
 	Open(name string) (Reader, error)
 	Stat(name string) (fs.FileInfo, error)
@@ -92,7 +94,7 @@ func (osFS) Mkdir(name string) error { return os.Mkdir(name, 0o700) }
 func (osFS) SyncDir(name string) error { return syncDir(name) }
 
 func (osFS) ReadDir(name string) ([]fs.DirEntry, error) {
-	f, err := os.Open(name)
+	f, err := regular.Open(name) // a pipe that is there since does not make it wait
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +102,12 @@ func (osFS) ReadDir(name string) ([]fs.DirEntry, error) {
 	return f.ReadDir(-1) // os.ReadDir would sort, and the store sorts in its own order
 }
 
-func (osFS) Open(name string) (Reader, error) { return os.Open(name) }
+func (osFS) Open(name string) (Reader, error) {
+	f, err := regular.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
 
 func (osFS) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }

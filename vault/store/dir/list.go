@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/vault/store"
+	"github.com/millrace-backup/millrace/vdisk/regular"
 )
 
 // List is store.Store's.
@@ -107,6 +108,42 @@ func (w *walk) file(name string) bool {
 		return false
 	}
 	return w.yield(store.Entry{Name: name, Size: info.Size()}, nil)
+}
+
+// Strays is store.Surveyor's.
+func (s *Store) Strays(ctx context.Context) iter.Seq2[store.Stray, error] {
+	return func(yield func(store.Stray, error) bool) {
+		folders := []string{""}
+		for len(folders) > 0 {
+			base := folders[len(folders)-1]
+			folders = folders[:len(folders)-1]
+			if err := ctx.Err(); err != nil {
+				yield(store.Stray{}, fmt.Errorf("look for strays in %s: %w", s.root, err))
+				return
+			}
+			entries, err := s.fs.ReadDir(s.path(base))
+			if base != "" && errors.Is(err, fs.ErrNotExist) {
+				continue // removed since its parent was read
+			}
+			if err != nil {
+				yield(store.Stray{}, s.fault("look for strays in", base, err))
+				return
+			}
+			for _, e := range entries {
+				name := base + e.Name()
+				switch {
+				case name == store.Reserved && e.IsDir():
+				case store.CheckName(name) == nil && e.IsDir():
+					folders = append(folders, name+"/")
+				case store.CheckName(name) == nil && e.Type().IsRegular():
+				default:
+					if !yield(store.Stray{Name: name, What: regular.Kind(e.Type())}, nil) {
+						return
+					}
+				}
+			}
+		}
+	}
 }
 
 // Sweep removes temp files last written to before the given time and returns how

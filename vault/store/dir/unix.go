@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/millrace-backup/millrace/vdisk/regular"
 )
 
 // link publishes by a hard link, which never replaces.
@@ -39,7 +41,7 @@ func same(a, b string) bool {
 }
 
 func syncDir(name string) error {
-	f, err := os.Open(name)
+	f, err := regular.Open(name)
 	if err != nil {
 		return err
 	}

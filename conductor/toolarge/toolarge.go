@@ -1,8 +1,11 @@
-package conductor
+// Package toolarge tells apart the guests whose disks fit the plan of a job and those whose
+// disks do not, before anything is frozen for them. [Split] is all there is of it: a pure
+// function of sizes, which says of each guest that is left out why, and what its
+// operator can do. It opens no disk.
+package toolarge
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/dustin/go-humanize"
 
@@ -16,23 +19,24 @@ import (
 // goes in one message, of which they may take half: 64 TiB in parcels of 4 MiB. It also keeps parcel numbers far from their 32 bits.
 const maxParcels = flow.MaxMessage / 2 * 4
 
-// leaveOut gives up guests whose disks are too large for their plan.
-func (j *job) leaveOut() {
-	kept := make([]hypervisor.Guest, 0, len(j.o.Guests))
-	for _, g := range j.o.Guests {
-		parcels, bytes := planned(g, j.o.ParcelSize)
+// Split returns the guests whose disks fit their plan in parcels of so many bytes, and
+// what is to be said of the others.
+func Split(guests []hypervisor.Guest, parcel int64) (kept []hypervisor.Guest, failed []events.GuestOutcome) {
+	kept = make([]hypervisor.Guest, 0, len(guests))
+	for _, g := range guests {
+		parcels, bytes := planned(g, parcel)
 		if parcels <= maxParcels {
 			kept = append(kept, g)
 			continue
 		}
-		j.o.Failed = append(slices.Clip(j.o.Failed), events.GuestOutcome{
+		failed = append(failed, events.GuestOutcome{
 			Guest: g.ID, Name: g.Name, Outcome: "failed", Code: "too-large", Op: "plan", Object: g.Source,
 			Cause: fmt.Sprintf("its disks have %s, which are %d parcels of %s; a guest may have %d", humanize.IBytes(bytes), parcels,
-				humanize.IBytes(uint64(j.o.ParcelSize)), int64(maxParcels)),
+				humanize.IBytes(uint64(parcel)), int64(maxParcels)),
 			Remedy: "give larger parcels with --parcel 32MiB, or choose fewer disks with --disk",
 		})
 	}
-	j.o.Guests = kept
+	return kept, failed
 }
 
 // planned is how many parcels and bytes the disks of a guest have.

@@ -1,4 +1,4 @@
-package conductor
+package toolarge
 
 import (
 	"strings"
@@ -23,16 +23,15 @@ func TestAGuestTooLargeForItsPlan(t *testing.T) {
 		guest("full", 32*tib, 32*tib), guest("one byte more", 32*tib, 32*tib, 1), guest("16 PiB", 1<<54), guest("largest number", 1<<63-1), guest("small", 1),
 	}
 	for parcel, want := range map[int64]string{4 << 20: "full small", 32 << 20: "full one byte more small"} {
-		j := &job{o: &Options{Guests: guests, ParcelSize: parcel}}
-		j.leaveOut()
+		kept, failed := Split(guests, parcel)
 		var names []string
-		for _, g := range j.o.Guests {
+		for _, g := range kept {
 			names = append(names, g.Name)
 		}
-		if got := strings.Join(names, " "); got != want || len(names)+len(j.o.Failed) != len(guests) {
-			t.Errorf("parcels of %d: %q go on, want %q; %d left out", parcel, got, want, len(j.o.Failed))
+		if got := strings.Join(names, " "); got != want || len(names)+len(failed) != len(guests) {
+			t.Errorf("parcels of %d: %q go on, want %q; %d left out", parcel, got, want, len(failed))
 		}
-		for _, f := range j.o.Failed {
+		for _, f := range failed {
 			if f.Code != "too-large" || !strings.Contains(f.Remedy, "--parcel") {
 				t.Errorf("left out with %+v", f)
 			}

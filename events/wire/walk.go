@@ -1,10 +1,32 @@
-package events
+// Package wire measures msgpack that comes from outside the process, before anything
+// decodes it. Begin with [Walk].
+//
+// The msgpack library takes lengths on trust, and thirteen bytes can make it ask for
+// 8 GiB. What Walk has let pass has no length that is not covered by bytes that are there,
+// and bounds on levels and values. Package events, whose facts it is for, says what that
+// promises to whom; this one knows nothing of facts, allocates nothing and may be used by
+// any number of goroutines.
+package wire
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/vmihailenco/msgpack/v5/msgpcode"
+)
+
+// ErrMalformed is events.ErrMalformed.
+var ErrMalformed = errors.New("malformed message")
+
+const (
+	// MaxMessage is events.MaxMessage.
+	MaxMessage = 16 << 20
+	// maxValues bounds how many values a message may hold. One byte of nil
+	// becomes a whole struct in memory, so the length of the message alone
+	// bounds nothing.
+	maxValues = 1 << 18
+	maxDepth  = 32
 )
 
 // Walk measures the first msgpack value in b without decoding it: it returns
@@ -125,9 +147,9 @@ func payload(b []byte, head int, n uint64) (children, size int, err error) {
 	return 0, head + int(n), nil
 }
 
-// arrayHeader reads the start of an array: its length and where its first
+// ArrayHeader reads the start of an array: its length and where its first
 // value is.
-func arrayHeader(b []byte) (n, off int, err error) {
+func ArrayHeader(b []byte) (n, off int, err error) {
 	if len(b) == 0 || !(msgpcode.IsFixedArray(b[0]) || b[0] == msgpcode.Array16 || b[0] == msgpcode.Array32) {
 		return 0, 0, fmt.Errorf("not an array: %w", ErrMalformed)
 	}
