@@ -21,6 +21,7 @@ import (
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor/folder"
 	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/ledger/genesis"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
@@ -73,6 +74,9 @@ func emptyBed(t *testing.T, o vault.CreateOptions) *bed {
 	}
 	o.KDF, o.Now = vault.KDF{Name: "argon2id", MemoryKiB: 8 << 10, Time: 1, Threads: 1}, time.Now
 	if b.vault, _, err = vault.Create(t.Context(), st, []byte("secret"), o); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := genesis.Begin(t.Context(), b.vault, b.ledger(t), "test"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.exact(t) })

@@ -90,11 +90,10 @@ func open(ctx context.Context, cfg vault.Config, st store.Store, v *vault.Vault,
 }
 
 func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached) error {
-	// What is listed must not grow with the age of the vault. Everything before a
-	// checkpoint is checked when it is read, so all there is to find out is which
-	// checkpoint is the newest and where the segments end, and for both it is
-	// enough to look behind any point that the ledger is known to have reached. If
-	// nothing that verifies is there, the point was wrong and all names are looked at.
+	// What is listed must not grow with the age of the vault. Everything before a checkpoint is
+	// checked when it is read, so all there is to find out is which checkpoint is the newest and
+	// where the segments end, and for both it is enough to look behind any point that the ledger
+	// is known to have reached. If nothing there verifies, all names are looked at.
 	//
 	// Checkpoints first: segments are put before the checkpoint that covers
 	// them, so a listing made later holds every segment of any checkpoint seen.
@@ -107,24 +106,28 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 		return err
 	}
 	count, err := l.countSegments(ctx, max(from.Seq, l.signed.Seq))
-	if err == nil && l.signed.Note == nil && count > 1 {
-		// The vault may have been signed for the first time between the two listings.
-		l.damaged = nil
-		if claimed, err = l.newest(ctx, 0); err == nil {
-			count, err = l.countSegments(ctx, l.signed.Seq)
-		}
-	}
 	if err != nil {
 		return err
+	}
+	if l.signed.Note == nil {
+		if lost := l.neverSigned(ctx, count); lost != nil {
+			// The vault may have been signed for the first time, and filled, since the
+			// checkpoints were listed. They come before all that was found now.
+			l.damaged = nil
+			if claimed, err = l.newest(ctx, 0); err != nil {
+				return err
+			}
+			if l.signed.Note == nil {
+				return lost
+			}
+			if count, err = l.countSegments(ctx, l.signed.Seq); err != nil {
+				return err
+			}
+		}
 	}
 	if l.signed.Seq > count {
 		return fmt.Errorf("it ends before %s, checkpoint %s covers %d: %w",
 			segmentName(count), checkpointName(l.signed.Size), l.signed.Seq, vault.ErrDamaged)
-	}
-	if l.signed.Note == nil {
-		if err := l.neverSigned(ctx, count); err != nil {
-			return err
-		}
 	}
 	l.seq, l.head = l.signed.Seq, l.signed.tree()
 	l.low, l.lowTree = l.seq, mark{l.head.Size, l.head.Root()}
@@ -151,11 +154,10 @@ func (l *Ledger) open(ctx context.Context, remembered *Checkpoint, from Reached)
 // whoever signed what is left of the ledger would hide what is not.
 func (l *Ledger) neverSigned(ctx context.Context, segments uint64) error {
 	lost := "the ledger has no checkpoint"
-	if len(l.damaged) > 0 {
-		lost = "the ledger has no checkpoint that verifies"
-	}
 	if segments == 0 {
 		lost = "the vault has no ledger"
+	} else if len(l.damaged) > 0 {
+		lost = "the ledger has no checkpoint that verifies"
 	}
 	if segments > 1 {
 		return fmt.Errorf("%s, though it has %d segments, and the first is signed before there is a second: %w",
@@ -166,7 +168,6 @@ func (l *Ledger) neverSigned(ctx context.Context, segments uint64) error {
 			if err != nil {
 				return err
 			}
-			// What is there is not what is damaged, so its name is left out.
 			return fmt.Errorf("%s, though jobs have stored %s: %w", lost, folder[:len(folder)-1], vault.ErrDamaged)
 		}
 	}
@@ -183,7 +184,7 @@ func (l *Ledger) newest(ctx context.Context, least uint64) (claimed uint64, err 
 			return 0, err
 		}
 		if size, ok := number(checkpointFolder, e.Name); ok {
-			sizes = append(sizes, size)
+			sizes, claimed = append(sizes, size), max(claimed, size)
 		}
 	}
 	for _, size := range slices.Backward(sizes) {
@@ -196,9 +197,6 @@ func (l *Ledger) newest(ctx context.Context, least uint64) (claimed uint64, err 
 			return 0, err
 		}
 		l.damaged = append(l.damaged, err)
-	}
-	if len(sizes) > 0 {
-		claimed = slices.Max(sizes)
 	}
 	return claimed, nil
 }

@@ -66,34 +66,53 @@ func TestCheckpointsGone(t *testing.T) {
 	}
 }
 
-// lateStart is a store in which the vault is signed for the first time, and goes on, between
-// two listings of one opener.
+// lateStart is a store in which the vault is signed for the first time, and goes on, just
+// before or after one listing of an opener.
 type lateStart struct {
 	store.Store
-	start func()
+	before, after string // the prefix that is listed then
+	start         func()
 }
 
 func (s *lateStart) List(ctx context.Context, prefix string) iter.Seq2[store.Entry, error] {
 	return func(yield func(store.Entry, error) bool) {
+		if prefix == s.before {
+			s.begin()
+		}
 		for e, err := range s.Store.List(ctx, prefix) {
 			if !yield(e, err) {
 				return
 			}
 		}
-		if start := s.start; prefix == checkpointFolder && start != nil {
-			s.start = nil
-			start()
+		if prefix == s.after {
+			s.begin()
 		}
 	}
 }
 
+func (s *lateStart) begin() {
+	if start := s.start; start != nil {
+		s.start = nil
+		start()
+	}
+}
+
 func TestTheFirstJobBeginsWhileALedgerIsOpened(t *testing.T) {
-	v, _ := newVault(t)
-	writer := mustOpen(t, v, Options{})
-	fillUp(t, writer, 0, 1)
-	opened := *v
-	opened.Store = &lateStart{v.Store, func() { fillUp(t, writer, 1, 5) }}
-	wantNumbers(t, mustOpen(t, &opened, Options{}), 0, 5)
+	for _, s := range []lateStart{{after: checkpointFolder}, {before: segmentFolder}, {after: segmentFolder}, {before: "points/"}, {before: "packs/"}} {
+		v, root := newVault(t)
+		writer := mustOpen(t, v, Options{})
+		fillUp(t, writer, 0, 1)
+		opened := *v
+		s.Store, s.start = v.Store, func() {
+			fillUp(t, writer, 1, 5)
+			if err := os.MkdirAll(filepath.Join(root, "packs", "j"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(root, "packs", "j", "1"), []byte("x"))
+		}
+		opened.Store = &s
+		wantNumbers(t, mustOpen(t, &opened, Options{}), 0, 5)
+	}
 }
 
 // Every line that compares what was signed with what is there, by a vault that differs in

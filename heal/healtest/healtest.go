@@ -21,6 +21,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
+	"github.com/millrace-backup/millrace/ledger/genesis"
 	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/vault"
@@ -58,6 +59,8 @@ func New(t *testing.T) *Bed {
 	if b.Ledger, err = ledger.Open(t.Context(), b.Vault, ledger.Options{Now: time.Now}); err != nil {
 		t.Fatal(err)
 	}
+	_, err = genesis.Begin(t.Context(), b.Vault, b.Ledger, "healtest")
+	b.Must(err)
 	return b
 }
 
