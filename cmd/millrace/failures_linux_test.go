@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -326,9 +328,52 @@ func killedConductor(t *testing.T, exe string) {
 // underWay starts a job that stores slowly and returns when it has stored some.
 func (p *place) underWay(image string) *process {
 	p.Helper()
-	r := p.start("backup", image, "--codec", "zstd", "--parallel", "seal=1", "--parcel", "4MiB") // a slow one, in small steps
+	r := p.start("backup", image, "--codec", "zstd", "--parallel", "seal=1", "--parcel", "4MiB") // in small steps
+	p.Cleanup(r.slow("seal"))
 	r.until(func(l line) bool { return l.Type == "status" && l.Done > 0 })
 	return r
+}
+
+// slow stops a job's workers of a stage three quarters of the time, for four seconds,
+// so that the job lasts as long on a fast machine as what a test does to it. The
+// function that it returns ends this.
+func (r *process) slow(stage string) (end func()) {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for ctx.Err() == nil {
+			workers := r.workers(stage)
+			for range 10 {
+				for _, pid := range workers {
+					_ = unix.Kill(pid, unix.SIGSTOP)
+				}
+				time.Sleep(15 * time.Millisecond)
+				for _, pid := range workers {
+					_ = unix.Kill(pid, unix.SIGCONT)
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+	}()
+	return func() { cancel(); <-gone }
+}
+
+// workers are the job's processes of a stage.
+func (r *process) workers(stage string) (pids []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range all {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			continue
+		}
+		group, err := unix.Getpgid(pid)
+		args, _ := os.ReadFile(file)
+		if err == nil && group == r.cmd.Process.Pid && strings.Contains(string(args), "stage\x00"+stage+"\x00") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // allGone waits until no process of the job is left.
