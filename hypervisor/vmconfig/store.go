@@ -107,9 +107,18 @@ func currentHeader(b []byte) ([]byte, error) {
 	return header, nil
 }
 
-// keyTables finds the tables of keys in those of objects.
+// keyTables finds the tables of keys in those of objects. No byte is in two tables: all
+// tables together are no longer than the file, so reading them takes no longer either.
 func keyTables(b []byte) (map[uint16]keyTable, error) {
 	found := map[uint16]keyTable{}
+	left := uint64(len(b))
+	take := func(size uint64) error {
+		if size > left {
+			return fmt.Errorf("%w: its tables are longer than the file, so bytes are in more than one", ErrForm)
+		}
+		left -= size
+		return nil
+	}
 	todo, seen := []uint64{objectsAt}, map[uint64]bool{objectsAt: true}
 	for len(todo) > 0 {
 		at := todo[0]
@@ -121,6 +130,9 @@ func keyTables(b []byte) (map[uint16]keyTable, error) {
 		n := uint64(binary.LittleEndian.Uint32(o[4:]))
 		if part(o, 8, n*objectSize) == nil {
 			return nil, fmt.Errorf("%w: a table of %d objects at byte %d goes past the end", ErrForm, n, at)
+		}
+		if err := take(8 + n*objectSize); err != nil {
+			return nil, err
 		}
 		for i := range n {
 			e := o[8+i*objectSize:][:objectSize]
@@ -135,13 +147,17 @@ func keyTables(b []byte) (map[uint16]keyTable, error) {
 				todo = append(todo, off)
 				continue
 			}
-			k := part(b, off, max(size, keyTableSize))
+			size = max(size, keyTableSize)
+			k := part(b, off, size)
 			if k == nil || binary.LittleEndian.Uint16(k) != signKeys {
 				return nil, fmt.Errorf("%w: no table of keys at byte %d", ErrForm, off)
 			}
+			if err := take(size); err != nil {
+				return nil, err
+			}
 			index, sequence := binary.LittleEndian.Uint16(k[2:]), binary.LittleEndian.Uint16(k[4:])
 			if old, ok := found[index]; !ok || sequence > old.sequence {
-				found[index] = keyTable{k[:max(size, keyTableSize)], sequence}
+				found[index] = keyTable{k[:size], sequence}
 			}
 		}
 	}

@@ -26,9 +26,11 @@ type node struct {
 const (
 	maxNodes = 1 << 17
 	maxDepth = 32
-	maxDisks = 512 // Hyper-V takes 4 of IDE and 4 times 64 of SCSI
-	maxText  = 4096
-	maxName  = 256
+	// Every element of a configuration has an attribute at most.
+	maxEquals = 2 * maxNodes
+	maxDisks  = 512 // Hyper-V takes 4 of IDE and 4 times 64 of SCSI
+	maxText   = 4096
+	maxName   = 256
 	// Hyper-V has 4 SCSI controllers at most; the rest of a hostile list is left out.
 	maxControllers = 64
 	textFactor     = 4 // bytes of values that are kept, for each byte of the file

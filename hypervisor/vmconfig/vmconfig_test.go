@@ -127,6 +127,8 @@ func FuzzRead(f *testing.F) {
 	f.Add(drivertest.XML(web()))
 	f.Add([]byte(published))
 	f.Add(drivertest.VMCX(vmconfig.Machine{}))
+	f.Add(overlapping(64<<10, 1))
+	f.Add(overlapping(64<<10, 2))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := read(b)
 		if err != nil {

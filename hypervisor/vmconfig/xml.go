@@ -13,7 +13,12 @@ import (
 // readXML reads the form of 2012 R2 and before: an element for each name, the
 // values as text.
 func (t *tree) readXML(b []byte) error {
-	d := xml.NewDecoder(bytes.NewReader(utf8Of(b)))
+	b = utf8Of(b)
+	// The decoder makes a value of every attribute of an element before it hands that out.
+	if bytes.Count(b, []byte("=")) > maxEquals {
+		return fmt.Errorf("%w: XML of more than %d attributes", ErrForm, maxEquals)
+	}
+	d := xml.NewDecoder(bytes.NewReader(b))
 	d.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // it is UTF-8 by now
 	path := []*node{&t.root}
 	nodes := 0
