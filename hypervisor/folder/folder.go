@@ -52,6 +52,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"unicode/utf8"
 
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/folder/export"
@@ -115,7 +116,23 @@ func (d *Driver) inspect(ctx context.Context) (hypervisor.Guest, error) {
 	if len(g.Disks) == 0 {
 		return g, hypervisor.ErrNoDisks
 	}
-	return g, nil
+	return g, distinct(g)
+}
+
+// distinct makes sure that no two disks pass for each other, and that every path reaches
+// the processes that are to open it.
+func distinct(g hypervisor.Guest) error {
+	ids := map[id.Disk]string{}
+	for _, d := range g.Disks {
+		if other, taken := ids[d.ID]; taken {
+			return fmt.Errorf("disks %s and %s have the same id", other, d.Path)
+		}
+		ids[d.ID] = d.Path
+		if !utf8.ValidString(d.Path) {
+			return fmt.Errorf("disk %q: its path is not UTF-8: rename it", d.Path)
+		}
+	}
+	return nil
 }
 
 func (d *Driver) inspectExport(ctx context.Context, g *hypervisor.Guest, path string) error {

@@ -114,7 +114,7 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	row("size", fmt.Sprintf("%s of disks, %s read, %s new, %s stored", session.Size(p.DiskBytes), session.Size(p.ReadBytes), session.Size(p.NewBytes), session.Size(p.StoredBytes)))
 	row("position", fmt.Sprint(p.Position))
 	for _, d := range disks {
-		row(fmt.Sprintf("disk %d", d.Number), fmt.Sprintf("%s: %s, %s %s, sectors of %d", d.Key, session.Size(d.Size), d.Format, d.Variant, d.Sector))
+		row(fmt.Sprintf("disk %d", d.Number), fmt.Sprintf("%s: %s, %s, sectors of %d", d.Key, session.Size(d.Size), strings.TrimSpace(d.Format+" "+d.Variant), d.Sector))
 	}
 	a.showTree(row, p, files)
 	for _, u := range p.Unprotected {

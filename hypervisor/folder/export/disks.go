@@ -48,13 +48,18 @@ func (t *Tree) emptyFolders() {
 	for _, f := range t.files {
 		note(f.rel)
 	}
-	for _, folder := range t.folders {
-		note(folder)
+	for _, path := range slices.Concat(t.odd, t.folders) {
+		note(path)
 	}
 	for _, folder := range t.folders {
-		if !full[folder] && t.names.AddFolder(folder) == nil {
-			t.config.Folders = append(t.config.Folders, folder)
+		if full[folder] {
+			continue
 		}
+		if err := t.names.AddFolder(folder); err != nil {
+			t.defect(folder, "%s; rename it", plainly(err, folder))
+			continue
+		}
+		t.config.Folders = append(t.config.Folders, folder)
 	}
 }
 
@@ -87,8 +92,13 @@ func (t *Tree) disks(g id.Guest) (out []hypervisor.Disk, err error) {
 	used := map[string]bool{}
 	add := func(m images.Image, identity string) {
 		used[m.Path] = true
-		out = append(out, hypervisor.Disk{ID: id.NewDisk(g, identity), Key: m.Key, Path: m.Path, Info: m.Info, File: t.rel(m.Path)})
+		d := hypervisor.Disk{ID: id.NewDisk(g, identity), Key: m.Key, Path: m.Path, Info: m.Info}
+		if t.kept[m.Path] {
+			d.File = t.rel(m.Path)
+		}
+		out = append(out, d)
 	}
+	slots := map[string]bool{}
 	var named []vmconfig.Disk
 	if t.config.Machine != nil {
 		named = t.config.Machine.Disks
@@ -106,7 +116,11 @@ func (t *Tree) disks(g id.Guest) (out []hypervisor.Disk, err error) {
 			return nil, fmt.Errorf("disk %s: %w", key, t.broken[m.Path])
 		case used[m.Path]:
 			t.leaveOut(key, "the same file as at another place")
+		case slots[d.Slot()]:
+			t.remark("%s: the configuration has two disks at %s", t.rel(m.Path), d.Slot())
+			add(m, m.Key)
 		default:
+			slots[d.Slot()] = true
 			add(m, "\x00slot "+d.Slot()) // stays when a checkpoint gives the disk another file
 		}
 	}
@@ -118,15 +132,22 @@ func (t *Tree) disks(g id.Guest) (out []hypervisor.Disk, err error) {
 		case !configured: // it may be what the machine runs on
 			return nil, fmt.Errorf("disk %s: %w", t.rel(m.Path), err)
 		default:
-			t.leaveOut(m.Key, "%v; the machine does not run on it, and its bytes are kept as a file", err)
+			bytes := "its bytes are kept as a file"
+			if !t.kept[m.Path] {
+				bytes = "nor are its bytes kept"
+			}
+			t.leaveOut(m.Key, "%v; the machine does not run on it, and %s", err, bytes)
 			t.defect(t.rel(m.Path), "%v", err)
 		}
 	}
 	for _, m := range images.Leaves(slices.DeleteFunc(slices.Clone(t.found), func(m images.Image) bool { return t.broken[m.Path] != nil })) {
-		if _, is := t.owners[m.Path]; used[m.Path] || configured && is {
+		checkpoint, is := t.owners[m.Path]
+		switch {
+		case used[m.Path], configured && is && t.kept[m.Path]:
 			continue
-		}
-		if configured {
+		case is && configured:
+			t.remark("%s: of checkpoint %q, backed up as a disk because its file cannot be kept", t.rel(m.Path), checkpoint)
+		case configured:
 			t.remark("%s: not named by the configuration, backed up with the others", t.rel(m.Path))
 		}
 		add(m, m.Key)

@@ -24,7 +24,9 @@
 // taken as their files say. An image that cannot be opened fails the guest only if the
 // machine runs on it, or nobody knows what it runs on.
 //
-// A tree has at most 20,000 files in 8 levels of folders, of which 800 are carried. Paths
-// in it are written with slashes, and are such as Windows takes too ([CheckPath]).
+// A tree has at most 20,000 files, of which 800 are carried. Paths of these are written
+// with slashes, and are such as Windows takes too ([CheckPath]). An image at another path
+// is a disk all the same, unless others are laid on it; its file is not carried, which is
+// said.
 // Nothing is written.
 package export

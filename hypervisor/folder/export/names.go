@@ -1,8 +1,10 @@
 package export
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"unicode"
@@ -120,6 +122,30 @@ func (n *Names) Folders() (out []string) {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// nameKeys gives every image a key of its own, which depends on the tree alone: its name;
+// with the folders above it where two have that; and with a part of its path's hash where two
+// have even that, as x~y/d and x/y/d do.
+func (t *Tree) nameKeys() {
+	longer := func(key func(rel string) string) {
+		count := map[string]int{}
+		for _, m := range t.found {
+			count[fold(m.Key)]++
+		}
+		for i, m := range t.found {
+			if count[fold(m.Key)] > 1 {
+				t.found[i].Key = key(t.rel(m.Path))
+			}
+		}
+	}
+	flat := func(rel string) string { return strings.ReplaceAll(rel, "/", "~") }
+	longer(flat)
+	longer(func(rel string) string {
+		sum := sha256.Sum256([]byte(rel))
+		ext := path.Ext(rel)
+		return fmt.Sprintf("%s~%x%s", strings.TrimSuffix(flat(rel), ext), sum[:4], ext)
+	})
 }
 
 // fold is s with every letter as the first of those that differ by case alone.

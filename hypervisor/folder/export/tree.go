@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/folder/images"
@@ -18,7 +19,6 @@ import (
 
 const (
 	maxTreeFiles = 20_000
-	maxTreeDepth = 8
 	// A point names for each disk up to 16 tables, and has to fit into a message: see
 	// events.Unmarshal.
 	maxCarried = 800
@@ -31,7 +31,9 @@ const (
 type Tree struct {
 	dir     string
 	entries int
-	files   []file
+	files   []file          // that can be carried
+	kept    map[string]bool // their paths
+	odd     []string        // paths of files that no tree can have
 	folders []string
 	names   Names
 	found   []images.Image
@@ -50,6 +52,9 @@ type file struct {
 	size      int64
 	image     bool
 }
+
+// errEncoding is of a path that cannot be handed to another process, nor shown.
+var errEncoding = errors.New("its path is not UTF-8: rename it")
 
 // config is a configuration that could be read.
 type config struct {
@@ -72,7 +77,7 @@ func Is(dir string) (bool, error) {
 
 // Read looks at all files of the tree, and into its configurations and images.
 func Read(ctx context.Context, dir string) (*Tree, error) {
-	t := &Tree{dir: dir, config: Configuration{Form: exportForm}, broken: map[string]error{}}
+	t := &Tree{dir: dir, config: Configuration{Form: exportForm}, broken: map[string]error{}, kept: map[string]bool{}}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -93,8 +98,13 @@ func Read(ctx context.Context, dir string) (*Tree, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := t.found[i].Probe([]string{dir}); err != nil {
-			t.broken[t.found[i].Path] = err
+		m := &t.found[i]
+		err := m.Probe([]string{dir})
+		if err == nil && !utf8.ValidString(m.Path) {
+			err = errEncoding
+		}
+		if err != nil {
+			t.broken[m.Path] = err
 		}
 	}
 	t.index()
@@ -132,9 +142,6 @@ func (t *Tree) miss(rel, format string, args ...any) {
 func (t *Tree) visit(path string, e fs.DirEntry) error {
 	rel := t.rel(path)
 	switch {
-	case e.IsDir() && strings.Count(rel, "/") >= maxTreeDepth:
-		t.miss(rel, "a folder deeper than %d levels", maxTreeDepth)
-		return fs.SkipDir
 	case e.IsDir():
 		t.folders = append(t.folders, rel)
 		return nil
@@ -145,15 +152,17 @@ func (t *Tree) visit(path string, e fs.DirEntry) error {
 		t.leaveOut(rel, "not a regular file")
 		return nil
 	}
-	if err := t.names.AddFile(rel); err != nil {
-		t.miss(rel, "%v; rename it", err)
-		return nil
-	}
 	st, err := e.Info()
 	if err != nil {
 		return fmt.Errorf("file %s: %w", rel, err)
 	}
 	f := file{rel: rel, path: path, size: st.Size()}
+	// What cannot be written back everywhere is read all the same: a disk is one, whatever
+	// its file is called.
+	odd := t.names.AddFile(rel)
+	if odd != nil {
+		t.odd = append(t.odd, rel)
+	}
 	keep := true
 	switch ext := strings.ToLower(filepath.Ext(path)); {
 	case ext == ".vmcx" || ext == ".xml" && strings.Contains(rel, "/"):
@@ -164,10 +173,22 @@ func (t *Tree) visit(path string, e fs.DirEntry) error {
 			return fmt.Errorf("disk %s: %w", rel, err)
 		}
 	}
-	if keep {
+	switch {
+	case odd != nil && f.image:
+		t.leaveOut("the file "+rel, "it is not kept with the tree, what guests see of it is in the disks: %s; rename it", plainly(odd, rel))
+		t.defect(rel, "%s; rename it", plainly(odd, rel))
+	case odd != nil:
+		t.miss(rel, "%s; rename it", plainly(odd, rel))
+	case keep:
 		t.files = append(t.files, f)
+		t.kept[path] = true
 	}
 	return nil
+}
+
+// plainly is what is wrong with a path, for where that stands already.
+func plainly(err error, rel string) string {
+	return strings.TrimPrefix(err.Error(), fmt.Sprintf("%q: ", shorten(rel)))
 }
 
 // readImage notes a file that is an image.
@@ -185,19 +206,6 @@ func (t *Tree) readImage(f file, e fs.DirEntry) (bool, error) {
 	}
 	t.found = append(t.found, m)
 	return true, nil
-}
-
-// nameKeys gives images of the same name in different folders different keys.
-func (t *Tree) nameKeys() {
-	count := map[string]int{}
-	for _, m := range t.found {
-		count[strings.ToLower(m.Key)]++
-	}
-	for i, m := range t.found {
-		if count[strings.ToLower(m.Key)] > 1 {
-			t.found[i].Key = strings.ReplaceAll(t.rel(m.Path), "/", "~")
-		}
-	}
 }
 
 // readConfig reads the configuration of the machine, or of a checkpoint, and reports
