@@ -114,3 +114,18 @@ func TestDisksWhoseNamesAreNotUTF8(t *testing.T) {
 		}
 	}
 }
+
+// What a broken image is laid on nobody can tell: it may be a disk without checkpoints, so
+// the files of all are kept.
+func TestExportWithABrokenImageBesideAll(t *testing.T) {
+	dir := t.TempDir()
+	place(t, dir, "Virtual Hard Disks/boot.raw")
+	put(t, filepath.Join(dir, "m.vmcx"), drivertest.VMCX(vmconfig.Machine{ID: machineID, Disks: []vmconfig.Disk{{Controller: "IDE", Type: "VHD", Path: `C:\boot.raw`}}}))
+	if got := filesOf(t, inspectOne(t, dir)); got != "m.vmcx" {
+		t.Errorf("without checkpoints the files are\n%s", got)
+	}
+	put(t, filepath.Join(dir, "left.avhdx"), []byte("half an image"))
+	if got := filesOf(t, inspectOne(t, dir)); got != "Virtual Hard Disks/boot.raw\nleft.avhdx\nm.vmcx" {
+		t.Errorf("files\n%s", got)
+	}
+}

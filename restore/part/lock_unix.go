@@ -12,13 +12,13 @@ import (
 func hold(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }
 
 // removeUnheld removes a file unless somebody holds it.
-func removeUnheld(path string) {
-	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+func removeUnheld(folder *os.Root, name string) {
+	f, err := folder.OpenFile(name, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return
 	}
 	defer f.Close()
 	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-		_ = os.Remove(path)
+		_ = folder.Remove(name)
 	}
 }

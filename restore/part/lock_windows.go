@@ -6,4 +6,4 @@ import "os"
 func hold(*os.File) {}
 
 // removeUnheld removes a file; the system refuses it for one that is open.
-func removeUnheld(path string) { _ = os.Remove(path) }
+func removeUnheld(folder *os.Root, name string) { _ = folder.Remove(name) }

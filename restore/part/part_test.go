@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -56,6 +57,29 @@ func TestOnlyLeftoversGo(t *testing.T) {
 	for _, name := range append(stay, filepath.Base(running.Name()), filepath.Base(second.Name())) {
 		if _, err := os.Stat(filepath.Join(folder, name)); err != nil {
 			t.Error("removed, and was no leftover:", err)
+		}
+	}
+}
+
+// Whatever name a file system takes, its part has one too; and is found again.
+func TestLongNames(t *testing.T) {
+	for _, name := range []string{strings.Repeat("x", 255), strings.Repeat("日", 85), strings.Repeat("日", 66) + "xé"} {
+		path := filepath.Join(t.TempDir(), name)
+		f, err := Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left := f.Name()
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		next, err := Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer next.Close()
+		if _, err := os.Stat(left); !os.IsNotExist(err) {
+			t.Errorf("the part of %d bytes is there still: %v", len(name), err)
 		}
 	}
 }

@@ -8,25 +8,24 @@
 //
 // What a point says of paths is not trusted: each is relative, made of names that are
 // plain on every system, and no two are the same file on one that does not tell capitals from
-// small letters (see export.Names). Nothing is written outside the folder, whatever
-// links are in it (os.Root).
+// small letters (see export.Names). Nothing is written outside the folder, nor at
+// another path inside: a link below it is followed nowhere, see folders.
 //
 // The folder must be empty or missing, else ErrOccupied; with Force what is there stays,
 // except for ordinary files at the paths of the tree, each of which is replaced in one
 // step. Every file appears under its name only whole and durable, configurations
 // last: a tree that was not finished has no machine in it. A process that dies leaves,
-// besides whole files, at most one called ".NAME.*.part". When Write returns
-// nil, files, folders and their names are durable. Holes stay holes.
+// besides whole files, at most one called ".NAME.*.part" (see restore/part), which the
+// next Write of a tree with NAME removes. When Write returns nil, files, folders and
+// their names are durable (on Windows, which syncs no folders, names when the system
+// writes them). Holes stay holes.
 package tree
 
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -37,6 +36,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/hypervisor/folder/export"
 	"github.com/millrace-backup/millrace/restore"
+	"github.com/millrace-backup/millrace/restore/part"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store/dir"
 	"github.com/millrace-backup/millrace/vdisk"
@@ -139,7 +139,7 @@ func rank(file string) int {
 type writer struct {
 	v    *vault.Vault
 	o    Options
-	root *os.Root
+	in   folders
 	to   string
 	done restore.Progress // of the files before this one
 }
@@ -159,7 +159,7 @@ func (p *Plan) Write(ctx context.Context, v *vault.Vault, to string, o Options) 
 		return nil, err
 	}
 	defer root.Close()
-	w := &writer{v: v, o: o, root: root, to: to, done: restore.Progress{Size: p.Size}}
+	w := &writer{v: v, o: o, in: folders{root}, to: to, done: restore.Progress{Size: p.Size}}
 	if err := w.prepare(p); err != nil {
 		return nil, err
 	}
@@ -180,27 +180,35 @@ func (p *Plan) Write(ctx context.Context, v *vault.Vault, to string, o Options) 
 	return out, w.syncFolders(p)
 }
 
-// prepare looks at what is in the folder, and makes those below it.
+// prepare looks at what is in the folder before anything is written, takes away what
+// died restores left, and makes the folders below.
 func (w *writer) prepare(p *Plan) error {
-	here, err := w.root.Open(".")
-	if err != nil {
-		return err
+	if empty, err := w.in.empty(); err != nil || !empty && !w.o.Force {
+		return cmp.Or(err, ErrOccupied)
 	}
-	_, err = here.Readdirnames(1)
-	_ = here.Close()
-	switch {
-	case err == nil && !w.o.Force:
-		return ErrOccupied
-	case err != nil && !errors.Is(err, io.EOF):
-		return err
-	}
+	names := map[string][]string{} // of the tree's files, by their folders
 	for _, d := range p.Files {
-		if st, err := w.root.Lstat(filepath.FromSlash(d.File)); err == nil && !st.Mode().IsRegular() {
-			return fmt.Errorf("%s: %w", filepath.Join(w.to, filepath.FromSlash(d.File)), restore.ErrNotFile)
+		names[path.Dir(d.File)] = append(names[path.Dir(d.File)], path.Base(d.File))
+	}
+	for _, folder := range append([]string{"."}, p.Folders...) {
+		at, err := w.in.open(folder)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
+		if err != nil {
+			return err
+		}
+		for _, name := range names[folder] {
+			if st, err := at.Lstat(name); err == nil && !st.Mode().IsRegular() {
+				_ = at.Close()
+				return fmt.Errorf("%s: %w", filepath.Join(w.to, filepath.FromSlash(folder), name), restore.ErrNotFile)
+			}
+		}
+		part.Sweep(at, names[folder]...)
+		_ = at.Close()
 	}
 	for _, folder := range p.Folders {
-		if err := w.root.MkdirAll(filepath.FromSlash(folder), 0o700); err != nil {
+		if err := w.in.make(folder); err != nil {
 			return err
 		}
 	}
@@ -209,8 +217,7 @@ func (w *writer) prepare(p *Plan) error {
 
 // file writes one file.
 func (w *writer) file(ctx context.Context, d events.PointDisk) (File, error) {
-	name := filepath.FromSlash(d.File)
-	out := File{Disk: d, Path: filepath.Join(w.to, name)}
+	out := File{Disk: d, Path: filepath.Join(w.to, filepath.FromSlash(d.File))}
 	o := restore.RawOptions{Options: w.o.Options}
 	if !d.Carried {
 		var err error
@@ -228,48 +235,51 @@ func (w *writer) file(ctx context.Context, d events.PointDisk) (File, error) {
 			w.o.Progress(w.done)
 		}
 	}
-	var word [8]byte
-	_, _ = rand.Read(word[:]) // never fails since Go 1.24
-	temp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+"."+hex.EncodeToString(word[:])+".part")
-	f, err := w.root.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	folder, err := w.in.open(path.Dir(d.File))
 	if err != nil {
 		return out, err
 	}
+	defer folder.Close()
+	f, err := part.In(folder, path.Base(d.File))
+	if err != nil {
+		return out, err
+	}
+	temp := filepath.Base(f.Name())
 	if err := restore.Into(ctx, w.v, d, f, o); err != nil {
 		_ = f.Close()
-		_ = w.root.Remove(temp)
+		_ = folder.Remove(temp)
 		return out, err
 	}
 	// The file is whole and durable. A crash before this leaves the temp, one after it
 	// the file, of which only the name may yet be lost.
-	if err := w.appear(temp, name); err != nil {
-		_ = w.root.Remove(temp)
+	if err := w.appear(folder, temp, path.Base(d.File)); err != nil {
+		_ = folder.Remove(temp)
 		return out, err
 	}
 	return out, nil
 }
 
 // appear gives a file its name; without Force none that is there loses it.
-func (w *writer) appear(temp, name string) error {
+func (w *writer) appear(folder *os.Root, temp, name string) error {
 	if w.o.Force {
-		if st, err := w.root.Lstat(name); err == nil && !st.Mode().IsRegular() {
+		if st, err := folder.Lstat(name); err == nil && !st.Mode().IsRegular() {
 			return restore.ErrNotFile
 		}
-		return w.root.Rename(temp, name)
+		return folder.Rename(temp, name)
 	}
-	err := w.root.Link(temp, name)
+	err := folder.Link(temp, name)
 	switch {
 	case err == nil:
-		return w.root.Remove(temp)
+		return folder.Remove(temp)
 	case errors.Is(err, fs.ErrExist):
 		return restore.ErrExists
 	}
 	// A file system without hard links: somebody else's file could only come in
 	// between these two lines.
-	if _, err := w.root.Lstat(name); err == nil {
+	if _, err := folder.Lstat(name); err == nil {
 		return restore.ErrExists
 	}
-	return w.root.Rename(temp, name)
+	return folder.Rename(temp, name)
 }
 
 // syncFolders makes the names in all folders durable, the deepest first.

@@ -202,6 +202,75 @@ func TestLinksInTheFolder(t *testing.T) {
 	if _, err := plan.Write(t.Context(), v, to, o); !errors.Is(err, restore.ErrNotFile) {
 		t.Errorf("a folder where a file goes: %v", err)
 	}
+	if got := filesIn(t, to); !slices.Equal(got, []string{"b"}) {
+		t.Errorf("after a refusal: %q", got)
+	}
+}
+
+// A link to another folder inside is followed no more than one to the outside: the files
+// there are others'.
+func TestLinksFromFolderToFolder(t *testing.T) {
+	v, p := point(t, 10, "a/b/x", "c/x", "z")
+	plan, err := tree.NewPlan(p)
+	must(t, err)
+	o := options()
+	o.Force = true
+	for link, target := range map[string]string{"a": "mine", "a/b": "../mine", "c": "a"} {
+		to := t.TempDir()
+		must(t, os.MkdirAll(filepath.Join(to, "mine", "b"), 0o700))
+		must(t, os.WriteFile(filepath.Join(to, "mine", "x"), []byte("mine"), 0o600))
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(to, link)), 0o700))
+		if err := os.Symlink(target, filepath.Join(to, link)); err != nil {
+			t.Skipf("needs symbolic links: %v", err)
+		}
+		before := filesIn(t, to)
+		if _, err := plan.Write(t.Context(), v, to, o); !errors.Is(err, restore.ErrNotFile) {
+			t.Errorf("%s was a link to %s: %v", link, target, err)
+		}
+		if got := filesIn(t, to); !slices.Equal(got, before) && link != "c" { // which leads to what is made first
+			t.Errorf("%s was a link to %s: %q are there", link, target, got)
+		}
+		if b, err := os.ReadFile(filepath.Join(to, "mine", "x")); err != nil || string(b) != "mine" {
+			t.Errorf("%s was a link to %s: %q, %v", link, target, b, err)
+		}
+	}
+}
+
+// What a restore that was killed left is removed by the next one, in every folder, and
+// nothing else.
+func TestPartsOfTheKilled(t *testing.T) {
+	v, p := point(t, 10, "a/x", "m.vmcx")
+	plan, err := tree.NewPlan(p)
+	must(t, err)
+	to := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(to, "a"), 0o700))
+	for _, name := range []string{"a/.x.0123456789abcdef.part", ".m.vmcx.0123456789abcdef.part", ".x.0123456789abcdef.part", "a/.y.0123456789abcdef.part", "a/.x.part"} {
+		must(t, os.WriteFile(filepath.Join(to, name), []byte("half"), 0o600))
+	}
+	if _, err := plan.Write(t.Context(), v, to, options()); !errors.Is(err, tree.ErrOccupied) {
+		t.Errorf("a folder with a part of a restore in it: %v", err)
+	}
+	o := options()
+	o.Force = true
+	_, err = plan.Write(t.Context(), v, to, o)
+	must(t, err)
+	if got := filesIn(t, to); !slices.Equal(got, []string{".x.0123456789abcdef.part", "a", "a/.x.part", "a/.y.0123456789abcdef.part", "a/x", "m.vmcx"}) {
+		t.Errorf("there is %q", got)
+	}
+}
+
+// Configurations come last, of either kind and whatever folder they are in.
+func TestConfigurationsComeLast(t *testing.T) {
+	_, p := point(t, 1, "A.VMCX", "Snapshots/b.xml", "Snapshots/b.vsv", "Virtual Machines/c.XML", "Virtual Hard Disks/d.avhd", "xml", "z.vmcx.bin")
+	plan, err := tree.NewPlan(p)
+	must(t, err)
+	var got []string
+	for _, d := range plan.Files {
+		got = append(got, d.File)
+	}
+	if want := []string{"Snapshots/b.vsv", "Virtual Hard Disks/d.avhd", "xml", "z.vmcx.bin", "A.VMCX", "Snapshots/b.xml", "Virtual Machines/c.XML"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestHostilePoints(t *testing.T) {

@@ -184,7 +184,7 @@ func Kinds() []Kind {
 		{"seal-mismatch", nil, ExitFailed, "test this machine's memory; nothing wrong was stored"},
 		{"bad-message", nil, ExitFailed, "run the job again, and report it with the logs of the job's folder"},
 		{"form", restore.ErrForm, ExitFailed, "choose another --format: raw holds every disk"},
-		{"not-a-file", restore.ErrNotFile, ExitFailed, "choose another target: a device or folder is never replaced"},
+		{"not-a-file", restore.ErrNotFile, ExitFailed, "choose another target: a device, folder or link is never replaced"},
 		{"exists", fs.ErrExist, ExitFailed, "choose another target, or give --force to replace what is there"},
 		{"disk-full", syscall.ENOSPC, ExitFailed, "make room on the disk that the message names"},
 		{"not-permitted", fs.ErrPermission, ExitFailed, "run as a user who may do this, or change the permissions"},
