@@ -244,7 +244,7 @@ func TestNamesThatPromiseAFormat(t *testing.T) {
 		{"web.RAW", zeroed, nil, ""},
 		{"web.vdi", zeroed, vdisk.ErrUnsupported, "promises vdi,"},
 		{"web.qed", zeroed, vdisk.ErrUnsupported, "promises qed,"},
-		{"web.vhds", zeroed, vdisk.ErrUnsupported, "a VHD set"},
+		{"web.vhds", zeroed, vdisk.ErrUnsupported, "a shared VHD set"},
 		{"web.img", zeroed, nil, ""},
 		{"web", zeroed, nil, ""},
 	} {

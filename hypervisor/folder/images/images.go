@@ -58,27 +58,8 @@ func formatOf(path string) string {
 	return ""
 }
 
-// promised is the format that a file's name promises and nothing here can read,
-// or "".
-func promised(path string) string {
-	switch ext := strings.ToLower(filepath.Ext(path)); ext {
-	case ".vmdk", ".vdi", ".qed", "." + set:
-		return ext[1:]
-	}
-	return ""
-}
-
-// set is what is promised by a disk that guests share: never an image, whatever its bytes.
-const set = "vhds"
-
-// brokenPromise says what is the matter with a file that has no signature and
-// whose name promises a format.
-func brokenPromise(format string) string {
-	if format == set {
-		return "a VHD set, which the guests of a cluster share: it names the disk's images and is none; back the shared disk up inside one of the guests"
-	}
-	return "its name promises " + format + ", but it has no such signature and is not readable; to back it up as a raw disk, rename it to .raw"
-}
+// isSet tells a disk that guests share by its name: never an image, whatever its bytes.
+func isSet(name string) bool { return strings.EqualFold(filepath.Ext(name), ".vhds") }
 
 // guess is the format of a file whose name settles none: by signature, "" if it has none.
 func guess(path string, f *os.File) (string, error) {
@@ -89,8 +70,8 @@ func guess(path string, f *os.File) (string, error) {
 	if st.Mode()&fs.ModeDevice != 0 {
 		return "raw", nil
 	}
-	if promised(path) == set {
-		return "", fmt.Errorf("%w: %s", vdisk.ErrUnsupported, brokenPromise(set))
+	if isSet(path) {
+		return "", fmt.Errorf("%w: %s", vdisk.ErrUnsupported, open.Foreign(path))
 	}
 	format, err := open.Probe(f, st.Size())
 	if err == nil && format != "" && strings.EqualFold(filepath.Ext(path), ".img") {
@@ -100,15 +81,14 @@ func guess(path string, f *os.File) (string, error) {
 }
 
 // Open opens the image at path by format, or by name and signature when it is "". A
-// file without a signature is raw then, unless its name promises otherwise. Its
-// parents are looked for in the folders given.
+// file without a signature is raw then, unless its name promises otherwise
+// (open.Foreign). Its parents are looked for in the folders given.
 func Open(path, format string, parents []string) (*open.Disk, error) {
 	f, err := OpenFile(path)
 	if err != nil {
 		return nil, err
 	}
-	guessed := format == ""
-	if guessed {
+	if format == "" {
 		if format, err = guess(path, f); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
@@ -116,9 +96,6 @@ func Open(path, format string, parents []string) (*open.Disk, error) {
 	image, err := open.File(f, open.Options{Format: format, Parents: parents})
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
-	}
-	if want := promised(path); want != "" && guessed && image.Info().Format == "raw" {
-		return nil, errors.Join(fmt.Errorf("%w: %s", vdisk.ErrUnsupported, brokenPromise(want)), image.Close())
 	}
 	return image, nil
 }

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"os"
@@ -61,8 +62,8 @@ func (m *Image) Refuse(dir string, e fs.DirEntry) (string, error) {
 		return "not a regular file", nil
 	case named:
 		return "", nil
-	case promised(m.Key) == set:
-		return brokenPromise(promised(m.Key)), nil
+	case isSet(m.Key):
+		return open.Foreign(m.Key), nil
 	}
 	f, err := OpenFile(m.Path)
 	if err != nil {
@@ -80,10 +81,8 @@ func (m *Image) Refuse(dir string, e fs.DirEntry) (string, error) {
 		return "", nil
 	case format != "":
 		return "a disk image of format " + format + ", which is not supported", nil
-	case promised(m.Key) != "":
-		return brokenPromise(promised(m.Key)), nil
 	}
-	return NoImage, nil
+	return cmp.Or(open.Foreign(m.Key), NoImage), nil
 }
 
 // hasDiskName reports whether a file is a disk by its name.
