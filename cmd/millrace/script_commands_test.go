@@ -37,6 +37,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 
 		"checkpoint":  checkpoint,
 		"size":        sizeOf,
+		"hyperv":      hyperv,
 		"sametree":    sameTree,
 		"shows":       shows,
 		"guestwrites": guestWrites,

@@ -4,6 +4,9 @@
 // Call [Run] from the driver's test with a function that makes a [Subject]: a
 // driver before a guest whose disks' contents are known. It is called for each
 // test, because the tests change the guest behind the driver's back.
+//
+// It makes what drivers read, too: images in layers ([Checkpoint], [VHDLayer],
+// [VHDXLayer]), configurations of Hyper-V ([XML], [VMCX]), and a whole export ([Branched]).
 package drivertest
 
 import (
