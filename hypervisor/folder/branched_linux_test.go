@@ -1,6 +1,7 @@
 package folder_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,5 +48,17 @@ func TestExportWithBranches(t *testing.T) {
 		must(t, err)
 		must(t, os.Remove(machine[0]))
 		check("b3 c3")
+	}
+}
+
+// The folder that machines were exported into is none of them, and that is said.
+func TestFolderOfExports(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"box/Virtual Machines", "mail/virtual hard disks", "other"} {
+		must(t, os.MkdirAll(filepath.Join(dir, name), 0o700))
+	}
+	_, err := folder.New(dir, options).Inspect(t.Context())
+	if !errors.Is(err, hypervisor.ErrNoDisks) || !strings.Contains(err.Error(), "name each of them: box, mail") {
+		t.Errorf("%v", err)
 	}
 }

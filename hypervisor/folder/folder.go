@@ -52,6 +52,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/millrace-backup/millrace/hypervisor"
@@ -114,9 +115,28 @@ func (d *Driver) inspect(ctx context.Context) (hypervisor.Guest, error) {
 		return g, err
 	}
 	if len(g.Disks) == 0 {
-		return g, hypervisor.ErrNoDisks
+		return g, noDisks(path, mode.IsDir() && !exported)
 	}
 	return g, distinct(g)
+}
+
+// noDisks is ErrNoDisks. Whoever names the folder that machines were exported into means
+// these, and not a guest of this name.
+func noDisks(path string, plain bool) error {
+	entries, err := os.ReadDir(path)
+	if err != nil || !plain {
+		return hypervisor.ErrNoDisks
+	}
+	var inside []string
+	for _, e := range entries {
+		if is, err := export.Is(filepath.Join(path, e.Name())); err == nil && is && len(inside) < 10 {
+			inside = append(inside, e.Name())
+		}
+	}
+	if len(inside) == 0 {
+		return hypervisor.ErrNoDisks
+	}
+	return fmt.Errorf("%w: there are exported machines in it, name each of them: %s", hypervisor.ErrNoDisks, strings.Join(inside, ", "))
 }
 
 // distinct makes sure that no two disks pass for each other, and that every path reaches

@@ -72,7 +72,7 @@ func (f folders) step(at *os.Root, name string) (*os.Root, error) {
 type notFolder struct{ path string }
 
 func (e notFolder) Error() string {
-	return e.path + " is a link or a file, and the tree has a folder there"
+	return e.path + " is no folder, and the tree needs one there: a link or a file"
 }
 
 func (notFolder) Is(target error) bool { return target == restore.ErrNotFile }

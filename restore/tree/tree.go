@@ -151,6 +151,9 @@ func (p *Plan) Write(ctx context.Context, v *vault.Vault, to string, o Options) 
 	if err != nil {
 		return nil, err
 	}
+	if st, err := os.Stat(to); err == nil && !st.IsDir() {
+		return nil, notFolder{to}
+	}
 	if err := dir.MakeAll(dir.OS(), to); err != nil {
 		return nil, err
 	}

@@ -172,8 +172,8 @@ func TestWhatIsThereStays(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	must(t, os.WriteFile(file, nil, 0o600))
-	if _, err = plan.Write(t.Context(), v, file, o); err == nil {
-		t.Error("a file was taken for a folder")
+	if _, err = plan.Write(t.Context(), v, file, o); !errors.Is(err, restore.ErrNotFile) {
+		t.Errorf("a file in the place of the folder: %v", err)
 	}
 }
 

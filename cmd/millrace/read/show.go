@@ -1,6 +1,7 @@
 package read
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -100,18 +101,18 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	row("time", p.Time.Time().Local().Format(time.RFC3339))
 	row("source", p.Source)
 	row("driver", p.Driver)
-	if x := exported(p.Config); x != nil && x.Machine != nil {
-		row("machine", machineText(x.Machine))
-		for _, c := range x.Checkpoints {
-			row("checkpoint", c.Name)
-		}
-	}
+	x := exported(p.Config)
+	showMachine(row, x)
 	row("set", p.Set)
 	row("consistency", p.Consistency)
 	row("scan", p.Scan)
 	row("why", p.ScanReason)
 	row("parent", parentOf(p))
-	row("size", fmt.Sprintf("%s of disks, %s read, %s new, %s stored", session.Size(p.DiskBytes), session.Size(p.ReadBytes), session.Size(p.NewBytes), session.Size(p.StoredBytes)))
+	what := "disks"
+	if len(files) > 0 {
+		what = "disks and files"
+	}
+	row("size", fmt.Sprintf("%s of %s, %s read, %s new, %s stored", session.Size(p.DiskBytes), what, session.Size(p.ReadBytes), session.Size(p.NewBytes), session.Size(p.StoredBytes)))
 	row("position", fmt.Sprint(p.Position))
 	for _, d := range disks {
 		row(fmt.Sprintf("disk %d", d.Number), fmt.Sprintf("%s: %s, %s, sectors of %d", d.Key, session.Size(d.Size), strings.TrimSpace(d.Format+" "+d.Variant), d.Sector))
@@ -123,10 +124,25 @@ func (a verb) show(ctx context.Context, name string, past session.Past) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if text := configText(p.Config); text != "" {
+	if text := configText(p.Config); text != "" && x == nil { // else all of it was told
 		fmt.Fprintf(a.Stdout, "\n%s\n", session.PlainLines(text))
 	}
 	return nil
+}
+
+// showMachine prints what is known of an exported machine.
+func showMachine(row func(name, value string), x *export.Configuration) {
+	if x == nil || x.Machine == nil {
+		return
+	}
+	row("machine", machineText(x.Machine))
+	for _, d := range x.Machine.Disks {
+		row("at "+d.Slot(), cmp.Or(d.Path, d.Type))
+	}
+	for _, c := range x.Checkpoints {
+		row("checkpoint", c.Name+checkpointDisks(c))
+	}
+	row("described by", x.File)
 }
 
 // showTree prints the files of an exported machine's tree, and what is wrong with it.
@@ -160,6 +176,18 @@ func exported(config []byte) *export.Configuration {
 	return &c
 }
 
+// checkpointDisks says what a checkpoint's disks are on.
+func checkpointDisks(c export.Checkpoint) string {
+	var on []string
+	for _, d := range c.Disks {
+		on = append(on, cmp.Or(d.Path[strings.LastIndexAny(d.Path, `\/`)+1:], d.Type))
+	}
+	if len(on) == 0 {
+		return ""
+	}
+	return " (on " + strings.Join(on, ", ") + ")"
+}
+
 // machineText says in one line what a machine is; what its configuration does not
 // say is left out.
 func machineText(m *vmconfig.Machine) string {
@@ -174,6 +202,8 @@ func machineText(m *vmconfig.Machine) string {
 	add(m.Version != "", "version %s", m.Version)
 	add(m.Processors > 0, "%d processors", m.Processors)
 	add(m.Memory > 0 && m.Memory < most, "%s of memory", session.Size(m.Memory*mib))
+	add(m.Dynamic && m.MemoryMin > 0 && m.MemoryMin < most, "at least %s", session.Size(m.MemoryMin*mib))
+	add(m.Dynamic && m.MemoryMax > 0 && m.MemoryMax < most, "at most %s", session.Size(m.MemoryMax*mib))
 	add(m.SecureBoot, "secure boot")
 	return strings.Join(out, ", ")
 }
