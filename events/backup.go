@@ -26,7 +26,7 @@ type DiskInfo struct {
 	PhysicalSector int     `json:"physical_sector"`
 	BlockSize      int64   `json:"block_size"` // allocation unit of the format
 	DiskID         string  `json:"disk_id"`    // the format's own id
-	File           string  `json:"file"`       // its path in the exported tree, with slashes; empty: there is no tree
+	File           string  `json:"file"`       // its path in the exported tree, with slashes; empty: there is no tree, or it can have no such path
 	Carried        bool    `json:"carried"`    // no disk of the machine: that file, byte for byte
 }
 

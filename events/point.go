@@ -59,7 +59,7 @@ type PointDisk struct {
 	Root           Hash       `json:"root"` // of Extents[0]
 	TrackingKind   string     `json:"tracking_kind"`
 	Token          []byte     `json:"token"`   // what the next job asks the hypervisor with
-	File           string     `json:"file"`    // its path in the exported tree, with slashes; empty: there is no tree
+	File           string     `json:"file"`    // its path in the exported tree, with slashes; empty: there is no tree, or it can have no such path
 	Carried        bool       `json:"carried"` // no disk of the machine: that file, byte for byte
 }
 

@@ -66,7 +66,7 @@ type Disk struct {
 	Path string // where the driver opens it
 	Info vdisk.Info
 	// File is where its file is in the tree of an exported machine, with slashes, if
-	// that tree is kept whole. Empty: there is no tree.
+	// that tree is kept. Empty: there is no tree, or it can have no such path.
 	File string
 	// Carried says that this is no disk of the machine but the file, byte for byte.
 	Carried bool

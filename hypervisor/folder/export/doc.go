@@ -14,9 +14,9 @@
 // written back so that its checkpoints can be reverted to.
 //
 // Configurations and saved states are always carried. Images are carried where there is
-// a checkpoint or an image laid on another; where there is none the disks alone say all,
-// and their files would be read twice for nothing. All disks of a tree that is carried
-// have their path in it (File).
+// a checkpoint, an image laid on another or one that nobody can open; where there is none
+// the disks alone say all, and their files would be read twice for nothing. Disks of a tree that is carried
+// have their path in it (File), if their file can be.
 //
 // Which configuration is a checkpoint's tells the file itself (its kind is "Snapshots"), or a folder
 // "Snapshots" above it, or else its disks: images that all lie below those of another.
