@@ -76,12 +76,16 @@ func readMachine(path string) (m vmconfig.Machine, sum string, err error) {
 	if err != nil {
 		return m, "", err
 	}
-	b, err := io.ReadAll(io.NewSectionReader(f, 0, min(st.Size(), vmconfig.MaxSize)))
+	if st.Size() > vmconfig.MaxSize { // which it says without reading
+		m, err = vmconfig.Read(f, st.Size())
+		return m, "", err
+	}
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, st.Size()))
 	if err != nil {
 		return m, "", err
 	}
 	h := sha256.Sum256(b)
-	m, err = vmconfig.Read(bytes.NewReader(b), st.Size())
+	m, err = vmconfig.Read(bytes.NewReader(b), int64(len(b)))
 	return m, hex.EncodeToString(h[:]), err
 }
 
