@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
+	"github.com/millrace-backup/millrace/hypervisor/folder/export"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/restore"
@@ -38,8 +39,9 @@ goes. Nothing is written to the vault or the state folder.
 
 With --to each disk of the newest point of each guest, or of the points asked for,
 becomes GUEST-POINT-DISK.raw in the folder if every byte of it was proven, else
-GUEST-POINT-DISK.partial.raw with zeros where nothing could be read. Loose disks
-become loose-GUEST-DISK.partial.raw.
+GUEST-POINT-DISK.partial.raw with zeros where nothing could be read. Files of an
+exported machine's tree come back under their own names in the folder GUEST-POINT.tree.
+Loose disks become loose-GUEST-DISK.partial.raw.
 
 Exit code 0: nothing is wrong. 4: damage was found, or a point that only a copy
 has, or packs of jobs that the ledger does not know, or this machine remembers a
@@ -268,8 +270,11 @@ func (a verb) recoverPoint(ctx context.Context, v *vault.Vault, f salvage.Found,
 // recoverDisk writes one disk. It has the name of a partial one until every byte of
 // it has been proven: a crash leaves no image that promises too much.
 func (a verb) recoverDisk(ctx context.Context, v *vault.Vault, f salvage.Found, n int, to string, disk *foundDiskJSON) error {
-	name := fmt.Sprintf("%s-%s-%d", fileStem(f.GuestName), id.Short(f.Point), n)
-	path, partial := filepath.Join(to, name+".raw"), filepath.Join(to, name+".partial.raw")
+	name := fmt.Sprintf("%s-%s", fileStem(f.GuestName), id.Short(f.Point))
+	path, partial := filepath.Join(to, fmt.Sprintf("%s-%d.raw", name, n)), filepath.Join(to, fmt.Sprintf("%s-%d.partial.raw", name, n))
+	if d := f.Disks[n]; d.Carried && export.CheckPath(d.File) == nil {
+		path = filepath.Join(to, name+".tree", filepath.FromSlash(d.File))
+	}
 	if _, err := os.Lstat(path); err == nil {
 		return fault.At("recover disk to", path, restore.ErrExists)
 	}
@@ -290,11 +295,33 @@ func (a verb) recoverDisk(ctx context.Context, v *vault.Vault, f salvage.Found, 
 	if len(lost) > 0 {
 		return nil
 	}
-	if err := os.Rename(partial, path); err != nil {
+	if err := moveInside(to, partial, path); err != nil {
 		return fault.At("recover disk to", path, err)
 	}
 	disk.Path, disk.State, disk.Missing = path, "exact", []string{}
 	return nil
+}
+
+// moveInside renames a file inside a folder, makes the folders that its new name
+// needs, and follows no link out of it.
+func moveInside(folder, from, to string) error {
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	oldName, err := filepath.Rel(folder, from)
+	if err != nil {
+		return err
+	}
+	newName, err := filepath.Rel(folder, to)
+	if err != nil {
+		return err
+	}
+	if err := root.MkdirAll(filepath.Dir(newName), 0o700); err != nil {
+		return err
+	}
+	return root.Rename(oldName, newName)
 }
 
 // recoverLoose describes disks known from packs alone, and writes them.
