@@ -6,7 +6,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace-backup/millrace/conductor/queue"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/flow/muster"
 	"github.com/millrace-backup/millrace/id"
 	"go.uber.org/zap"
@@ -22,19 +24,32 @@ func (j *job) invite(ctx context.Context, watchers *sync.WaitGroup) {
 			j.log.Warn("offer the job", zap.Error(err))
 		}
 	})
-	watchers.Go(func() {
-		lost := func() {
+	watchers.Go(func() { j.queue.Watch(ctx, &j.work, j.care()) })
+	watchers.Go(func() { j.sweep(ctx, call) })
+}
+
+// care is what becomes of a job whose queues are lost.
+func (j *job) care() queue.Care {
+	return queue.Care{
+		Held: func() (n int) {
+			for _, pool := range []arena.Pool{arena.Raw, arena.Sealed} {
+				_, _, full := j.arena.Usage(pool)
+				n += full
+			}
+			return n
+		},
+		Lost: func(why string) {
 			freed := j.arena.Abandon()
-			j.log.Warn("the NATS server has lost the job's queues; what was in them is read again", zap.Int("freed", freed))
-		}
-		j.queue.Watch(ctx, &j.work, lost, func(err error) {
+			j.log.Warn("the NATS server has lost the job's queues; what was in them is read again", zap.String("found", why), zap.Int("freed", freed))
+		},
+		Mended: func() { j.log.Warn("the NATS server has lost the queue of a stage; it was made again") },
+		Gone: func(err error) {
 			j.stop(&flow.Fault{
 				Class: flow.Halt, Code: "queue-lost", Op: "use NATS server", Object: j.o.NATS.URL, Cause: err.Error(), Err: err,
 				Remedy: "start the server or mend the way to it, then run the job again; what was stored is found again",
 			})
-		})
-	})
-	watchers.Go(func() { j.sweep(ctx, call) })
+		},
+	}
 }
 
 // admit gives a pool of workers what it needs, if it has what the job wants.

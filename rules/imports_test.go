@@ -59,7 +59,7 @@ type owner struct {
 }
 
 var owners = []owner{
-	{"github.com/nats-io/nats.go", []string{"flow", "ledger"}, true, "messages are the business of flow (parcels) and ledger (live copy); everyone else sees parcels and facts"},
+	{"github.com/nats-io/nats.go", []string{"flow", "ledger", "bench/campaign/queues"}, true, "messages are the business of flow (parcels) and ledger (live copy); everyone else sees parcels and facts, but for who spoils them on purpose"},
 	{"github.com/nats-io/nats-server", []string{"conductor"}, true, "one process owns the server: the conductor of the job"},
 	{"github.com/nats-io/jwt", []string{"conductor"}, true, "credentials of workers are made where the server is"},
 	{"github.com/nats-io/nkeys", []string{"conductor"}, true, "credentials of workers are made where the server is"},

@@ -33,6 +33,7 @@ import (
 	"github.com/millrace-backup/millrace/bench/campaign/keykills"
 	"github.com/millrace-backup/millrace/bench/campaign/kills"
 	"github.com/millrace-backup/millrace/bench/campaign/prunes"
+	"github.com/millrace-backup/millrace/bench/campaign/queues"
 	"github.com/millrace-backup/millrace/bench/campaign/resume"
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
@@ -43,7 +44,7 @@ import (
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
 	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign(), vhdxcut.Campaign(), prunes.Campaign(),
-		upkeep.Campaign(), keykills.Campaign()}
+		upkeep.Campaign(), keykills.Campaign(), queues.Campaign()}
 }
 
 func main() {

@@ -48,28 +48,62 @@ func (q *Queue) Key() courier.Secret { return q.dial.Key }
 // Elsewhere reports whether the server outlives the job.
 func (q *Queue) Elsewhere() bool { return q.server == nil }
 
-// Watch looks after queues that are elsewhere until ctx ends. When the server has
-// lost them it calls lost, makes them again, and the job goes on: what was in them
-// is read once more. When the server stays away it calls gone, once.
-func (q *Queue) Watch(ctx context.Context, work *flow.Work, lost func(), gone func(error)) {
+// Care is what a job wants of whoever looks after its queues.
+type Care struct {
+	// Held counts the parcels that lie in shared memory and have a message.
+	Held func() int
+	// Lost is called when what was in the queues has gone; why says what was found.
+	// The parcels' places in shared memory are to be freed before anything is sent anew.
+	Lost func(why string)
+	// Mended is called when a queue has gone, and what was in it has not.
+	Mended func()
+	// Gone is called, once, when the server stays away.
+	Gone func(error)
+}
+
+// patient is how many looks in a row find more parcels than messages before the
+// messages count as lost: both are counted while they change.
+const patient = 6
+
+// Watch looks after queues that are elsewhere until ctx ends. What the server has lost
+// is made again, and the job goes on: what was in it is read once more. That
+// messages have gone from a queue that is there shows by parcels that nobody works on:
+// a parcel in shared memory always has a message.
+func (q *Queue) Watch(ctx context.Context, work *flow.Work, c Care) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for adrift := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		if q.Hub.Gone() {
-			gone(fmt.Errorf("the NATS server at %s was away for %v", q.dial.URL, Patience))
+			c.Gone(fmt.Errorf("the NATS server at %s was away for %v", q.dial.URL, Patience))
 			return
 		}
 		look, done := context.WithTimeout(ctx, 5*time.Second)
-		if q.Hub.Lost(look) {
+		held := c.Held()
+		left, err := q.Hub.Look(look)
+		if err == nil && left.Streams && uint64(held) > left.Messages {
+			adrift++
+		} else {
+			adrift = 0
+		}
+		switch {
+		case err != nil:
+		case !left.Streams:
 			// First the slots: a message that is sent from here on has one that
 			// stays its own.
-			lost()
+			c.Lost("its streams are gone")
 			_ = q.Hub.MakeQueues(look, work, q.copies) // else the next look finds them lost, too
+		case !left.Consumers:
+			if q.Hub.MakeQueues(look, work, q.copies) == nil {
+				c.Mended()
+			}
+		case adrift == patient:
+			c.Lost("messages are gone")
+			adrift = 0
 		}
 		done()
 	}

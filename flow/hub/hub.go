@@ -133,21 +133,36 @@ func (h *Hub) makeQueue(ctx context.Context, name, subjects string, limit int64,
 	return nil
 }
 
-// Lost reports whether the job's queues are not on the server any more: it was
-// started anew, and memory is gone.
-func (h *Hub) Lost(ctx context.Context) bool {
+// Left is what a look at the server found of the job's queues.
+type Left struct {
+	Streams, Consumers bool   // all are there
+	Messages           uint64 // that wait or are being worked on
+}
+
+// Look looks which of the job's queues are on the server: one that was started anew
+// has lost its memory, and whoever may delete streams may delete these.
+func (h *Hub) Look(ctx context.Context) (Left, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	names := []string{address.Stream(h.job)}
-	if len(h.work.Inlines()) > 0 {
-		names = append(names, address.ByteStream(h.job))
+	left := Left{Streams: true, Consumers: true}
+	queues := map[string]int{address.Stream(h.job): len(flow.Stages())}
+	if apart := h.work.Inlines(); len(apart) > 0 {
+		queues[address.ByteStream(h.job)] = len(apart)
 	}
-	for _, name := range names {
-		if _, err := h.js.Stream(ctx, name); errors.Is(err, jetstream.ErrStreamNotFound) {
-			return true
+	for name, consumers := range queues {
+		q, err := h.js.Stream(ctx, name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			left.Streams = false
+		case err != nil:
+			return left, err
+		default:
+			state := q.CachedInfo().State
+			left.Messages += state.Msgs
+			left.Consumers = left.Consumers && state.Consumers >= consumers
 		}
 	}
-	return false
+	return left, nil
 }
 
 // RemoveQueues removes the job's streams from a server that outlives the job.
