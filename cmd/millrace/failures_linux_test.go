@@ -28,10 +28,8 @@ func TestFailures(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some forty jobs: a minute or two")
 	}
-	exe := filepath.Join(t.TempDir(), "millrace")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	t.Parallel()
+	exe := program(t)
 	for _, one := range []struct {
 		name string
 		test func(*testing.T, string)
@@ -300,7 +298,7 @@ func interruptedJob(t *testing.T, exe string) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := shared.with(t)
-			image := p.image(name+".raw", 320)
+			image := p.image(name+".raw", 128)
 			r := p.underWay(image)
 			must(t, signal(r.cmd.Process.Pid))
 			p.fault(r.end(130), "interrupted", "back up", p.vault, "interrupted", "what was stored is found again")
@@ -317,7 +315,7 @@ func interruptedJob(t *testing.T, exe string) {
 // the next job can use.
 func killedConductor(t *testing.T, exe string) {
 	p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
-	image := p.image("disk.raw", 320)
+	image := p.image("disk.raw", 128)
 	r := p.underWay(image)
 	must(t, r.cmd.Process.Kill())
 	r.end(-1)
@@ -334,7 +332,7 @@ func (p *place) underWay(image string) *process {
 	return r
 }
 
-// slow stops a job's workers of a stage three quarters of the time, for four seconds,
+// slow stops a job's workers of a stage most of the time, for four seconds,
 // so that the job lasts as long on a fast machine as what a test does to it. The
 // function that it returns ends this.
 func (r *process) slow(stage string) (end func()) {
@@ -344,11 +342,11 @@ func (r *process) slow(stage string) (end func()) {
 		defer close(gone)
 		for ctx.Err() == nil {
 			workers := r.workers(stage)
-			for range 10 {
+			for range 5 {
 				for _, pid := range workers {
 					_ = unix.Kill(pid, unix.SIGSTOP)
 				}
-				time.Sleep(15 * time.Millisecond)
+				time.Sleep(35 * time.Millisecond)
 				for _, pid := range workers {
 					_ = unix.Kill(pid, unix.SIGCONT)
 				}

@@ -78,7 +78,7 @@ func (a *app) initVault(ctx context.Context, o initOptions) error {
 	// The recovery key is shown before the vault exists: whoever is interrupted then
 	// has a key too many, and not a vault that one password alone opens.
 	show := func(v id.Vault, recovery string) error { return a.printKey(v, session.CanonicalPath(folder), recovery) }
-	v, recovery, err := vault.Create(ctx, st, password, vault.CreateOptions{Label: o.label, Cutter: params, Now: a.Now, Recovery: show})
+	v, recovery, err := vault.Create(ctx, st, password, vault.CreateOptions{Label: o.label, KDF: a.KDF, Cutter: params, Now: a.Now, Recovery: show})
 	clear(password)
 	if err != nil {
 		return fault.At("create vault", location, err)

@@ -23,10 +23,8 @@ func TestJobs(t *testing.T) {
 	if testing.Short() {
 		t.Skip("jobs that wait for each other: a minute")
 	}
-	exe := filepath.Join(t.TempDir(), "millrace")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	t.Parallel()
+	exe := program(t)
 	for _, one := range []struct {
 		name string
 		test func(*testing.T, string)
@@ -106,9 +104,8 @@ func (p *place) noHeartbeats() {
 func deadJobElsewhere(t *testing.T, exe string) {
 	for _, here := range []bool{true, false} {
 		p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
-		image := p.image("disk.raw", 320)
+		image := p.image("disk.raw", 128)
 		r := p.underWay(image)
-		r.until(func(l line) bool { return l.Type == "fact" && l.Kind == "PackStored" || l.Done > 200<<20 })
 		must(t, r.cmd.Process.Kill())
 		r.end(-1)
 		r.allGone()
@@ -174,7 +171,7 @@ func deadJobHoldsPoints(t *testing.T, exe string) {
 // another has its guest: it commits nothing, says why, and does no harm.
 func pausedJobWakes(t *testing.T, exe string) {
 	p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
-	image := p.image("disk.raw", 320)
+	image := p.image("disk.raw", 128)
 	sleeper := p.start("backup", image, "--codec", "zstd", "--parallel", "seal=1")
 	sleeper.until(func(l line) bool { return l.Type == "fact" && l.Kind == "GuestInspected" })
 	sleeper.stop(false)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,10 +11,8 @@ func TestLive(t *testing.T) {
 	if testing.Short() {
 		t.Skip("jobs of 160 MiB")
 	}
-	exe := filepath.Join(t.TempDir(), "millrace")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	t.Parallel()
+	exe := program(t)
 	p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
 	image := p.image("disk.raw", 160)
 

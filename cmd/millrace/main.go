@@ -2,9 +2,9 @@
 //
 // Each verb is a file of its own and is wired here by hand: it takes its
 // settings from the app value that root.go fills, calls the library that does
-// the work, and prints what came of it. Nothing is global: run takes arguments
-// and streams and returns the exit code, so that a test can call it as the
-// shell would.
+// the work, and prints what came of it. Nothing is global: run takes arguments and
+// returns the exit code, and the app has the streams, so that a test can call it as
+// the shell would.
 //
 // Promises, on which scripts rely: stdout is data and stderr is for people;
 // --json gives one object or lines of objects on stdout, errors included; exit
@@ -26,12 +26,15 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 )
 
-func main() {
+func main() { start(newApp(os.Stdin, os.Stdout, os.Stderr)) }
+
+// start carries out the command line that the process was started with, and ends it.
+func start(a *app) {
 	ctx, stop := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() { os.Exit(interrupt(signals, stop, os.Stderr)) }()
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(a.run(ctx, os.Args[1:]))
 }
 
 // interrupt ends the program in good order at the first signal, and returns, to end
@@ -47,8 +50,7 @@ func interrupt(signals <-chan os.Signal, stop func(), stderr io.Writer) int {
 
 // run is the whole program: it carries out one command line and returns the
 // exit code.
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := newApp(stdin, stdout, stderr)
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -21,10 +21,8 @@ func TestBadNeighbours(t *testing.T) {
 	if testing.Short() {
 		t.Skip("some twenty jobs: a minute")
 	}
-	exe := filepath.Join(t.TempDir(), "millrace")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	t.Parallel()
+	exe := program(t)
 	for _, one := range []struct {
 		name string
 		test func(*testing.T, string)
@@ -85,7 +83,7 @@ func vaultUnplugged(t *testing.T, exe string) {
 	bind(t, disk, mount)
 	t.Cleanup(func() { _ = unix.Unmount(mount, unix.MNT_DETACH) })
 	p := newPlace(t, exe, mount)
-	image := p.image("disk.raw", 320)
+	image := p.image("disk.raw", 128)
 	r := p.underWay(image)
 	must(t, unix.Unmount(mount, unix.MNT_DETACH))
 	// Long enough for a pack to be due; the job waits for the disk.
@@ -103,7 +101,7 @@ func vaultUnplugged(t *testing.T, exe string) {
 func vaultMovedAway(t *testing.T, exe string) {
 	folder := filepath.Join(t.TempDir(), "vault")
 	p := newPlace(t, exe, folder)
-	image := p.image("disk.raw", 320)
+	image := p.image("disk.raw", 128)
 	r := p.underWay(image)
 	must(t, os.Rename(folder, folder+"-away"))
 	time.Sleep(2 * time.Second)
@@ -121,7 +119,7 @@ func stateOnAFullDisk(t *testing.T, exe string) {
 	state := mountVault(t, "size=8m")
 	p := newPlace(t, exe, filepath.Join(t.TempDir(), "vault"))
 	p.state = state
-	image := p.image("disk.raw", 320)
+	image := p.image("disk.raw", 128)
 	r := p.underWay(image)
 	fill(t, filepath.Join(state, "filler"))
 	points := 0

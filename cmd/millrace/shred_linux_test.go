@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,10 +21,8 @@ func TestShred(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs the program a hundred times")
 	}
-	exe := filepath.Join(t.TempDir(), "millrace")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", exe, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	t.Parallel()
+	exe := program(t)
 	t.Run("nobody can read it", func(t *testing.T) { nobodyReads(t, exe) })
 	t.Run("while it is backed up", func(t *testing.T) { shredWhileBackedUp(t, exe) })
 	t.Run("killed", func(t *testing.T) { killedShred(t, exe) })

@@ -132,7 +132,8 @@ func (b *bed) as(file string, m *mortal) (verb, *session.Vault, *bytes.Buffer) {
 	b.must(err)
 	l, err := ledger.Open(b.Context(), v, ledger.Options{Now: time.Now})
 	b.must(err)
-	return verb{app, quick()}, &session.Vault{Vault: v, Ledger: l}, &said
+	app.KDF = quick()
+	return verb{app}, &session.Vault{Vault: v, Ledger: l}, &said
 }
 
 func forever() *mortal { return &mortal{left: -1} }

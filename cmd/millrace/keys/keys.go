@@ -20,14 +20,11 @@ import (
 )
 
 // verb is an app as these commands use it.
-type verb struct {
-	*session.App
-	kdf vault.KDF // of new passwords
-}
+type verb struct{ *session.App }
 
 // Command is key and its commands.
 func Command(app *session.App) *cobra.Command {
-	a := verb{app, vault.DefaultKDF()}
+	a := verb{app}
 	c := &cobra.Command{
 		Use:   "key",
 		Short: "Passwords and keys of a vault",
@@ -184,7 +181,7 @@ func (a verb) prepare(ctx context.Context, v *vault.Vault, recovery bool, file, 
 		return vault.Prepared{}, err
 	}
 	defer clear(password)
-	return v.PreparePassword(password, label, a.kdf, a.Now())
+	return v.PreparePassword(password, label, a.KDF, a.Now())
 }
 
 // show prints a recovery key, before it opens anything.

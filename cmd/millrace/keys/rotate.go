@@ -85,7 +85,7 @@ func (a verb) turn(ctx context.Context, v *session.Vault, o choices) error {
 	}
 	var prepared []vault.Prepared
 	for _, p := range passwords {
-		one, err := fresh.PreparePassword(p.secret, p.label, a.kdf, a.Now())
+		one, err := fresh.PreparePassword(p.secret, p.label, a.KDF, a.Now())
 		if err != nil {
 			return err
 		}

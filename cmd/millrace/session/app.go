@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/cmd/millrace/secret"
+	"github.com/millrace-backup/millrace/vault"
 )
 
 // App is the world as the verbs see it.
@@ -32,12 +33,13 @@ type App struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Now            func() time.Time
-	Settings       Settings // complete once a verb's function runs
+	KDF            vault.KDF // of new passwords
+	Settings       Settings  // complete once a verb's function runs
 }
 
 // New returns an App on these streams.
 func New(stdin io.Reader, stdout, stderr io.Writer) *App {
-	return &App{Stdin: stdin, Stdout: stdout, Stderr: stderr, Now: time.Now}
+	return &App{Stdin: stdin, Stdout: stdout, Stderr: stderr, Now: time.Now, KDF: vault.DefaultKDF()}
 }
 
 func (a *App) secrets() *secret.Source {
