@@ -60,17 +60,20 @@ func (t *course) strike(ctx context.Context, p *rig.Process, jobs <-chan string)
 	var job string
 	select {
 	case job = <-jobs:
+		t.began = t.Now()
 	case <-p.Over():
 		return nil // what it says is judged by its exit code
 	}
 	for range blows {
 		select {
-		case <-time.After(time.Duration(t.rng.Float64() * 0.6 * float64(life))):
+		case <-time.After(time.Duration(t.rng.Float64() * 0.8 * float64(life))):
 		case <-p.Over():
 			t.kinds = append(t.kinds, "too late")
 			return nil
 		}
+		letGo := t.pile(p)
 		name, err := t.blow(ctx, job)
+		letGo()
 		switch {
 		case errors.Is(err, errNothing) || errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound):
 			name += " (nothing there)"
@@ -85,6 +88,18 @@ func (t *course) strike(ctx context.Context, p *rig.Process, jobs <-chan string)
 		t.note += name + "; "
 	}
 	return nil
+}
+
+// pile stops one of the job's processes, half of the time, so that messages wait for it.
+func (t *course) pile(p *rig.Process) (letGo func()) {
+	workers := slices.DeleteFunc(rig.Members(p.PID()), func(pid int) bool { return pid == p.PID() })
+	if len(workers) == 0 || t.rng.IntN(2) == 0 {
+		return func() {}
+	}
+	slices.Sort(workers)
+	letGo = hold(pick(t, workers))
+	time.Sleep(time.Duration(t.rng.IntN(300)) * time.Millisecond)
+	return letGo
 }
 
 func over(p *rig.Process) bool {
