@@ -289,6 +289,9 @@ func (t *course) again(ctx context.Context, c command) error {
 	defer done()
 	starts := t.Now()
 	t.rotating = false
+	if c.name == "rule" { // killed before it forgot anything, it may do so now
+		t.rule(c.keep)
+	}
 	end, err := t.place.Run(minute, c.args...)
 	if minute.Err() != nil && ctx.Err() == nil {
 		return fmt.Errorf("%v, given again, has not ended after a minute", c.args)
