@@ -428,6 +428,12 @@ func TestExportOfTooManyFiles(t *testing.T) {
 	if len(g.Disks) != 2 || !strings.Contains(reasonsOf(g), "the exported tree: 807 files, at most 800 are carried along; ") {
 		t.Errorf("%d disks, %s", len(g.Disks), reasonsOf(g))
 	}
+	for n := range 7 {
+		must(t, os.Remove(filepath.Join(dir, "Snapshots", fmt.Sprintf("%d.vmrs", n))))
+	}
+	if g := inspectOne(t, dir); len(g.Disks) != 802 || strings.Contains(reasonsOf(g), "at most") {
+		t.Errorf("%d disks, %s", len(g.Disks), reasonsOf(g))
+	}
 }
 
 // However many configurations there are, little of them is held.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace-backup/millrace/hypervisor/drivertest"
 	"github.com/millrace-backup/millrace/hypervisor/vmconfig"
 )
 
@@ -18,14 +19,18 @@ func TestConfigurationsThatAreNone(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(path, vmconfig.MaxSize+1); err != nil {
+	if err := os.Truncate(path, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	// Nor does it count against what is read of the others.
+	if err := os.WriteFile(filepath.Join(dir, "m.vmcx"), drivertest.VMCX(vmconfig.Machine{Name: "box"}), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	tree, err := Read(t.Context(), dir)
 	runtime.ReadMemStats(&after)
-	if err != nil || len(tree.files) != 1 || !strings.Contains(strings.Join(tree.config.Remarks, " "), "it may have 4 to ") {
+	if err != nil || len(tree.files) != 2 || tree.config.Machine == nil || !strings.Contains(strings.Join(tree.config.Remarks, " "), "it may have 4 to ") {
 		t.Errorf("%+v, %v", tree, err)
 	}
 	if used := after.TotalAlloc - before.TotalAlloc; used > vmconfig.MaxSize/2 {

@@ -132,11 +132,11 @@ func (t *Tree) disks(g id.Guest) (out []hypervisor.Disk, err error) {
 		case !configured: // it may be what the machine runs on
 			return nil, fmt.Errorf("disk %s: %w", t.rel(m.Path), err)
 		default:
-			bytes := "its bytes are kept as a file"
+			bytes := "and its bytes are kept as a file"
 			if !t.kept[m.Path] {
 				bytes = "nor are its bytes kept"
 			}
-			t.leaveOut(m.Key, "%v; the machine does not run on it, and %s", err, bytes)
+			t.leaveOut(m.Key, "%v; the machine does not run on it, %s", err, bytes)
 			t.defect(t.rel(m.Path), "%v", err)
 		}
 	}

@@ -175,7 +175,7 @@ func (t *Tree) visit(path string, e fs.DirEntry) error {
 	}
 	switch {
 	case odd != nil && f.image:
-		t.leaveOut("the file "+rel, "it is not kept with the tree, what guests see of it is in the disks: %s; rename it", plainly(odd, rel))
+		t.leaveOut("the file "+rel, "it cannot be kept as a file of the tree, only what disks show of it: %s; rename it", plainly(odd, rel))
 		t.defect(rel, "%s; rename it", plainly(odd, rel))
 	case odd != nil:
 		t.miss(rel, "%s; rename it", plainly(odd, rel))
