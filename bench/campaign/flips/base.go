@@ -80,13 +80,17 @@ func (b *base) history(ctx context.Context, seed uint64) (images []string, err e
 	if err := errors.Join(rig.Mixed(a, 5*mib+4096, seed), rig.Mixed(c, 3*mib, seed+1)); err != nil {
 		return nil, err
 	}
-	job := func(image string, change float64, codec string) error {
+	own := []string{p.Path("own-1.raw"), p.Path("own-2.raw")} // guests with keys of their own
+	if err := errors.Join(rig.Mixed(own[0], 2*mib, seed+3), rig.Mixed(own[1], mib, seed+4)); err != nil {
+		return nil, err
+	}
+	job := func(image string, change float64, codec string, more ...string) error {
 		if change > 0 {
 			if _, err := workload.Scatter(image, change, seed+uint64(len(images))); err != nil {
 				return err
 			}
 		}
-		if _, err := p.Must(ctx, "backup", image, "--codec", codec); err != nil {
+		if _, err := p.Must(ctx, append([]string{"backup", image, "--codec", codec}, more...)...); err != nil {
 			return err
 		}
 		text, err := os.ReadFile(image)
@@ -97,7 +101,8 @@ func (b *base) history(ctx context.Context, seed uint64) (images []string, err e
 		images = append(images, kept)
 		return os.WriteFile(kept, text, 0o600)
 	}
-	err = errors.Join(job(a, 0, "auto"), job(c, 0, "lz4"), job(a, 0.02, "zstd"), job(c, 0.3, "none"), b.pointless(ctx, seed), job(a, 0.01, "s2"))
+	err = errors.Join(job(a, 0, "auto"), job(c, 0, "lz4"), job(a, 0.02, "zstd"), job(c, 0.3, "none"), b.pointless(ctx, seed), job(a, 0.01, "s2"),
+		job(own[0], 0, "auto", "--domain", "guest"), job(own[1], 0, "lz4", "--domain", "guest"))
 	return images, err
 }
 
@@ -258,6 +263,9 @@ func (b *base) another(ctx context.Context, e trial.Env) error {
 		return err
 	}
 	if _, err := p.Must(ctx, "backup", b.place.Path("a.raw")); err != nil {
+		return err
+	}
+	if _, err := p.Must(ctx, "backup", b.place.Path("own-2.raw"), "--domain", "guest"); err != nil {
 		return err
 	}
 	objects, err := load(p.Vault)

@@ -2,7 +2,8 @@
 // intruder can, one way a trial, and holds what Millrace says to what was done.
 //
 // The vault is made once by the real program: two guests, five codecs, full and
-// incremental points, and packs of a job that made no point. Each trial picks
+// incremental points, two guests with keys of their own, and packs of a job that made
+// no point. Each trial picks
 // a type of object, an object, a part of it and a mutation: a bit flipped, bytes
 // zeroed, cut off or added, the object removed, put in the place of another,
 // swapped with another, put back to an older one, or taken from another vault.
@@ -35,6 +36,9 @@
 //     restore needs: damage there names the pack, and everything restores.
 //     A pack that no point needs, or a chunk of one, is named too: the next
 //     backup would refer to it.
+//   - domains: the points of the guests whose keys these are do not verify and do not
+//     restore, and verify names the object, or the folder where it was; all other
+//     points are whole.
 //   - anything else (leases, copies of the catalog) is disposable by its format:
 //     nothing needs to be detected, but everything restores.
 //

@@ -9,6 +9,7 @@ import (
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/vault"
+	"github.com/millrace-backup/millrace/vault/apart"
 )
 
 // judge returns what is not as the package comment promises.
@@ -20,10 +21,10 @@ func (b *base) judge(m mutation, f found) (wrong []error) {
 		case !ok:
 		case r.restore == nil && !r.equal:
 			say("WRONG BYTES: point %s restores without an error", id.Short(p.Point))
-		case r.restore != nil && !errors.Is(r.restore, vault.ErrDamaged):
+		case r.restore != nil && !errors.Is(r.restore, vault.ErrDamaged) && !m.keysGone(r.restore):
 			say("point %s: an error that is no damage: %w", id.Short(p.Point), r.restore)
 		}
-		if ok && r.verify != nil && !errors.Is(r.verify, vault.ErrDamaged) {
+		if ok && r.verify != nil && !errors.Is(r.verify, vault.ErrDamaged) && !m.keysGone(r.verify) {
 			say("point %s: verify: an error that is no damage: %w", id.Short(p.Point), r.verify)
 		}
 	}
@@ -51,6 +52,8 @@ func (b *base) judge(m mutation, f found) (wrong []error) {
 		if !names(f, m.object) && !newerNamed(f, m.object) && (m.second == "" || !names(f, m.second) && !newerNamed(f, m.second)) {
 			say("not detected: %v", f.vault)
 		}
+	case "domains":
+		b.judgeDomain(m, f, say)
 	case "tables":
 		b.judgeTable(m, f, say)
 	case "packs":
@@ -122,6 +125,34 @@ func (b *base) judgeKeys(m mutation, f found, say sayer) {
 	}
 	if len(hit) < len(b.secrets) {
 		b.allWhole(f, say)
+	}
+}
+
+// keysGone: keys that are gone are not damaged, and may be put back.
+func (m mutation) keysGone(err error) bool {
+	return m.kind == "domains" && m.what == "removal" && errors.Is(err, vault.ErrNoDomain)
+}
+
+// judgeDomain: the points of a domain whose keys were hit are refused, all others are whole.
+func (b *base) judgeDomain(m mutation, f found, say sayer) {
+	hit := map[id.Domain]bool{}
+	for name := range m.after {
+		if d, ok := apart.DomainOf(name); ok {
+			hit[d] = true
+		}
+	}
+	for _, p := range b.points {
+		r, ok := f.points[p.Point]
+		switch {
+		case !ok:
+			say("point %s cannot be reached: %v", id.Short(p.Point), f.open)
+		case !hit[p.Domain] && (r.verify != nil || r.restore != nil || !r.equal):
+			say("point %s has other keys and is not whole: verify %v, restore %v", id.Short(p.Point), r.verify, r.restore)
+		case hit[p.Domain] && (r.verify == nil || r.restore == nil):
+			say("not detected: point %s: verify %v, restore %v", id.Short(p.Point), r.verify, r.restore)
+		case hit[p.Domain] && !strings.Contains(fmt.Sprint(r.restore), apart.Folder(p.Domain)):
+			say("point %s does not name its keys: %v", id.Short(p.Point), r.restore)
+		}
 	}
 }
 

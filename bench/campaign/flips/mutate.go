@@ -33,7 +33,7 @@ func (m mutation) gone() bool { return m.what == "removal" || m.what == "foreign
 // disposable reports that the object is of a type that may be lost or altered
 // without anyone having to notice.
 func (m mutation) disposable() bool {
-	return !slices.Contains([]string{"vault", "keys", "checkpoints", "ledger", "tables", "packs", unneeded}, m.kind)
+	return !slices.Contains([]string{"vault", "keys", "checkpoints", "ledger", "tables", "packs", "domains", unneeded}, m.kind)
 }
 
 // mutations by name. Each returns the new content; nil means that it is removed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -111,7 +112,7 @@ func (b *base) exits(m mutation) (allowed map[int]bool, mustFail bool) {
 		return map[int]bool{0: true, 4: true}, m.what != "removal"
 	case "ledger": // 1: a later version
 		return map[int]bool{0: true, 1: true, 4: true}, true
-	case "tables", "packs", unneeded:
+	case "tables", "packs", "domains", unneeded:
 		return map[int]bool{0: true, 4: true}, true
 	}
 	return map[int]bool{0: true}, false
@@ -121,7 +122,8 @@ func (b *base) exits(m mutation) (allowed map[int]bool, mustFail bool) {
 // swapped at least one.
 func told(e rig.Ended, m mutation) bool {
 	for _, l := range e.Lines {
-		if strings.Contains(string(l.Raw), m.object) || m.what == "swap" && strings.Contains(string(l.Raw), m.second) || m.kind == "vault" {
+		if strings.Contains(string(l.Raw), m.object) || m.what == "swap" && strings.Contains(string(l.Raw), m.second) || m.kind == "vault" ||
+			m.kind == "domains" && strings.Contains(string(l.Raw), path.Dir(m.object)) {
 			return true
 		}
 	}
