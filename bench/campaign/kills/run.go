@@ -127,7 +127,7 @@ func (r *run) whole(ctx context.Context, points int) error {
 	}
 	o, opened := rig.Open(ctx, r.place.Vault, rig.Password, r.now)
 	if err = errors.Join(err, opened); err == nil {
-		err = o.Once(ctx)
+		err = errors.Join(o.Once(ctx), o.Nonces(ctx))
 	}
 	return err
 }

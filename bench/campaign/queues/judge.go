@@ -56,7 +56,7 @@ func (t *course) whole(ctx context.Context) error {
 	}
 	o, err := rig.Open(ctx, t.place.Vault, rig.Password, t.Now)
 	if err == nil {
-		err = o.Once(ctx)
+		err = errors.Join(o.Once(ctx), o.Nonces(ctx))
 	}
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@
 //
 // Nothing in a queue is the only copy of anything, so the job has to end well, by
 // itself, within two minutes. The point restores equal to the disk, as does the point
-// before; each fact that can be true only once is told once; verify --read-data and
+// before; each fact that can be true only once is told once, no nonce is used twice; verify --read-data and
 // audit verify end with 0. The next backup, with no queue but its own, does, too. Where
 // the queues themselves were gone, the job's log says that they were made again.
 package queues

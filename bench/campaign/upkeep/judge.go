@@ -139,7 +139,7 @@ func (t *course) end(ctx context.Context) error {
 	o, err := rig.Open(ctx, t.place.Vault, rig.Password, t.Now)
 	wrong := []error{err}
 	if err == nil {
-		wrong = append(wrong, o.Once(ctx))
+		wrong = append(wrong, o.Once(ctx), o.Nonces(ctx))
 	}
 	for id, p := range t.points {
 		if p.listed == sure {

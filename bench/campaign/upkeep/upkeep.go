@@ -18,8 +18,8 @@
 //
 // At the end, with prune having deleted all that it may, audit verify with and without
 // the password and verify --read-data end with 0, each listed point restores equal
-// to the disk as it was, and each fact that can be true only once is in the ledger
-// once. What prune deleted is gone.
+// to the disk as it was, each fact that can be true only once is in the ledger
+// once, and no nonce was used twice. What prune deleted is gone.
 package upkeep
 
 import (
