@@ -51,7 +51,7 @@
 // empty state folder or with that of the machine that wrote it: verify --read-data
 // ends with exit code 4 (10 where the vault is not there any more, 12 where the
 // key of the password is gone), restores with 0 and equal bytes, or with these. Where a
-// pack was hit, both guests are backed up again then: what verify has found is not to be
+// pack was hit, all guests are backed up again then: what verify has found is not to be
 // trusted any more, so the new points are whole and restore equal, and no old point
 // restores wrong bytes.
 package flips

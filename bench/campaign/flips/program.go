@@ -72,11 +72,11 @@ func (b *bench) equal(ctx context.Context, p *rig.Place, point, want string, all
 	}
 }
 
-// heals backs both guests up once more, over a vault of which verify has told what is
+// heals backs all guests up once more, over a vault of which verify has told what is
 // damaged, and wants the points of that to be whole. It reports whether all is: what no
 // image has any more nobody can store again.
 func (b *bench) heals(ctx context.Context, p *rig.Place, say sayer) bool {
-	for _, image := range []string{"a.raw", "b.raw"} {
+	for _, image := range []string{"a.raw", "b.raw", "own-1.raw", "own-2.raw"} {
 		if end, err := p.Run(ctx, "backup", b.place.Path(image)); err != nil || end.Exit != 0 {
 			say("backup of %s after verify: %v: %w", image, err, end.Err("backup"))
 			return false
