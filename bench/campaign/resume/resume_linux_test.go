@@ -11,13 +11,13 @@ import (
 // One trial of the campaign on a smaller disk, half of it done when it is killed.
 func TestResume(t *testing.T) {
 	if testing.Short() {
-		t.Skip("backs up 1.5 GiB")
+		t.Skip("backs up 0.6 GiB")
 	}
 	program, err := rig.Build(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := open(t.Context(), trial.Env{Dir: t.TempDir(), Program: program, Seed: 3, Now: time.Now, Log: t.Logf}, 768*mib)
+	b, err := open(t.Context(), trial.Env{Dir: t.TempDir(), Program: program, Seed: 3, Now: time.Now, Log: t.Logf}, 320*mib)
 	if err != nil {
 		t.Fatal(err)
 	}
