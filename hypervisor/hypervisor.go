@@ -48,6 +48,10 @@ var (
 	ErrReleased = errors.New("freeze was released")
 )
 
+// MaxDisks is how many disks of a guest can be backed up, carried files among them. A
+// point names up to 16 tables of each, and has to fit into a message: see events.Unmarshal.
+const MaxDisks = 1000
+
 // Guest is a virtual machine as it was inspected.
 type Guest struct {
 	ID          id.Guest

@@ -1,6 +1,6 @@
 // Package toolarge tells apart the guests whose disks fit the plan of a job and those whose
 // disks do not, before anything is frozen for them. [Split] is all there is of it: a pure
-// function of sizes, which says of each guest that is left out why, and what its
+// function of sizes and numbers, which says of each guest that is left out why, and what its
 // operator can do. It opens no disk.
 package toolarge
 
@@ -24,17 +24,21 @@ const maxParcels = flow.MaxMessage / 2 * 4
 func Split(guests []hypervisor.Guest, parcel int64) (kept []hypervisor.Guest, failed []events.GuestOutcome) {
 	kept = make([]hypervisor.Guest, 0, len(guests))
 	for _, g := range guests {
+		out := events.GuestOutcome{Guest: g.ID, Name: g.Name, Outcome: "failed", Code: "too-large", Op: "plan", Object: g.Source}
 		parcels, bytes := planned(g, parcel)
-		if parcels <= maxParcels {
+		switch {
+		case len(g.Disks) > hypervisor.MaxDisks:
+			out.Cause = fmt.Sprintf("it has %d disks; a guest may have %d", len(g.Disks), hypervisor.MaxDisks)
+			out.Remedy = "choose fewer disks with --disk, or give the folder of one machine"
+		case parcels > maxParcels:
+			out.Cause = fmt.Sprintf("its disks have %s, which are %d parcels of %s; a guest may have %d", humanize.IBytes(bytes), parcels,
+				humanize.IBytes(uint64(parcel)), int64(maxParcels))
+			out.Remedy = "give larger parcels with --parcel 32MiB, or choose fewer disks with --disk"
+		default:
 			kept = append(kept, g)
 			continue
 		}
-		failed = append(failed, events.GuestOutcome{
-			Guest: g.ID, Name: g.Name, Outcome: "failed", Code: "too-large", Op: "plan", Object: g.Source,
-			Cause: fmt.Sprintf("its disks have %s, which are %d parcels of %s; a guest may have %d", humanize.IBytes(bytes), parcels,
-				humanize.IBytes(uint64(parcel)), int64(maxParcels)),
-			Remedy: "give larger parcels with --parcel 32MiB, or choose fewer disks with --disk",
-		})
+		failed = append(failed, out)
 	}
 	return kept, failed
 }

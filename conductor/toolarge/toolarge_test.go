@@ -1,12 +1,42 @@
 package toolarge
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/vdisk"
 )
+
+// A guest of too many disks too, however small they are.
+func TestAGuestOfTooManyDisks(t *testing.T) {
+	most := hypervisor.Guest{Name: "most", Disks: make([]hypervisor.Disk, hypervisor.MaxDisks)}
+	more := hypervisor.Guest{Name: "more", Disks: make([]hypervisor.Disk, hypervisor.MaxDisks+1)}
+	kept, failed := Split([]hypervisor.Guest{more, most}, 8<<20)
+	if len(kept) != 1 || kept[0].Name != "most" || len(failed) != 1 || failed[0].Code != "too-large" || !strings.Contains(failed[0].Cause, "1001 disks") {
+		t.Errorf("kept %d, left out %+v", len(kept), failed)
+	}
+}
+
+// The point of a guest of the most disks can be read again, however many layers they have,
+// and with as long a list of what is not in it as a driver makes.
+func TestAPointOfTheMostDisks(t *testing.T) {
+	layers := make([]events.TableRef, 8)
+	p := events.PointCommitted{
+		Disks:       slices.Repeat([]events.PointDisk{{Key: strings.Repeat("k", 200), File: strings.Repeat("f", 200), Extents: layers, Chunks: layers}}, hypervisor.MaxDisks),
+		Unprotected: slices.Repeat([]events.Unprotected{{Key: strings.Repeat("k", 500), Reason: strings.Repeat("r", 500)}}, 1001),
+		Config:      make([]byte, 1<<20),
+	}
+	b, err := events.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := events.Unmarshal(b, &p); err != nil {
+		t.Errorf("%d bytes: %v", len(b), err)
+	}
+}
 
 // TestAGuestTooLargeForItsPlan is left out with a reason, and the others go on;
 // larger parcels make it fit.

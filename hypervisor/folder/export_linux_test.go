@@ -425,7 +425,7 @@ func TestExportOfTooManyFiles(t *testing.T) {
 		put(t, filepath.Join(dir, "Snapshots", fmt.Sprintf("%d.vmrs", n)), []byte{byte(n)})
 	}
 	g := inspectOne(t, dir)
-	if len(g.Disks) != 2 || !strings.Contains(reasonsOf(g), "the exported tree: 807 files, at most 800 are carried along; ") {
+	if len(g.Disks) != 2 || !strings.Contains(reasonsOf(g), "the exported tree: 807 files, at most 800 are carried along, and 1000 with the disks; ") {
 		t.Errorf("%d disks, %s", len(g.Disks), reasonsOf(g))
 	}
 	for n := range 7 {

@@ -52,6 +52,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -117,7 +118,27 @@ func (d *Driver) inspect(ctx context.Context) (hypervisor.Guest, error) {
 	if len(g.Disks) == 0 {
 		return g, noDisks(path, mode.IsDir() && !exported)
 	}
+	g.Unprotected = bounded(g.Unprotected)
 	return g, distinct(g)
+}
+
+// What is more than this of the list of what is not backed up is counted only: a point
+// has to fit into a message, and a folder may be full of anything.
+const (
+	maxUnprotected      = 1000
+	maxUnprotectedBytes = 1 << 20
+)
+
+// bounded is a list of which the last entry counts what is left out of it.
+func bounded(all []hypervisor.Unprotected) []hypervisor.Unprotected {
+	bytes := 0
+	for n, u := range all {
+		if bytes += len(u.Key) + len(u.Reason); n == maxUnprotected || bytes > maxUnprotectedBytes {
+			more := hypervisor.Unprotected{Key: fmt.Sprintf("%d more", len(all)-n), Reason: "there are too many to list, of which this is the first: " + filepath.Base(u.Key)}
+			return append(slices.Clone(all[:n]), more)
+		}
+	}
+	return all
 }
 
 // noDisks is ErrNoDisks. Whoever names the folder that machines were exported into means

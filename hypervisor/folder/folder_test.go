@@ -157,12 +157,12 @@ func TestInspect(t *testing.T) {
 	for _, u := range g.Unprotected {
 		rest = append(rest, u.Key+": "+u.Reason)
 	}
-	want := `README: neither the name nor the signature of a disk image
-Snapshots: a folder; only the files of the guest's own folder are disks
+	want := `Snapshots: a folder; only the files of the guest's own folder are disks
 beside.raw: a link to data.img beside it
 escape.raw: a link that leaves the guest's folder, to ` + filepath.Join(root, "outside.raw") + `
 nowhere.raw: a link that leads nowhere: lstat ` + filepath.Join(dir, "gone") + `: no such file or directory
-old.vmdk: a disk image of format vmdk, which is not supported`
+old.vmdk: a disk image of format vmdk, which is not supported
+README: neither the name nor the signature of a disk image`
 	if got := strings.Join(rest, "\n"); got != want && runtime.GOOS == "linux" {
 		t.Errorf("unprotected\n%s\nwant\n%s", got, want)
 	}

@@ -98,3 +98,35 @@ func TestExportWithAPassThroughDiskInACheckpoint(t *testing.T) {
 		t.Errorf("%s\n%s", reasonsOf(g), g.Config)
 	}
 }
+
+// However much lies in a folder that is no disk, the list of it fits into a point, and
+// what is said of disks is in it.
+func TestFoldersFullOfOtherThings(t *testing.T) {
+	for what, files := range map[string]func(n int) string{
+		"a folder of images":    func(n int) string { return fmt.Sprintf("a%05d.txt", n) },
+		"an export":             func(n int) string { return fmt.Sprintf("Snapshots/a|%05d.vmrs", n) },
+		"an export, long names": func(n int) string { return "Snapshots/" + strings.Repeat("long/", 200) + fmt.Sprintf("%05d.vmrs", n) },
+	} {
+		dir := t.TempDir()
+		place(t, dir, "d.raw")
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, files(0))), 0o700))
+		for n := range 1500 {
+			put(t, filepath.Join(dir, files(n)), nil)
+		}
+		want := "web.vmdk: its name promises vmdk"
+		if strings.HasPrefix(what, "an export") {
+			machine(t, filepath.Join(dir, "m.vmcx"), "", "box", "gone.raw", "d.raw")
+			want = "SCSI 0:0 gone.raw: the configuration names"
+		} else {
+			put(t, filepath.Join(dir, "web.vmdk"), []byte("nothing"))
+		}
+		g := inspectOne(t, dir)
+		size := len(reasonsOf(g))
+		if n := len(g.Unprotected); n < 400 || n > 1001 || size > 1<<20+10_000 || !strings.HasSuffix(g.Unprotected[n-1].Key, " more") {
+			t.Errorf("%s: %d entries of %d bytes, the last %+v", what, n, size, g.Unprotected[n-1])
+		}
+		if !strings.HasPrefix(reasonsOf(g), want) {
+			t.Errorf("%s: the first is %.200s", what, reasonsOf(g))
+		}
+	}
+}

@@ -28,9 +28,10 @@ func (t *Tree) Describe(g *hypervisor.Guest) error {
 	if g.Config, err = t.config.encode(); err != nil {
 		return err
 	}
-	g.Unprotected = t.rest
-	if n := len(g.Disks) - len(disks); n > maxCarried {
-		Drop(g, fmt.Sprintf("%d files, at most %d are carried along", n, maxCarried))
+	// What is missing of disks and checkpoints is said before what else lies there.
+	g.Unprotected = slices.Concat(t.rest[t.strays:], t.rest[:t.strays])
+	if n := len(g.Disks) - len(disks); n > maxCarried || n > 0 && len(g.Disks) > hypervisor.MaxDisks {
+		Drop(g, fmt.Sprintf("%d files, at most %d are carried along, and %d with the disks", n, maxCarried, hypervisor.MaxDisks))
 	}
 	return nil
 }
@@ -80,9 +81,9 @@ func Drop(g *hypervisor.Guest, why string) {
 		disks = append(disks, d)
 	}
 	g.Disks = disks
-	g.Unprotected = append(slices.Clone(g.Unprotected), hypervisor.Unprotected{
+	g.Unprotected = append([]hypervisor.Unprotected{{
 		Key: "the exported tree", Reason: fmt.Sprintf("%s; configurations, saved states and checkpoints are not in the point (%d files), its disks are", why, files),
-	})
+	}}, g.Unprotected...)
 }
 
 // disks are the guest's: those that the configuration names, in its order, then all

@@ -19,8 +19,7 @@ import (
 
 const (
 	maxTreeFiles = 20_000
-	// A point names for each disk up to 16 tables, and has to fit into a message: see
-	// events.Unmarshal.
+	// Of hypervisor.MaxDisks; the rest is for what the machine has.
 	maxCarried = 800
 	// Bytes of configurations that are read; those of a machine with 50 checkpoints are some
 	// 10 MiB. The others are kept as files.
@@ -41,6 +40,7 @@ type Tree struct {
 	configs []config
 	read    int64 // bytes of configurations
 	rest    []hypervisor.Unprotected
+	strays  int // how many of rest, the first, are files that were met
 	config  Configuration
 	byName  map[string][]images.Image // by their names in lower case
 	owners  map[string]string         // by path: the checkpoint whose configuration names the image
@@ -93,6 +93,7 @@ func Read(ctx context.Context, dir string) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.strays = len(t.rest)
 	t.nameKeys()
 	for i := range t.found {
 		if err := ctx.Err(); err != nil {

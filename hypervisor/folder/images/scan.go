@@ -13,27 +13,30 @@ import (
 )
 
 // Scan sorts the entries of a folder into images and the rest. Both come in the
-// order of their names.
+// order of their names, what does not even look like an image behind the rest.
 func Scan(dir string) ([]Image, []hypervisor.Unprotected, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	var found []Image
-	var rest []hypervisor.Unprotected
+	var rest, none []hypervisor.Unprotected
 	for _, e := range entries {
 		m := At(e.Name(), filepath.Join(dir, e.Name()))
 		reason, err := m.Refuse(dir, e)
 		if err != nil {
 			return nil, nil, fmt.Errorf("disk %s: %w", m.Key, err)
 		}
-		if reason != "" {
-			rest = append(rest, hypervisor.Unprotected{Key: m.Key, Reason: reason})
-		} else {
+		switch reason {
+		case "":
 			found = append(found, m)
+		case NoImage:
+			none = append(none, hypervisor.Unprotected{Key: m.Key, Reason: reason})
+		default:
+			rest = append(rest, hypervisor.Unprotected{Key: m.Key, Reason: reason})
 		}
 	}
-	return found, rest, nil
+	return found, append(rest, none...), nil
 }
 
 // NoImage is what Refuse says of a file that does not look like an image at all.
