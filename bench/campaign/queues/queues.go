@@ -97,10 +97,9 @@ type course struct {
 // Trial implements trial.Bench.
 func (b *bench) Trial(ctx context.Context, n int, rng *rand.Rand) (out trial.Outcome, err error) {
 	folder := filepath.Join(b.Dir, fmt.Sprintf("trial-%d", n))
-	t := &course{bench: b, rng: rng, place: b.place.With(filepath.Join(folder, "vault"), filepath.Join(folder, "state")), inline: rng.IntN(2) == 0}
-	t.place.Dir = folder
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
-	if err := t.prepare(ctx); err != nil {
+	t := &course{bench: b, rng: rng, inline: rng.IntN(2) == 0}
+	if err := t.prepare(ctx, folder); err != nil {
 		return out, err
 	}
 	if t.site != nil {
@@ -113,24 +112,18 @@ func (b *bench) Trial(ctx context.Context, n int, rng *rand.Rand) (out trial.Out
 
 // prepare copies the vault, changes the disk and starts a NATS server, if the trial
 // is to have one.
-func (t *course) prepare(ctx context.Context) error {
-	p := t.place
-	err := errors.Join(os.MkdirAll(p.Dir, 0o700), rig.Link(t.bench.place.Vault, p.Vault), os.CopyFS(p.State, os.DirFS(t.bench.place.State)))
-	for _, name := range []string{"disk.raw", "password"} {
-		text, wrong := os.ReadFile(t.bench.place.Path(name))
-		err = errors.Join(err, wrong, os.WriteFile(p.Path(name), text, 0o600))
-	}
-	if err != nil {
+func (t *course) prepare(ctx context.Context, folder string) (err error) {
+	if t.place, err = t.bench.place.Copy(folder, "disk.raw"); err != nil {
 		return err
 	}
-	if _, err := workload.Scatter(p.Path("disk.raw"), 0.2, t.rng.Uint64()); err != nil {
+	if _, err := workload.Scatter(t.place.Path("disk.raw"), 0.2, t.rng.Uint64()); err != nil {
 		return err
 	}
 	if t.rng.IntN(12) == 0 {
 		t.inline = false
 		return nil
 	}
-	t.site, err = newSite(ctx, t.server, p.Dir)
+	t.site, err = newSite(ctx, t.server, folder)
 	return err
 }
 

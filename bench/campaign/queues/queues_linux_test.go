@@ -11,8 +11,7 @@ import (
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
 )
 
-func newBench(t *testing.T, size int64) *bench {
-	t.Helper()
+func TestQueues(t *testing.T) {
 	if testing.Short() {
 		t.Skip("jobs with a NATS server of their own")
 	}
@@ -20,16 +19,15 @@ func newBench(t *testing.T, size int64) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := open(t.Context(), trial.Env{Dir: t.TempDir(), Program: program, Seed: 7, Now: time.Now, Log: t.Logf}, size)
+	b, err := open(t.Context(), trial.Env{Dir: t.TempDir(), Program: program, Seed: 7, Now: time.Now, Log: t.Logf}, 48)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	t.Run("a share of the campaign", func(t *testing.T) { aShare(t, b) })
+	t.Run("the judge can fail", func(t *testing.T) { judgeCanFail(t, b) })
 }
 
-// TestQueues is a share of the campaign.
-func TestQueues(t *testing.T) {
-	b := newBench(t, 48)
+func aShare(t *testing.T, b *bench) {
 	hits := 0
 	for _, n := range []int{0, 2, 5} {
 		out, err := b.Trial(t.Context(), n, rand.New(rand.NewPCG(7, uint64(n))))
@@ -45,8 +43,7 @@ func TestQueues(t *testing.T) {
 }
 
 // A disk that is not as it was backed up, and a point too many: the judge says so.
-func TestJudgeCanFail(t *testing.T) {
-	b := newBench(t, 8)
+func judgeCanFail(t *testing.T, b *bench) {
 	for want, spoil := range map[string]func(*course) error{
 		"WRONG BYTES": func(c *course) error {
 			f, err := os.OpenFile(c.place.Path("disk.raw"), os.O_RDWR, 0)
@@ -62,10 +59,8 @@ func TestJudgeCanFail(t *testing.T) {
 			return err
 		},
 	} {
-		folder := t.TempDir()
-		c := &course{bench: b, rng: rand.New(rand.NewPCG(1, 1)), place: b.place.With(folder+"/vault", folder+"/state")}
-		c.place.Dir = folder
-		if err := c.prepare(t.Context()); err != nil {
+		c := &course{bench: b, rng: rand.New(rand.NewPCG(1, 1))}
+		if err := c.prepare(t.Context(), t.TempDir()); err != nil {
 			t.Fatal(err)
 		}
 		if c.site != nil {

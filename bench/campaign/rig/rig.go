@@ -88,6 +88,32 @@ func (p *Place) With(vault, state string) *Place {
 	return &q
 }
 
+// Copy makes a place of its own in a folder: the vault as it is, by hard links, the state,
+// and some files of the place.
+func (p *Place) Copy(folder string, files ...string) (*Place, error) {
+	q := p.With(filepath.Join(folder, "vault"), filepath.Join(folder, "state"))
+	q.Dir = folder
+	err := errors.Join(os.MkdirAll(folder, 0o700), Link(p.Vault, q.Vault), os.CopyFS(q.State, os.DirFS(p.State)))
+	for _, name := range append([]string{"password"}, files...) {
+		text, wrong := os.ReadFile(p.Path(name))
+		err = errors.Join(err, wrong, os.WriteFile(q.Path(name), text, 0o600))
+	}
+	return q, err
+}
+
+// Same wants a point to restore as a disk was.
+func (p *Place) Same(ctx context.Context, point, disk string) error {
+	out := p.Path("restored.raw")
+	if _, err := p.Must(ctx, "restore", point, "--to", out, "--force"); err != nil {
+		return err
+	}
+	same, err := Equal(out, disk)
+	if err == nil && !same {
+		err = fmt.Errorf("WRONG BYTES: point %s differs from its disk", point)
+	}
+	return err
+}
+
 // Link copies a vault by hard links: nothing in a vault is ever written to again.
 func Link(from, to string) error {
 	return filepath.WalkDir(from, func(path string, d os.DirEntry, err error) error {

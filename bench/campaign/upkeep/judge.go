@@ -97,25 +97,12 @@ func (t *course) holds(ctx context.Context) error {
 // adopt finds the disk of a point whose backup was killed after its commit.
 func (t *course) adopt(ctx context.Context, id string) (string, error) {
 	for _, file := range t.unsure {
-		if t.equal(ctx, id, file) == nil {
+		if t.place.Same(ctx, id, file) == nil {
 			t.note += "its point was committed; "
 			return file, nil
 		}
 	}
 	return "", fmt.Errorf("point %s is listed, nobody made it of any of %d disks", id, len(t.unsure))
-}
-
-// equal wants a point to restore as the disk was.
-func (t *course) equal(ctx context.Context, id, file string) error {
-	out := t.place.Path("restored.raw")
-	if _, err := t.place.Must(ctx, "restore", id, "--to", out, "--force"); err != nil {
-		return err
-	}
-	same, err := rig.Equal(out, file)
-	if err == nil && !same {
-		err = fmt.Errorf("WRONG BYTES: point %s differs from its disk", id)
-	}
-	return err
 }
 
 // end has prune do all it can, and looks at the whole vault.
@@ -143,7 +130,7 @@ func (t *course) end(ctx context.Context) error {
 	}
 	for id, p := range t.points {
 		if p.listed == sure {
-			wrong = append(wrong, t.equal(ctx, id, p.file))
+			wrong = append(wrong, t.place.Same(ctx, id, p.file))
 		}
 	}
 	return errors.Join(wrong...)

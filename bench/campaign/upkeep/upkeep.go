@@ -131,19 +131,12 @@ func (b *bench) Trial(ctx context.Context, n int, rng *rand.Rand) (out trial.Out
 	return out, err
 }
 
-// begin copies the vault to a folder. Nothing in a vault is ever written to again, so
-// links will do.
+// begin copies the vault to a folder.
 func (b *bench) begin(rng *rand.Rand, folder string) (*course, error) {
-	p := b.place.With(filepath.Join(folder, "vault"), filepath.Join(folder, "state"))
-	p.Dir = folder
+	p, err := b.place.Copy(folder, guests()...)
 	t := &course{bench: b, place: p, rng: rng, points: map[string]point{}, recovery: p.Recovery}
 	for n, file := range b.files {
 		t.add(b.made[n], file, sure)
-	}
-	err := errors.Join(os.MkdirAll(folder, 0o700), rig.Link(b.place.Vault, p.Vault), os.CopyFS(p.State, os.DirFS(b.place.State)))
-	for _, name := range append(guests(), "password") {
-		text, wrong := os.ReadFile(b.place.Path(name))
-		err = errors.Join(err, wrong, os.WriteFile(p.Path(name), text, 0o600))
 	}
 	return t, err
 }
