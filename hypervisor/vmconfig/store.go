@@ -36,7 +36,6 @@ const (
 	objectSize    = 18
 	keyTableSize  = 10
 	keySize       = 21
-	maxTables     = 1 << 14
 	objectTables  = 1 // types of objects
 	objectKeys    = 2
 	keyFree       = 1 // types of keys
@@ -140,9 +139,7 @@ func keyTables(b []byte) (map[uint16]keyTable, error) {
 			if e[17] == 0 || e[0] != objectTables && e[0] != objectKeys || seen[off] {
 				continue
 			}
-			if seen[off] = true; len(seen) > maxTables {
-				return nil, fmt.Errorf("%w: more than %d tables", ErrForm, maxTables)
-			}
+			seen[off] = true
 			if e[0] == objectTables {
 				todo = append(todo, off)
 				continue

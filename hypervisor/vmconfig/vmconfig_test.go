@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -107,6 +108,58 @@ func TestStore(t *testing.T) {
 		}
 		if !strings.Contains(strings.Join(got.Remarks, "; "), c.remark) {
 			t.Errorf("%s: remarks %q", c.what, got.Remarks)
+		}
+	}
+}
+
+// Of several tables of an index the newest counts, wherever the others are.
+func TestTheNewestTableCounts(t *testing.T) {
+	const objects, properties = 0x2008, 0x5000
+	good := drivertest.VMCX(vmconfig.Machine{Name: "good"})
+	for _, c := range []struct {
+		sequence byte
+		want     string
+	}{{6, "good"}, {8, "stay"}} {
+		b := append(bytes.Clone(good), bytes.ReplaceAll(good[properties:properties+0x1000], []byte("g\x00o\x00o\x00d"), []byte("s\x00t\x00a\x00y"))...)
+		b[properties+4], b[len(good)+4] = 7, c.sequence
+		n := b[objects-4]
+		b[objects-4]++
+		e := b[objects+18*int(n):]
+		copy(e, b[objects:objects+18])
+		binary.LittleEndian.PutUint64(e[5:], uint64(len(good)))
+		if m, err := read(b); err != nil || m.Name != c.want {
+			t.Errorf("with another table of number %d: %q, %v", c.sequence, m.Name, err)
+		}
+	}
+}
+
+// Controllers count on over the devices that have them; of too many disks none is
+// believed.
+func TestControllersAndDisks(t *testing.T) {
+	disk := func(path string) string {
+		return `<drive0><pathname>` + path + `</pathname><type>VHD</type></drive0>`
+	}
+	device := func(n int) string {
+		return fmt.Sprintf("<vdev%03d><device>%s</device><instance>%08d-9256-4f0d-be2c-000000000000</instance></vdev%03[1]d>", n, "d422512d-2bf2-4752-809d-7b82b5fcb1b4", n)
+	}
+	text := `<configuration><properties><name>x</name></properties><manifest>` + device(1) + device(2) + `</manifest>` +
+		`<_00000001-9256-4f0d-be2c-000000000000_><controller0>` + disk("a") + `</controller0><controller2>` + disk("b") + `</controller2></_00000001-9256-4f0d-be2c-000000000000_>` +
+		`<_00000002-9256-4f0d-be2c-000000000000_><controller0>` + disk("c") + `</controller0></_00000002-9256-4f0d-be2c-000000000000_></configuration>`
+	m, err := read([]byte(text))
+	var got []string
+	for _, d := range m.Disks {
+		got = append(got, d.Slot()+" "+d.Path)
+	}
+	if want := "SCSI 0:0 a, SCSI 2:0 b, SCSI 3:0 c"; err != nil || strings.Join(got, ", ") != want {
+		t.Errorf("%q, %v", got, err)
+	}
+	for n, ok := range map[int]bool{512: true, 513: false} {
+		m := vmconfig.Machine{Name: "x"}
+		for i := range n {
+			m.Disks = append(m.Disks, vmconfig.Disk{Controller: "SCSI", Number: i / 64, Location: i % 64, Type: "VHD", Path: "x"})
+		}
+		if got, err := read(drivertest.XML(m)); ok != (len(got.Disks) == n && err == nil) || !ok && !errors.Is(err, vmconfig.ErrForm) {
+			t.Errorf("of %d disks %d, %v", n, len(got.Disks), err)
 		}
 	}
 }
