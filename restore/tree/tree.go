@@ -180,7 +180,7 @@ func (p *Plan) Write(ctx context.Context, v *vault.Vault, to string, o Options) 
 		}
 		out = append(out, f)
 	}
-	return out, w.syncFolders(p)
+	return out, nil
 }
 
 // prepare looks at what is in the folder before anything is written, takes away what
