@@ -77,10 +77,12 @@ type Layer struct {
 // an allowed folder, as it was given or without symbolic links. A path is compared
 // before anything is looked up by it. Paths of Windows are understood on any system,
 // but those that name a volume by its id are not followed; where there is no file as they
-// write it, one that differs by capitals alone is meant. After that the names
-// alone count, in the folder of the child if it is allowed, then in each allowed
-// folder itself. The first file that is the parent is taken; whether it is tells its
-// id. Only a child that says so has a raw parent.
+// write it, one that differs by capitals alone is meant. After that, for parents that
+// have an id, the names alone count, in the folder of the child if it is allowed, then in
+// each allowed folder itself. The first file that is the parent is taken; whether it is
+// tells its id. A qcow2 child names no id, so that another file of the same name would
+// pass for its parent: it has the one that it names, or none. Only a child that says so
+// has a raw parent.
 //
 // The ids of the disks (which a chain of VHDX images shares, unless somebody has
 // reset one) are not compared: the link is the parent's very content.
@@ -141,8 +143,13 @@ func (p *Parents) find(want vdisk.Parent, child string, above []fs.FileInfo, dep
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)
 	}
+	within := strings.Join(p.folders, ", ")
+	if len(want.Links) == 0 {
+		return nil, fmt.Errorf("%w: %s asks for %s, which is not inside %s, and has no id by which another file could be told to be it; back up a folder that holds both, or copy it there and tell the child with qemu-img rebase -u",
+			ErrNoParent, child, names(want), within)
+	}
 	return nil, fmt.Errorf("%w: %s asks for %s, which was looked for where that leads inside %s, and by its name there and beside the child; copy it there",
-		ErrNoParent, child, names(want), strings.Join(p.folders, ", "))
+		ErrNoParent, child, names(want), within)
 }
 
 func names(want vdisk.Parent) string {
@@ -192,7 +199,7 @@ func (p *Parents) candidates(want vdisk.Parent, child string) []candidate {
 	}
 	for _, c := range want.Paths {
 		name := base(c)
-		if name == "" {
+		if name == "" || len(want.Links) == 0 {
 			continue
 		}
 		inside(filepath.Join(home, name))

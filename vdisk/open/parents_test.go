@@ -244,3 +244,56 @@ func TestRawParent(t *testing.T) {
 		t.Errorf("%q from %+v", got, d.Layers())
 	}
 }
+
+// A qcow2 image names its parent by a path and no id. A file of the same name at another
+// place is another disk for all that can be told: it is not taken for the parent, wherever
+// that is, or is not.
+func TestNamesakeIsNoParent(t *testing.T) {
+	for name, backing := range map[string]func(root string) string{
+		"outside, absolute": func(root string) string { return filepath.Join(root, "elsewhere", "base.qcow2") },
+		"outside, relative": func(string) string { return "../../elsewhere/base.qcow2" },
+		"another folder":    func(string) string { return "../kept/base.qcow2" },
+	} {
+		root := t.TempDir()
+		for _, folder := range []string{"vm/a", "vm/kept", "elsewhere"} {
+			if err := os.MkdirAll(filepath.Join(root, folder), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, at := range []string{"vm/a/base.qcow2", "vm/base.qcow2", "vm/kept/base.qcow2", "elsewhere/base.qcow2"} {
+			file := filepath.Join(root, at)
+			vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", file, "1M")
+			vdisktest.Tool(t, "qemu-io", "-c", fmt.Sprintf("write -P %d 0 64k", at[3]), file)
+		}
+		leaf := filepath.Join(root, "vm", "a", "leaf.qcow2")
+		vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", backing(root), "-F", "qcow2", leaf)
+		for _, folders := range [][]string{{filepath.Join(root, "vm")}, {filepath.Join(root, "vm", "a"), filepath.Join(root, "vm")}} {
+			d, err := open.Path(leaf, open.Options{Parents: folders})
+			if name == "another folder" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := d.Layers()[1].Path; filepath.Base(filepath.Dir(got)) != "kept" {
+					t.Errorf("%s in %v: the parent is %s", name, folders, got)
+				}
+				d.Close()
+				continue
+			}
+			if !errors.Is(err, open.ErrNoParent) || !strings.Contains(err.Error(), "rebase") {
+				t.Errorf("%s in %v: %v, want no parent", name, folders, err)
+			}
+			if err == nil {
+				d.Close()
+			}
+		}
+		// Gone from its place, it is not replaced by a namesake.
+		if name == "another folder" {
+			if err := os.Remove(filepath.Join(root, "vm", "kept", "base.qcow2")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := open.Path(leaf, open.Options{Parents: []string{filepath.Join(root, "vm")}}); !errors.Is(err, open.ErrNoParent) {
+				t.Errorf("%s: %v, want no parent", name, err)
+			}
+		}
+	}
+}
