@@ -128,6 +128,7 @@ type Info struct {
 	BlockSize      int64  // bytes the format allocates at once; 0 where it has no blocks
 	DiskID         string // the format's own id of the disk, or empty
 	Link           string // the id by which a child names this image as its parent, or empty
+	Snapshots      int    // earlier states of the disk that the image has inside (qcow2), as it says itself
 }
 
 // Window cuts p to what lies inside a disk of the given size when it is read

@@ -116,3 +116,22 @@ func TestBranches(t *testing.T) {
 		t.Errorf("with a file outside: %v", err)
 	}
 }
+
+// Snapshots inside an image are not backed up, and that is said.
+func TestSnapshotsInsideAreUnprotected(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "vm.qcow2")
+	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", file, "1M")
+	vdisktest.Tool(t, "qemu-img", "snapshot", "-c", "before the update", file)
+	vdisktest.Tool(t, "qemu-img", "snapshot", "-c", "after", file)
+	for _, source := range []string{dir, file} {
+		d := folder.New(source, options)
+		g, err := d.Inspect(t.Context())
+		must(t, err)
+		if len(g[0].Disks) != 1 || len(g[0].Unprotected) != 1 || g[0].Unprotected[0].Key != "vm.qcow2 (snapshots)" || !strings.HasPrefix(g[0].Unprotected[0].Reason, "2 snapshots") {
+			t.Errorf("%s: %+v", source, g[0])
+		}
+		f := freeze(t, d, g[0], hypervisor.AppPreferred)
+		must(t, f.Changed(t.Context()))
+	}
+}

@@ -203,6 +203,10 @@ func (d *Driver) inspectImages(ctx context.Context, g *hypervisor.Guest, path st
 	}
 	for _, m := range images.Leaves(found) {
 		g.Disks = append(g.Disks, hypervisor.Disk{ID: id.NewDisk(g.ID, m.Key), Key: m.Key, Path: m.Path, Info: m.Info})
+		if n := m.Info.Snapshots; n > 0 {
+			g.Unprotected = append(g.Unprotected, hypervisor.Unprotected{Key: m.Key + " (snapshots)",
+				Reason: fmt.Sprintf("%d snapshots inside the image; the disk is backed up as it is now, what they hold besides is not", n)})
+		}
 	}
 	return nil
 }

@@ -138,6 +138,7 @@ func (d *Driver) sameAs(was hypervisor.Disk, held []*heldFile) error {
 	defer image.Close()
 	is := image.Info()
 	was.Info.Link, is.Link = "", ""
+	was.Info.Snapshots, is.Snapshots = 0, 0
 	if is != was.Info {
 		return fmt.Errorf("%w: inspected as %+v, is %+v", hypervisor.ErrChanged, was.Info, is)
 	}

@@ -97,6 +97,7 @@ func (m *Image) Info() vdisk.Info {
 		LogicalSector:  512,
 		PhysicalSector: 512,
 		BlockSize:      m.table.clusterSize,
+		Snapshots:      int(m.header.snapshots),
 	}
 }
 
