@@ -180,7 +180,7 @@ func (p *Plan) Write(ctx context.Context, v *vault.Vault, to string, o Options) 
 		}
 		out = append(out, f)
 	}
-	return out, nil
+	return out, w.syncFolders(p)
 }
 
 // prepare looks at what is in the folder before anything is written, takes away what
@@ -262,7 +262,8 @@ func (w *writer) file(ctx context.Context, d events.PointDisk) (File, error) {
 	return out, nil
 }
 
-// appear gives a file its name; without Force none that is there loses it.
+// appear gives a file its name; without Force none that is there loses it. dir.FS has
+// calls for that which take paths, and would follow links in them.
 func (w *writer) appear(folder *os.Root, temp, name string) error {
 	if w.o.Force {
 		if st, err := folder.Lstat(name); err == nil && !st.Mode().IsRegular() {
