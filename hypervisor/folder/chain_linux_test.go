@@ -10,6 +10,7 @@ import (
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/drivertest"
 	"github.com/millrace-backup/millrace/hypervisor/folder"
+	"github.com/millrace-backup/millrace/hypervisor/vmconfig"
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/open"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
@@ -133,5 +134,15 @@ func TestSnapshotsInsideAreUnprotected(t *testing.T) {
 		}
 		f := freeze(t, d, g[0], hypervisor.AppPreferred)
 		must(t, f.Changed(t.Context()))
+	}
+	// In an export too, unless the whole file is kept.
+	must(t, os.Mkdir(filepath.Join(dir, "Virtual Hard Disks"), 0o700))
+	if g := inspectOne(t, dir); len(g.Disks) != 1 || !strings.HasPrefix(reasonsOf(g), "vm.qcow2 (snapshots): 2 snapshots") {
+		t.Errorf("in an export: %s", reasonsOf(g))
+	}
+	put(t, filepath.Join(dir, "broken.vhdx"), []byte("nothing"))
+	put(t, filepath.Join(dir, "m.vmcx"), drivertest.VMCX(vmconfig.Machine{ID: machineID, Disks: []vmconfig.Disk{{Controller: "SCSI", Type: "VHD", Path: "vm.qcow2"}}}))
+	if g := inspectOne(t, dir); strings.Contains(reasonsOf(g), "snapshots") || !strings.Contains(filesOf(t, g), "vm.qcow2") {
+		t.Errorf("kept as a file: %s", reasonsOf(g))
 	}
 }

@@ -118,8 +118,24 @@ func (d *Driver) inspect(ctx context.Context) (hypervisor.Guest, error) {
 	if len(g.Disks) == 0 {
 		return g, noDisks(path, mode.IsDir() && !exported)
 	}
-	g.Unprotected = bounded(g.Unprotected)
+	g.Unprotected = bounded(append(snapshots(g.Disks), g.Unprotected...))
 	return g, distinct(g)
+}
+
+// snapshots lists the disks with snapshots inside their images, but those of which the
+// whole file is kept.
+func snapshots(disks []hypervisor.Disk) (out []hypervisor.Unprotected) {
+	kept := map[string]bool{}
+	for _, d := range disks {
+		kept[d.Path] = kept[d.Path] || d.Carried
+	}
+	for _, d := range disks {
+		if n := d.Info.Snapshots; n > 0 && !kept[d.Path] {
+			out = append(out, hypervisor.Unprotected{Key: d.Key + " (snapshots)",
+				Reason: fmt.Sprintf("%d snapshots inside the image; the disk is backed up as it is now, what they hold besides is not", n)})
+		}
+	}
+	return out
 }
 
 // What is more than this of the list of what is not backed up is counted only: a point
@@ -203,10 +219,6 @@ func (d *Driver) inspectImages(ctx context.Context, g *hypervisor.Guest, path st
 	}
 	for _, m := range images.Leaves(found) {
 		g.Disks = append(g.Disks, hypervisor.Disk{ID: id.NewDisk(g.ID, m.Key), Key: m.Key, Path: m.Path, Info: m.Info})
-		if n := m.Info.Snapshots; n > 0 {
-			g.Unprotected = append(g.Unprotected, hypervisor.Unprotected{Key: m.Key + " (snapshots)",
-				Reason: fmt.Sprintf("%d snapshots inside the image; the disk is backed up as it is now, what they hold besides is not", n)})
-		}
 	}
 	return nil
 }
