@@ -76,13 +76,19 @@ type Courier struct {
 const maxPosting = 64
 
 // Join opens a queue. places is how many letters may wait with the worker: more
-// only make a killed worker take more with it.
+// only make a killed worker take more with it. A server that is away, or has lost the
+// queue, which the conductor makes again, is waited for as long as d has patience: a
+// worker that ended at once would be replaced by others that do, until the job fails.
 func Join(ctx context.Context, d Dial, stream, queue string, places int) (*Courier, error) {
 	cover, err := NewCover(d.Key)
 	if err != nil {
 		return nil, err
 	}
-	nc, err := Connect(d)
+	var nc *nats.Conn
+	err = patiently(ctx, d, func() error {
+		nc, err = Connect(d)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +97,11 @@ func Join(ctx context.Context, d Dial, stream, queue string, places int) (*Couri
 		nc.Close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	if _, err := js.Consumer(ctx, stream, queue); err != nil {
+	err = patiently(ctx, d, func() error {
+		_, err := js.Consumer(ctx, stream, queue)
+		return err
+	})
+	if err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("open the queue of %s: %w", queue, err)
 	}
@@ -108,6 +118,17 @@ func Join(ctx context.Context, d Dial, stream, queue string, places int) (*Couri
 		c.room <- struct{}{}
 	}
 	return c, nil
+}
+
+// patiently tries until it works, ctx is over or d's patience is, which nobody needs who
+// is not let in.
+func patiently(ctx context.Context, d Dial, try func() error) error {
+	for since := time.Now(); ; rest(ctx, reconnectWait) {
+		err := try()
+		if err == nil || ctx.Err() != nil || errors.Is(err, nats.ErrAuthorization) || time.Since(since) > max(d.Patience, DefaultPatience) {
+			return err
+		}
+	}
 }
 
 // Close leaves the server; what has been said is flushed. What is held and not

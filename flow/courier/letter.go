@@ -33,7 +33,9 @@ func (c *Courier) hold(msg *nats.Msg) *Letter {
 	return l
 }
 
-// settle says the last word on a letter.
+// settle says the last word on a letter. A word that cannot be sent, because the way to
+// the server is cut at this moment, is lost like one that the server never got: the
+// letter comes again.
 func (l *Letter) settle(word string) error {
 	l.c.mu.Lock()
 	_, held := l.c.held[l]
@@ -42,7 +44,7 @@ func (l *Letter) settle(word string) error {
 	if !held {
 		return fmt.Errorf("say %s of a letter on %s: it was settled before", word, l.Subject)
 	}
-	if err := answer(l.c.nc, l.msg, word); err != nil {
+	if err := answer(l.c.nc, l.msg, word); err != nil && l.c.nc.IsClosed() {
 		return fmt.Errorf("say %s of a letter on %s: %w", word, l.Subject, err)
 	}
 	return nil

@@ -59,26 +59,34 @@ func queueFull(err error) bool {
 }
 
 // Receipt tells when the server has a letter.
-type Receipt struct{ future jetstream.PubAckFuture }
+type Receipt struct {
+	future jetstream.PubAckFuture
+	unsent bool
+}
 
 // IsZero reports whether nothing was posted.
-func (r Receipt) IsZero() bool { return r.future == nil }
+func (r Receipt) IsZero() bool { return r.future == nil && !r.unsent }
 
-// PostAsync sends b without waiting for the server's word, once there is room.
+// PostAsync sends b without waiting for the server's word, once there is room. What
+// cannot be sent, because the way to the server is cut at this moment, has a receipt that
+// says that the server does not have it.
 func (c *Courier) PostAsync(ctx context.Context, to Box, b []byte) (Receipt, error) {
 	if err := c.await(ctx, to, func(d time.Duration) { rest(ctx, d) }); err != nil && ctx.Err() != nil {
 		return Receipt{}, err
 	} // else Post will find out
 	f, err := c.js.PublishAsync(to.Subject, c.cover.Seal(to.Subject, b))
-	if err != nil {
+	if err != nil && c.nc.IsClosed() {
 		return Receipt{}, fmt.Errorf("post to %s: %w", to.Subject, err)
 	}
-	return Receipt{f}, nil
+	return Receipt{f, err != nil}, nil
 }
 
 // Await returns whether the server has the letter. It has not if it said so, or
 // said nothing for long; the error is that of ctx.
 func (r Receipt) Await(ctx context.Context) (stored bool, err error) {
+	if r.unsent {
+		return false, nil
+	}
 	select {
 	case <-r.future.Ok():
 		return true, nil
