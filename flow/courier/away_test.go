@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,10 +67,11 @@ func TestCutsWhilePosting(t *testing.T) {
 	large := bytes.Repeat([]byte("x"), 512<<10) // more than a buffer holds: it is written at once
 	unsent := 0
 	for n := range 40 {
+		var cut sync.WaitGroup
 		if n%2 == 0 {
 			// As a server that is killed leaves it: what is written next is refused, and the
 			// client has not noticed yet.
-			go w.set(true)
+			cut.Go(func() { w.set(true) })
 		}
 		r, err := c.PostAsync(ctx, to, append(strconv.AppendInt(nil, int64(n), 10), large...))
 		if err != nil {
@@ -78,6 +80,7 @@ func TestCutsWhilePosting(t *testing.T) {
 		if r.IsZero() {
 			t.Fatalf("letter %d was not posted, and has no receipt that says so", n)
 		}
+		cut.Wait()
 		w.set(false)
 		if r.unsent {
 			unsent++
@@ -95,10 +98,12 @@ func TestCutsWhilePosting(t *testing.T) {
 		c.mu.Lock()
 		c.held[l] = struct{}{}
 		c.mu.Unlock()
-		go w.set(true)
+		var cut sync.WaitGroup
+		cut.Go(func() { w.set(true) })
 		if err := l.Done(); err != nil {
 			t.Fatal(err)
 		}
+		cut.Wait()
 		w.set(false)
 	}
 	c.nc.Close()
