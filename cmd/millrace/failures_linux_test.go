@@ -172,8 +172,11 @@ func imageThatChanges(t *testing.T, exe string) {
 			image := p.image(name+".raw", 48)
 			write := way(t, image)
 			r := p.start("backup", image)
+			end := r.slow("seal") // else it may be over before it is written to
 			r.until(func(l line) bool { return l.Kind == "SnapshotTaken" })
 			stop := keepWriting(write)
+			time.Sleep(500 * time.Millisecond)
+			end()
 			last := r.end(3)
 			stop()
 			p.fault(last, "part-failed", "back up", "job "+r.job(), "1 of 1 guests have no new point", "errors above")
