@@ -33,18 +33,30 @@ func run(t *testing.T, v audittest.Opened, o Options) *Result {
 	return r
 }
 
-// What the first release's vault adds up to, whoever folds it, for ever.
-func TestGoldenVaultReplaysEqual(t *testing.T) {
-	v := audittest.Vault(t)
-	r := run(t, v, Options{})
-	for _, d := range r.Differences {
-		t.Error(d)
+// What the vaults of earlier releases add up to, whoever folds them, for ever.
+func TestGoldenVaultsReplayEqual(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		v        audittest.Opened
+		agreed   int
+		versions uint32
+	}{{"vault-1.golden", audittest.Vault(t), 10, 2}, {"vault-2.golden", audittest.Second(t), 45, 4}} {
+		r := run(t, c.v, Options{})
+		for _, d := range r.Differences {
+			t.Errorf("%s: %v", c.name, d)
+		}
+		if r.Agreed != c.agreed || r.Passed != 0 || len(r.Later) != 0 {
+			t.Errorf("%s: %d hashes agreed, %d were passed over, later kinds %v", c.name, r.Agreed, r.Passed, r.Later)
+		}
+		golden(t, c.name, account(t, c.v, r, c.versions))
 	}
-	if r.Agreed != 10 || r.Passed != 0 || len(r.Later) != 0 {
-		t.Errorf("%d hashes agreed, %d were passed over, later kinds %v", r.Agreed, r.Passed, r.Later)
-	}
+}
+
+// account tells the state at each position, by the newest of some versions of its hash.
+func account(t *testing.T, v audittest.Opened, r *Result, versions uint32) string {
+	t.Helper()
 	var b strings.Builder
-	for version := uint32(1); version <= 2; version++ {
+	for version := uint32(1); version <= versions; version++ {
 		fmt.Fprintf(&b, "state of version %d: %s\n", version, r.State.HashOf(version))
 	}
 	fmt.Fprintf(&b, "%d facts to position %d, %d packs, %d jobs\n", r.Facts, r.Position, len(r.State.Packs), len(r.State.Jobs))
@@ -57,9 +69,27 @@ func TestGoldenVaultReplaysEqual(t *testing.T) {
 		for _, p := range part.State.Listed() {
 			points = append(points, fmt.Sprintf("%s of %s", id.Short(p.Point), p.GuestName))
 		}
-		fmt.Fprintf(&b, "%2d %s %s\n", position, part.State.HashOf(2), strings.Join(points, ", "))
+		fmt.Fprintf(&b, "%2d %s %s\n", position, part.State.HashOf(versions), strings.Join(points, ", "))
 	}
-	golden(t, "vault-1.golden", b.String())
+	return b.String()
+}
+
+// The second vault has what the first has not.
+func TestSecondVaultHasAllKindsOfUpkeep(t *testing.T) {
+	v := audittest.Second(t)
+	seen := map[string]int{}
+	for f, err := range v.Ledger.Records(t.Context(), 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[f.Kind]++
+	}
+	for _, kind := range []string{"SetDefined", "GuestsSelected", "KeyAnnounced", "KeyAdded", "KeyRemoved", "KeysRotated", "RollbackAccepted", "ChunkWithdrawn",
+		"TableReplaced", "PointPinned", "PointForgotten", "PacksRetired", "DomainKeyed", "DomainShredded"} {
+		if seen[kind] == 0 {
+			t.Errorf("no %s among %v", kind, seen)
+		}
+	}
 }
 
 func golden(t *testing.T, name, got string) {
