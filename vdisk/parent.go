@@ -81,14 +81,15 @@ func ReadBeneath(parent Image, p []byte, off int64) error {
 	return nil
 }
 
-// Beneath replaces the Inherited extents of own by the parent's, which gives
-// the merged view that Image.Extents promises. It ends after the first error. An
+// Beneath replaces the Inherited extents of own, which ends at to, by the parent's, which
+// gives the merged view that Image.Extents promises. It ends after the first error. An
 // image without a parent has nothing inherited: own is returned.
-func Beneath(ctx context.Context, own iter.Seq2[Extent, error], parent Image) iter.Seq2[Extent, error] {
+func Beneath(ctx context.Context, own iter.Seq2[Extent, error], parent Image, to int64) iter.Seq2[Extent, error] {
 	if parent == nil {
 		return own
 	}
 	return Merge(func(yield func(Extent, error) bool) {
+		below := ahead{image: parent}
 		for e, err := range own {
 			if err != nil || e.Kind != Inherited {
 				if !yield(e, err) || err != nil {
@@ -97,14 +98,7 @@ func Beneath(ctx context.Context, own iter.Seq2[Extent, error], parent Image) it
 				continue
 			}
 			there := max(e.Offset, min(e.End(), parent.Size()))
-			if there > e.Offset {
-				for below, err := range parent.Extents(ctx, e.Offset, there) {
-					if !yield(below, err) || err != nil {
-						return
-					}
-				}
-			}
-			if !yield(Extent{Offset: there, Length: e.End() - there, Kind: Zero}, nil) {
+			if !below.list(ctx, e.Offset, there, to, 0, yield) || !yield(Extent{Offset: there, Length: e.End() - there, Kind: Zero}, nil) {
 				return
 			}
 		}

@@ -17,17 +17,17 @@ func TestBeneath(t *testing.T) {
 	}
 	own := []vdisk.Extent{{0, 4 << 10, vdisk.Zero}, {4 << 10, 12 << 10, vdisk.Inherited}, {16 << 10, 1 << 10, vdisk.Data}, {17 << 10, 13 << 10, vdisk.Inherited}, {30 << 10, 2 << 10, vdisk.Inherited}}
 	want := []vdisk.Extent{{0, 8 << 10, vdisk.Zero}, {8 << 10, 4 << 10, vdisk.Data}, {12 << 10, 4 << 10, vdisk.Zero}, {16 << 10, 1 << 10, vdisk.Data}, {17 << 10, 15 << 10, vdisk.Zero}}
-	got, err := vdisktest.Collect(vdisk.Beneath(t.Context(), sequence(own, nil), parent))
+	got, err := vdisktest.Collect(vdisk.Beneath(t.Context(), sequence(own, nil), parent, 32<<10))
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 	broken := errors.New("broken")
-	if _, err := vdisktest.Collect(vdisk.Beneath(t.Context(), sequence(own, broken), parent)); !errors.Is(err, broken) {
+	if _, err := vdisktest.Collect(vdisk.Beneath(t.Context(), sequence(own, broken), parent, 32<<10)); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 	for n := range want {
 		seen := 0
-		for range vdisk.Beneath(t.Context(), sequence(own, nil), parent) {
+		for range vdisk.Beneath(t.Context(), sequence(own, nil), parent, 32<<10) {
 			if seen++; seen > n {
 				break // an iterator that yields again after this panics
 			}

@@ -27,6 +27,7 @@ func Runs(ctx context.Context, file Image, size, from, to int64, next func(off, 
 			yield(Extent{}, err)
 			return
 		}
+		below := ahead{image: file}
 		for off := from; off < to; {
 			if err := ctx.Err(); err != nil {
 				yield(Extent{}, err)
@@ -40,24 +41,13 @@ func Runs(ctx context.Context, file Image, size, from, to int64, next func(off, 
 			if !r.Stored && !yield(Extent{Offset: off, Length: r.Length, Kind: r.Kind}, nil) {
 				return
 			}
-			if r.Stored && !stored(ctx, file, r, off, yield) {
+			// Blocks that follow each other on the disk often do so in the file.
+			if r.Stored && !below.list(ctx, r.At, r.At+r.Length, r.At+to-off, off-r.At, yield) {
 				return
 			}
 			off += r.Length
 		}
 	})
-}
-
-// stored yields the file's extents of a run that is at off of the disk. It
-// reports whether to go on.
-func stored(ctx context.Context, file Image, r Run, off int64, yield func(Extent, error) bool) bool {
-	for e, err := range file.Extents(ctx, r.At, r.At+r.Length) {
-		e.Offset += off - r.At
-		if !yield(e, err) || err != nil {
-			return false
-		}
-	}
-	return true
 }
 
 // ReadFull fills p with what is in an image's file at off. A file that ends

@@ -1,7 +1,9 @@
 package vdisk_test
 
 import (
+	"context"
 	"errors"
+	"iter"
 	"reflect"
 	"testing"
 
@@ -38,6 +40,66 @@ func TestRuns(t *testing.T) {
 				break // an iterator that yields again after this panics
 			}
 		}
+	}
+}
+
+// asked counts how often it is asked for extents, and how much of them is looked at.
+type asked struct {
+	vdisk.Image
+	times int
+	far   int64
+}
+
+func (a *asked) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
+	a.times++
+	a.far = max(a.far, to)
+	return a.Image.Extents(ctx, from, to)
+}
+
+// An extent of the image below is asked for once, not once for each of the blocks that
+// lie in it; and of a small part of a disk no more is asked for than that part.
+func TestAskedOnce(t *testing.T) {
+	const block, blocks = 4 << 10, 1000
+	full := vdisktest.NewSparse(blocks * block)
+	for n := range int64(blocks) { // data but for the last tenth
+		if n < blocks*9/10 {
+			if _, err := full.WriteAt(make([]byte, block), n*block); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	file := &asked{Image: full}
+	next := func(off, to int64) (vdisk.Run, error) {
+		return vdisk.Run{Stored: true, At: off, Length: min(block, to-off)}, nil
+	}
+	want := []vdisk.Extent{{0, blocks * 9 / 10 * block, vdisk.Data}, {blocks * 9 / 10 * block, blocks / 10 * block, vdisk.Zero}}
+	got, err := vdisktest.Collect(vdisk.Runs(t.Context(), file, blocks*block, 0, blocks*block, next))
+	if err != nil || !reflect.DeepEqual(got, want) || file.times > 3 {
+		t.Errorf("%v, %v, asked %d times; want %v", got, err, file.times, want)
+	}
+	child := func(yield func(vdisk.Extent, error) bool) {
+		for n := range int64(blocks) {
+			kind := vdisk.Inherited
+			if n%2 == 0 {
+				kind = vdisk.Zero
+			}
+			if !yield(vdisk.Extent{Offset: n * block, Length: block, Kind: kind}, nil) {
+				return
+			}
+		}
+	}
+	file.times = 0
+	if got, err = vdisktest.Collect(vdisk.Beneath(t.Context(), child, file, blocks*block)); err != nil || len(got) != blocks*9/10+1 || file.times > 3 {
+		t.Errorf("%d extents, %v, asked %d times", len(got), err, file.times)
+	}
+	file.far = 0
+	one := sequence([]vdisk.Extent{{block, block, vdisk.Inherited}}, nil)
+	if got, err = vdisktest.Collect(vdisk.Beneath(t.Context(), one, file, 2*block)); err != nil || len(got) != 1 || file.far != 2*block {
+		t.Errorf("%v, %v, asked up to %d for one block", got, err, file.far)
+	}
+	file.far = 0
+	if _, err = vdisktest.Collect(vdisk.Runs(t.Context(), file, blocks*block, block, 2*block, next)); err != nil || file.far != 2*block {
+		t.Errorf("%v, asked up to %d for one block", err, file.far)
 	}
 }
 

@@ -131,7 +131,7 @@ func (m *Image) read(p []byte, off int64) (int, error) {
 // file, as zero, the rest as data; what the image does not have is as in its
 // backing file.
 func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent)
+	return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent, to)
 }
 
 // Own is Extents without the backing file: what this image does not have is

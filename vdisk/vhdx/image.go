@@ -196,7 +196,7 @@ func (m *Image) read(p []byte, off int64) (int, error) {
 // Extents lists absent blocks and holes of the file as zero, the rest as data;
 // what a differencing image does not have is as in its parent.
 func (m *Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent)
+	return vdisk.Beneath(ctx, m.Own(ctx, from, to), m.parent, to)
 }
 
 // Own is Extents without the parent: what this image does not have is

@@ -181,7 +181,7 @@ func (d *Disk) before(block, from, to int64, e uint64, at int64, stale bool) err
 func (d *Disk) inherit(x vdisk.Extent, shift int64, stale bool) error {
 	buf := make([]byte, min(copyPiece, x.Length))
 	one := func(yield func(vdisk.Extent, error) bool) { yield(x, nil) }
-	for below, err := range vdisk.Beneath(context.Background(), one, d.parent) {
+	for below, err := range vdisk.Beneath(context.Background(), one, d.parent, x.End()) {
 		if err != nil {
 			return err
 		}
@@ -324,7 +324,7 @@ func (d *Disk) clear(block, inside, length int64) error {
 // Extents lists blocks that are in no place of the file as zero or as in the
 // parent, the rest as data.
 func (d *Disk) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	return vdisk.Beneath(ctx, d.Own(ctx, from, to), d.parent)
+	return vdisk.Beneath(ctx, d.Own(ctx, from, to), d.parent, to)
 }
 
 // Own is Extents without the parent: what this image does not have is
