@@ -197,9 +197,9 @@ func (s *state) tear(e effect, rnd *rand.Rand) {
 		switch rnd.IntN(8) {
 		case 0, 1, 2:
 		case 3:
-			if n := rnd.IntN(end - at); n > 0 {
-				s.apply(effect{e.off + int64(at), e.b[at : at+n]})
-			}
+			// Often within its first bytes: a header has no others that matter.
+			n := min(1+rnd.IntN(1<<rnd.IntN(10)), end-at)
+			s.apply(effect{e.off + int64(at), e.b[at : at+n]})
 		default:
 			s.apply(effect{e.off + int64(at), e.b[at:end]})
 		}
