@@ -134,3 +134,35 @@ func same(t *testing.T, f *crashfile.File, parent io.ReaderAt, want *vdisktest.S
 		t.Error("the strict reader reads something else")
 	}
 }
+
+// Whatever of the headers is lost or torn by a power cut, one of the two is always whole:
+// the second is not begun before the first is durable.
+func TestOneHeaderIsAlwaysWhole(t *testing.T) {
+	f, d := begin(t, vdisktest.NewSparse(4*mib), create.Options{BlockSize: mib})
+	d.Close()
+	seed, cuts := uint64(0), 0
+	f.Hook = func() {
+		for range 3000 {
+			seed++
+			if _, err := layout.ReadHeader(f.Crash(crashfile.Random, seed)); err != nil {
+				t.Errorf("cut %d: %v", cuts, err)
+				f.Hook = nil
+				return
+			}
+		}
+		cuts++
+	}
+	d, err := inplace.Open(t.Context(), f, f, inplace.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.WriteAt([]byte("x"), mib); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if cuts < 8 {
+		t.Errorf("%d cuts", cuts)
+	}
+}
