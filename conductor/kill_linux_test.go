@@ -320,6 +320,10 @@ func (k *killer) hunt(ctx context.Context, q *queue.Queue) {
 		_ = syscall.Kill(pid, syscall.SIGSTOP)
 		time.Sleep(5 * time.Millisecond)
 		held, ok := k.holds(ctx, q)
+		if ok { // what it said before it was stopped may still be on its way to the server
+			time.Sleep(30 * time.Millisecond)
+			held, ok = k.holds(ctx, q)
+		}
 		if !ok || syscall.Kill(pid, syscall.SIGKILL) != nil {
 			_ = syscall.Kill(pid, syscall.SIGCONT)
 			rest = max(3*time.Millisecond, min(3*time.Since(stopped), time.Second))
