@@ -44,17 +44,17 @@ status=0
 # which one goroutine tries in thousands of states, formats of disks, which are held
 # against QEMU byte for byte, what opens vaults by the dozen, of which the password's
 # hardening takes most, and what one goroutine works through alone, chunk by chunk or row
-# by row: `make race` runs all with it. Much of both parts waits, so three go at a time.
+# by row: `make race` runs all with it.
 whole='/(audit/proof|bench.*|rules|cmd/millrace(/keys)?|domain|conductor|conductor/outpost|chunk|restore|hypervisor/folder|ledger/table|stages/(chunker|indexer)|vault/store/crashfs|vdisk/(qcow2|vhd|vhdx|vhdx/(create|inplace)))$'
 say "tests${race:+ under the race detector}"
 # shellcheck disable=SC2046 # a list of words
-go test $race -p 3 -count=1 -timeout 14m -json $(go list ./... | grep -vE "$whole") | go run ./bench/testreport || status=1
+go test $race -count=1 -timeout 14m -json $(go list ./... | grep -vE "$whole") | go run ./bench/testreport || status=1
 
 # What takes a minute and more and looks at what others look at too: `make long` has it.
 long='/bench/(guest|history)$'
 say "tests of whole programs, and shares of the campaigns"
 # shellcheck disable=SC2046
-go test -p 3 -count=1 -timeout 14m -skip '^TestKilledInlineWorkers$' -json $(go list ./... | grep -E "$whole" | grep -vE "$long") | go run ./bench/testreport || status=1
+go test -count=1 -timeout 14m -skip '^TestKilledInlineWorkers$' -json $(go list ./... | grep -E "$whole" | grep -vE "$long") | go run ./bench/testreport || status=1
 
 for mod in $(git ls-files '*/go.mod'); do
   folder=${mod%/go.mod}
