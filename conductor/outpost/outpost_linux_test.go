@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -269,16 +270,28 @@ func TestPoolsTakePart(t *testing.T) {
 // the job makes its queues again, reads again what was in them, and ends well.
 func TestServerIsKilledInMidJob(t *testing.T) {
 	s := newSite(t, 192<<20)
-	killed := false
-	s.backup(func(l told) {
-		if !killed && l.Type == "status" && l.Total > 0 && l.Done < l.Total {
-			killed = true
+	var over atomic.Bool
+	killed := make(chan bool)
+	go func() {
+		hit := false
+		for !hit && !over.Load() {
+			time.Sleep(time.Millisecond)
+			begun, _ := filepath.Glob(filepath.Join(s.path("vault"), "tmp", "*"))
+			for _, file := range begun { // a pack, of which some is there
+				st, err := os.Stat(file)
+				hit = hit || err == nil && st.Size() > 1<<20
+			}
+		}
+		if hit {
 			_ = s.server.Process.Kill()
 			_ = s.server.Wait()
 			s.serve()
 		}
-	}, s.elsewhere("--parallel", "seal=1", "--codec", "zstd")...)
-	if !killed {
+		killed <- hit
+	}()
+	s.backup(func(told) {}, s.elsewhere("--parallel", "seal=1", "--codec", "zstd")...)
+	over.Store(true)
+	if !<-killed {
 		t.Error("the job was over before the server could be killed")
 	}
 	s.check()
