@@ -22,6 +22,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/pace"
 	"github.com/millrace-backup/millrace/heal"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
@@ -126,7 +127,7 @@ func (j *job) plan(ctx context.Context) {
 	j.work = flow.Work{
 		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.domain(), OwnDomain: o.Domain, Codec: o.Codec, ParcelSize: o.ParcelSize,
 		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
-		Transport: o.Transport, Remote: o.Remote, WaitIO: o.WaitIO, WaitGone: o.WaitGone, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
+		Transport: o.Transport, Remote: o.Remote, WaitIO: o.WaitIO, WaitGone: o.WaitGone, Limits: o.Limits, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
 		Sidecars: filepath.Join(o.State, "cache", o.Vault.ID.String(), sidecar.Folder),
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
@@ -383,7 +384,7 @@ func (j *job) cleanUp() {
 	if j.arena != nil {
 		errs = append(errs, j.arena.Close())
 	}
-	for _, name := range []string{"nats", "ledger", "index", control.SocketName, known.OthersFolder, "indexer.journal", "indexer", spool.StoredFolder, sidecar.Folder} {
+	for _, name := range []string{"nats", "ledger", "index", control.SocketName, known.OthersFolder, "indexer.journal", "indexer", spool.StoredFolder, sidecar.Folder, pace.Path("", flow.Reader), pace.Path("", flow.Uploader)} {
 		errs = append(errs, os.RemoveAll(filepath.Join(j.folder, name)))
 	}
 	freezes, _ := filepath.Glob(filepath.Join(j.folder, "freeze-*.json"))

@@ -47,6 +47,7 @@ type Options struct {
 
 	Parallel   map[string]int // workers per stage
 	CPUs       int
+	Limits     map[string]int64 // bytes a second of reader and uploader, none: no limit
 	Codec      string
 	Freeze     string       // require, prefer, never
 	Scan       string       // auto, full, incremental, differential
@@ -152,6 +153,9 @@ func (o *Options) settings() map[string]string {
 	}
 	for stage, n := range o.Parallel {
 		m["parallel."+stage] = strconv.Itoa(n)
+	}
+	for stage, n := range o.Limits {
+		m["limit."+stage] = strconv.FormatInt(n, 10)
 	}
 	if !o.Domain.IsZero() {
 		m["domain"] = o.Domain.String()

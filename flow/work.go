@@ -11,22 +11,23 @@ import (
 // Work is what a job is about. Every worker gets it whole; it holds no secrets.
 // Guests and disks are numbered by their place in the lists.
 type Work struct {
-	Vault      string       `json:"vault"` // URL of the store
-	VaultID    id.Vault     `json:"vault_id"`
-	Domain     id.Domain    `json:"domain"`
-	OwnDomain  id.Domain    `json:"own_domain"` // the same if it is the guest's own; zero: the vault's default
-	Cutter     chunk.Params `json:"cutter"`     // of the domain
-	Codec      string       `json:"codec"`
-	ParcelSize int64        `json:"parcel_size"` // a multiple of the vault's cell size
-	CellSize   int64        `json:"cell_size"`
-	Freeze     string       `json:"freeze"` // require, prefer, never
-	Scan       string       `json:"scan"`   // auto, full, incremental, differential
-	Set        string       `json:"set,omitempty"`
-	Transport  string       `json:"transport"`        // Claim or Inline
-	Remote     []string     `json:"remote,omitempty"` // stages that may run on other machines
-	Host       string       `json:"host"`
-	Position   uint64       `json:"position"` // of the job's first fact in the ledger
-	Index      []string     `json:"index"`    // chunk index files
+	Vault      string           `json:"vault"` // URL of the store
+	VaultID    id.Vault         `json:"vault_id"`
+	Domain     id.Domain        `json:"domain"`
+	OwnDomain  id.Domain        `json:"own_domain"` // the same if it is the guest's own; zero: the vault's default
+	Cutter     chunk.Params     `json:"cutter"`     // of the domain
+	Codec      string           `json:"codec"`
+	Limits     map[string]int64 `json:"limits,omitempty"` // bytes a second, per stage that has one: see package pace
+	ParcelSize int64            `json:"parcel_size"`      // a multiple of the vault's cell size
+	CellSize   int64            `json:"cell_size"`
+	Freeze     string           `json:"freeze"` // require, prefer, never
+	Scan       string           `json:"scan"`   // auto, full, incremental, differential
+	Set        string           `json:"set,omitempty"`
+	Transport  string           `json:"transport"`        // Claim or Inline
+	Remote     []string         `json:"remote,omitempty"` // stages that may run on other machines
+	Host       string           `json:"host"`
+	Position   uint64           `json:"position"` // of the job's first fact in the ledger
+	Index      []string         `json:"index"`    // chunk index files
 	// Distrusted are packs that a parent's tables name and that nothing new may
 	// refer to: gone, of another size, retired, or withdrawn.
 	Distrusted []PackID `json:"distrusted,omitempty"`

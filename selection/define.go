@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 )
@@ -25,7 +27,8 @@ const (
 	maxText      = 4096 // bytes of a source or selector
 )
 
-// Policy is something that a set may settle for its jobs, and the words for it.
+// Policy is something that a set may settle for its jobs, and the words for it; none
+// for what is a rate (see [Rate]).
 type Policy struct {
 	Name  string
 	Words []string
@@ -39,7 +42,40 @@ func Policies() []Policy {
 		{"freeze", []string{"require", "prefer", "never"}},
 		{"codec", []string{"auto", "minlz", "s2", "lz4", "zstd", "none"}},
 		{"domain", []string{"vault", "guest"}},
+		{"limit-read", nil},
+		{"limit-upload", nil},
 	}
+}
+
+// Says is what may be said of the policy.
+func (p Policy) Says() string {
+	if p.Words == nil {
+		return "a rate as 50MiB (bytes a second), or none"
+	}
+	return strings.Join(p.Words, ", ")
+}
+
+func (p Policy) check(word string) error {
+	_, err := Rate(word)
+	if p.Words == nil && err == nil || slices.Contains(p.Words, word) {
+		return nil
+	}
+	return fmt.Errorf("policy %s %.80q: it is one of %s: %w", p.Name, word, p.Says(), ErrDefinition)
+}
+
+// leastRate is no wish for a limit but a letter forgotten, as in 10 for 10MiB.
+const leastRate = 64 << 10
+
+// Rate is bytes a second, as 50MiB or 100MB/s; 0 for the word none.
+func Rate(text string) (int64, error) {
+	if text == "none" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(strings.TrimSuffix(text, "/s"))
+	if err != nil || n < leastRate || n > 1<<40 {
+		return 0, fmt.Errorf("rate %.80q: it is none, or 64KiB or more a second, as 50MiB: %w", text, ErrDefinition)
+	}
+	return int64(n), nil
 }
 
 // Words are those of a policy; none if there is no such policy.
@@ -133,11 +169,12 @@ func Parse(f events.SetDefined, position uint64) (*Definition, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Policy)) {
-		switch words := Words(name); {
-		case words == nil:
+		at := slices.IndexFunc(Policies(), func(p Policy) bool { return p.Name == name })
+		if at < 0 {
 			return nil, fmt.Errorf("policy %.80q: there is none of this name: %w", name, ErrDefinition)
-		case !slices.Contains(words, f.Policy[name]):
-			return nil, fmt.Errorf("policy %s %.80q: it is one of %s: %w", name, f.Policy[name], strings.Join(words, ", "), ErrDefinition)
+		}
+		if err := Policies()[at].check(f.Policy[name]); err != nil {
+			return nil, err
 		}
 	}
 	return d, nil

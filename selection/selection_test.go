@@ -95,6 +95,9 @@ func TestWhatIsNoDefinition(t *testing.T) {
 		"an empty disk":      func(f *events.SetDefined) { f.Disks = []string{""} },
 		"a long disk":        func(f *events.SetDefined) { f.ExcludeDisks = []string{long} },
 		"an unknown policy":  func(f *events.SetDefined) { f.Policy = map[string]string{"colour": "red"} },
+		"a rate of 10 bytes": func(f *events.SetDefined) { f.Policy = map[string]string{"limit-read": "10"} },
+		"a rate of words":    func(f *events.SetDefined) { f.Policy = map[string]string{"limit-upload": "fast"} },
+		"a codec of a rate":  func(f *events.SetDefined) { f.Policy = map[string]string{"codec": "50MiB"} },
 		"an unknown word":    func(f *events.SetDefined) { f.Policy = map[string]string{"scan": "fast"} },
 	} {
 		if _, err := Parse(set(change), 0); !errors.Is(err, ErrDefinition) {
@@ -102,7 +105,7 @@ func TestWhatIsNoDefinition(t *testing.T) {
 		}
 	}
 	parse(t, func(f *events.SetDefined) {
-		f.Policy = map[string]string{"scan": "auto", "freeze": "require", "codec": "zstd", "domain": "guest"}
+		f.Policy = map[string]string{"scan": "auto", "freeze": "require", "codec": "zstd", "domain": "guest", "limit-read": "50MiB", "limit-upload": "none"}
 	})
 }
 

@@ -31,6 +31,7 @@ type backupOptions struct {
 	set       string
 	given     func(flag string) bool // on the command line, in the environment or in a file
 	codec     string
+	limits    map[string]*string // by flag
 	freeze    string
 	domain    string
 	scan      string
@@ -57,9 +58,10 @@ SOURCE is folder:PATH (a disk image, or a folder of them, is one guest); a bare 
 means the same. A guest that fails gets no point and the others go on (exit 3).
 
 With --set, the guests are those that the backup set means at this moment, and what the
-set says of --scan, --freeze, --codec and --domain holds unless a flag says otherwise. A selector
-that finds nothing, or a source that cannot be listed, is a failure of its own (exit 3; 1
-if there is nothing to back up at all). millrace audit show tells what was selected and why.`,
+set says of --scan, --freeze, --codec, --domain and --limit-* holds unless a flag says
+otherwise. A selector that finds nothing, or a source that cannot be listed, is a failure
+of its own (exit 3; 1 if there is nothing to back up at all). millrace audit show tells
+what was selected and why.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.given = c.Flags().Changed
 			if err := o.oneWay(args); err != nil {
@@ -79,6 +81,10 @@ if there is nothing to back up at all). millrace audit show tells what was selec
 	f.StringSliceVar(&o.Exclude, "exclude-disk", nil, "leave these disks out; the point lists them as unprotected")
 	f.BoolVar(&o.Bare, "no-checkpoints", false, "of an exported machine keep the disks only, not the tree of its configurations, saved states and checkpoints")
 	f.StringVar(&o.codec, "codec", "auto", "compression: auto, minlz, s2, lz4, zstd or none")
+	o.limits = map[string]*string{
+		"limit-read":   f.String("limit-read", "none", "bytes a second that all readers of a machine together read at most, as 50MiB"),
+		"limit-upload": f.String("limit-upload", "none", "bytes a second that all uploaders of a machine together write at most, as 50MiB"),
+	}
 	f.StringVar(&o.freeze, "freeze", "prefer", "consistency: require, prefer or never")
 	f.StringVar(&o.domain, "domain", "", "whose keys seal the guests: vault (all guests'), or guest (each its own, so that it can be shredded); default: as each guest is")
 	f.StringVar(&o.scan, "scan", "auto", "what is read and compared: auto, full, incremental or differential")
@@ -222,10 +228,28 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 		}
 	}
 	c.Remote = o.remote
+	if err := o.limit(&c); err != nil {
+		return c, err
+	}
 	if o.cpus < 0 || o.cpus > 4096 {
 		return c, fault.Usage("--cpus %d is not possible", o.cpus)
 	}
 	return c, nil
+}
+
+// limit enters the rates.
+func (o *backupOptions) limit(c *conductor.Options) error {
+	c.Limits = map[string]int64{}
+	for name, stage := range map[string]string{"limit-read": flow.Reader, "limit-upload": flow.Uploader} {
+		n, err := selection.Rate(*o.limits[name])
+		if err != nil {
+			return fault.Usage("--%s %s: it is none, or 64KiB or more a second, as 50MiB", name, *o.limits[name])
+		}
+		if n > 0 {
+			c.Limits[stage] = n
+		}
+	}
+	return nil
 }
 
 // jobSummary is the last line of backup --json.

@@ -49,7 +49,8 @@ func (a *app) fromSet(ctx context.Context, v *session.Vault, o *backupOptions, o
 		return nil, err
 	}
 	found.Fact.Outdone = map[string]string{}
-	for name, to := range map[string]*string{"scan": &opts.Scan, "freeze": &opts.Freeze, "codec": &opts.Codec, "domain": &o.domain} {
+	for name, to := range map[string]*string{"scan": &opts.Scan, "freeze": &opts.Freeze, "codec": &opts.Codec, "domain": &o.domain,
+		"limit-read": o.limits["limit-read"], "limit-upload": o.limits["limit-upload"]} {
 		switch word, says := d.Policy[name]; {
 		case says && !o.given(name):
 			*to = word
@@ -83,5 +84,5 @@ func (a *app) fromSet(ctx context.Context, v *session.Vault, o *backupOptions, o
 	for _, source := range set.Fact.Sources {
 		sources = append(sources, source.Source)
 	}
-	return sources, nil
+	return sources, o.limit(opts)
 }

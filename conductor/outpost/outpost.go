@@ -31,6 +31,7 @@ import (
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/flow/courier"
 	"github.com/millrace-backup/millrace/flow/muster"
+	"github.com/millrace-backup/millrace/flow/pace"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vault"
 )
@@ -165,6 +166,11 @@ func (p *outpost) serve(ctx context.Context, job id.Job) error {
 		return err
 	}
 	defer memory.Close()
+	defer func() { // the limits are of this machine, for as long as it serves the job
+		for _, stage := range p.Stages {
+			_ = os.Remove(pace.Path(folder, stage))
+		}
+	}()
 	failed := make(chan *flow.Fault, 1)
 	c := &crew.Crew{
 		Command: p.Command, Folder: folder, Log: p.Log.With(zap.Stringer("job", job)), Arena: memory, Keys: p.Vault.Keys, Host: p.Host,

@@ -1,6 +1,6 @@
 // Package meter keeps a worker's account of its time and of what passed through
 // it: how long it worked, waited for a message (starved) and waited for room
-// downstream (blocked), and how many parcels and bytes came and went.
+// downstream or for its pace (blocked), and how many parcels and bytes came and went.
 //
 // Call [Meter.Begin] once, then [Meter.Enter] at each change from the worker's
 // main goroutine; counters may be added to from any. [Meter.Times] adds up to the
@@ -37,7 +37,7 @@ type Activity int
 const (
 	Busy    Activity = iota // working
 	Starved                 // waiting for a message
-	Blocked                 // waiting for room downstream
+	Blocked                 // waiting for room downstream, or because it may not be faster
 )
 
 // Begin starts the account.

@@ -11,5 +11,8 @@
 // second delivery makes a duplicate that later stages drop. Nothing outside the
 // arena is touched.
 //
+// All readers of a host together keep to a rate, if one is set (see package pace): each
+// waits before a read, with the slot in its hands.
+//
 // An unreadable source parks the guest: it gets no point, other guests go on.
 package reader

@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/pace"
 	"github.com/millrace-backup/millrace/vdisk"
 )
 
@@ -27,12 +28,18 @@ type stage struct {
 	w      *flow.Worker
 	open   Opener
 	images map[uint32]Image
+	pace   *pace.Pace
 }
 
 // Run is the stage. It returns when the worker has drained.
 func Run(ctx context.Context, w *flow.Worker, open Opener) error {
-	s := &stage{w: w, open: open, images: map[uint32]Image{}}
-	err := w.Pump(ctx, arena.Raw, s.read)
+	p, err := pace.Of(w)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	s := &stage{w: w, open: open, images: map[uint32]Image{}, pace: p}
+	err = w.Pump(ctx, arena.Raw, s.read)
 	for _, im := range s.images {
 		err = errors.Join(err, im.Close())
 	}
@@ -72,11 +79,25 @@ func (s *stage) read(ctx context.Context, d *flow.Delivery, slot arena.Slot) (st
 	if p.Length > int64(len(mem)) {
 		return "", nil, &flow.Fault{Class: flow.Corrupt, Code: "bad-message", Op: "read", Object: p.String(), Cause: fmt.Sprintf("%d bytes, a slot has %d", p.Length, len(mem)), Remedy: "report this"}
 	}
-	if err := fill(im, p, mem[:p.Length], s.w.Config.Work.CellSize); err != nil {
+	if err := fill(paced{ctx, im, s.pace}, p, mem[:p.Length], s.w.Config.Work.CellSize); err != nil {
 		return "", nil, unreadable("read", s.w.Config.Work.Disks[p.Disk].Info.Path, err)
 	}
 	p.Claim = slot.Claim(int(p.Length))
 	return flow.Chunker, p, nil
+}
+
+// paced is an image that is not read faster than the readers of the host may together.
+type paced struct {
+	ctx  context.Context
+	im   io.ReaderAt
+	pace *pace.Pace
+}
+
+func (p paced) ReadAt(b []byte, at int64) (int, error) {
+	if err := p.pace.Wait(p.ctx, int64(len(b))); err != nil {
+		return 0, err
+	}
+	return p.im.ReadAt(b, at)
 }
 
 // fill makes mem the bytes of the parcel: its runs as im has them, the rest zeros.

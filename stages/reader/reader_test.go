@@ -6,12 +6,15 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/pace"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
 
@@ -102,6 +105,37 @@ func TestReads(t *testing.T) {
 				t.Errorf("reads %v", im.reads)
 			}
 		})
+	}
+}
+
+// TestPaced: readers wait for what they read of the disk, and not for holes.
+func TestPaced(t *testing.T) {
+	p, err := pace.Open(filepath.Join(t.TempDir(), "pace"), 8<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	waits := 0
+	p.Sleeping = func() func() { waits++; return func() {} }
+	im := paced{t.Context(), &counting{size: 1 << 30, fail: -1}, p}
+	read := func(runs ...flow.Run) (took time.Duration) {
+		begun := time.Now()
+		if err := fill(im, &flow.Parcel{Length: 32 << 20, Runs: runs}, make([]byte, 32<<20), 4<<20); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(begun)
+	}
+	if read(); waits > 0 {
+		t.Error("waited for a hole")
+	}
+	if took := read(flow.Run{Length: 1 << 20}, flow.Run{Offset: 12 << 20, Length: 5 << 20}); took < 3*time.Second/8 { // 2 at once, and a piece
+		t.Errorf("6 MiB at 8 MiB/s in %v", took)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	im.ctx = ctx
+	if _, err := im.ReadAt(make([]byte, 4<<20), 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("a wait that nobody wants: %v", err)
 	}
 }
 

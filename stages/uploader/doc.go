@@ -9,6 +9,9 @@
 // (else seal would wait for slots that wait for the pack), when it has waited
 // long enough, and when nothing more is coming.
 //
+// All uploaders of a host together keep to a rate, if one is set (see package pace):
+// each waits before it writes.
+//
 // A crash before the pack is closed leaves an unfinished upload, which the store
 // sweeps, and the parcels are delivered again. A crash after it and before the
 // hand-over leaves a pack that no fact names: the parcels are stored a second

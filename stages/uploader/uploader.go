@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/pace"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vault/store/patient"
@@ -32,7 +33,12 @@ type stage struct {
 // Run is the stage. keys need the data and metadata keys; p says how long a pack
 // that could not be written is begun anew.
 func Run(ctx context.Context, w *flow.Worker, st store.Store, keys *vault.Keys, p *patient.Patience) error {
-	s := &stage{w: w, store: st, keys: keys, spell: p.Spell()}
+	limit, err := pace.Of(w)
+	if err != nil {
+		return err
+	}
+	defer limit.Close()
+	s := &stage{w: w, store: paced{st, limit}, keys: keys, spell: p.Spell()}
 	defer func() {
 		if s.load != nil {
 			s.load.pack.Abort()

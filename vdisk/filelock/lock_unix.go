@@ -18,3 +18,6 @@ func Try(f *os.File, _ int64) (bool, error) {
 	}
 	return err == nil, err
 }
+
+// Free lets others have the lock before the file is closed.
+func Free(f *os.File, _ int64) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }

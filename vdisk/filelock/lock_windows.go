@@ -17,3 +17,9 @@ func Try(f *os.File, at int64) (bool, error) {
 	}
 	return err == nil, err
 }
+
+// Free lets others have the lock before the file is closed.
+func Free(f *os.File, at int64) error {
+	o := windows.Overlapped{Offset: uint32(at), OffsetHigh: uint32(at >> 32)}
+	return windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &o)
+}

@@ -65,8 +65,8 @@ character. A guest of the sources is in the set if a --select takes it, or there
 none, and no --exclude does. --disk and --exclude-disk take globs of the names that
 disks have in their guest; what is left out is listed in each point as unprotected.
 
---scan, --freeze, --codec and --domain are what millrace backup --set does unless it is
-told otherwise. --keep-* is what millrace forget --set keeps of the points that the
+--scan, --freeze, --codec, --domain and --limit-* are what millrace backup --set does
+unless it is told otherwise. --keep-* is what millrace forget --set keeps of the points that the
 set has made.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -84,7 +84,7 @@ set has made.`,
 	f.StringArrayVar(&o.disks, "disk", nil, "of every guest only these disks, a glob; may be repeated")
 	f.StringArrayVar(&o.excludeDisks, "exclude-disk", nil, "without these disks, a glob; may be repeated")
 	for _, p := range selection.Policies() {
-		o.policy[p.Name] = f.String(p.Name, "", "as of millrace backup: "+strings.Join(p.Words, ", "))
+		o.policy[p.Name] = f.String(p.Name, "", "as of millrace backup: "+p.Says())
 	}
 	o.rule.Add(f)
 	f.BoolVar(&o.replace, "replace", false, "take the place of a set of this name")
