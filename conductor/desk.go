@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/arena"
+	"github.com/millrace-backup/millrace/flow/pace"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/stages/indexer"
 	"go.uber.org/zap"
@@ -42,7 +43,7 @@ func (j *job) enter(phase string) {
 func (j *job) look(watched bool, queued map[string]uint64) Update {
 	j.tuning.Lock()
 	r := board.Report{
-		Type: "status", Job: j.id, Vault: j.o.Vault.ID, Host: j.o.Host, PID: os.Getpid(), Began: j.started, Phase: j.phase, Scalings: j.scalings,
+		Type: "status", Job: j.id, Vault: j.o.Vault.ID, Host: j.o.Host, PID: os.Getpid(), Began: j.started, Phase: j.phase, Scalings: j.scalings, Limits: pace.Rates(j.folder),
 	}
 	j.tuning.Unlock()
 	u := Update{Job: j.id, Elapsed: j.o.Now().Sub(j.started), Work: &j.work}

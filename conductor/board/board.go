@@ -35,29 +35,30 @@ const (
 
 // Report is how a job stands. It is a line of top --json and of backup --json.
 type Report struct {
-	Type       string    `json:"type"` // "status"; "summary" for the last one
-	Job        id.Job    `json:"job"`
-	Vault      id.Vault  `json:"vault"`
-	Host       string    `json:"host"`
-	PID        int       `json:"pid"`
-	Began      time.Time `json:"began"`
-	Elapsed    float64   `json:"elapsed_s"`
-	Phase      string    `json:"phase"`
-	Outcome    string    `json:"outcome,omitempty"` // of the last: done, part, failed, interrupted
-	Cause      string    `json:"cause,omitempty"`   // of an outcome that is not done
-	Waits      string    `json:"waits,omitempty"`   // for what, while the vault is away
-	Done       int64     `json:"done_bytes"`        // of the disks: Zero + Unchanged + Known + New
-	Total      int64     `json:"total_bytes"`
-	Zero       int64     `json:"zero_bytes"`
-	Unchanged  int64     `json:"unchanged_bytes"`
-	Known      int64     `json:"known_bytes"`
-	New        int64     `json:"new_bytes"`
-	Stored     int64     `json:"stored_bytes"` // packs that are durable, and tables
-	Guests     []Guest   `json:"guests"`
-	Stages     []Stage   `json:"stages"`     // in flow order; none before the workers are there
-	Bottleneck string    `json:"bottleneck"` // the stage the others waited for in the last second; "": none
-	Arena      []Pool    `json:"arena"`
-	Scalings   int       `json:"scalings"` // changes of a stage's parallelism so far
+	Type       string           `json:"type"` // "status"; "summary" for the last one
+	Job        id.Job           `json:"job"`
+	Vault      id.Vault         `json:"vault"`
+	Host       string           `json:"host"`
+	PID        int              `json:"pid"`
+	Began      time.Time        `json:"began"`
+	Elapsed    float64          `json:"elapsed_s"`
+	Phase      string           `json:"phase"`
+	Outcome    string           `json:"outcome,omitempty"` // of the last: done, part, failed, interrupted
+	Cause      string           `json:"cause,omitempty"`   // of an outcome that is not done
+	Waits      string           `json:"waits,omitempty"`   // for what, while the vault is away
+	Done       int64            `json:"done_bytes"`        // of the disks: Zero + Unchanged + Known + New
+	Total      int64            `json:"total_bytes"`
+	Zero       int64            `json:"zero_bytes"`
+	Unchanged  int64            `json:"unchanged_bytes"`
+	Known      int64            `json:"known_bytes"`
+	New        int64            `json:"new_bytes"`
+	Stored     int64            `json:"stored_bytes"` // packs that are durable, and tables
+	Guests     []Guest          `json:"guests"`
+	Stages     []Stage          `json:"stages"`     // in flow order; none before the workers are there
+	Bottleneck string           `json:"bottleneck"` // the stage the others waited for in the last second; "": none
+	Arena      []Pool           `json:"arena"`
+	Limits     map[string]int64 `json:"limits,omitempty"` // bytes a second that a stage keeps to now
+	Scalings   int              `json:"scalings"`         // changes of a stage's parallelism so far
 }
 
 // Guest is a guest of the job.

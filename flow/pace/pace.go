@@ -51,6 +51,23 @@ type state struct {
 // Path is the file of a stage in a job's folder.
 func Path(folder, stage string) string { return filepath.Join(folder, "pace-"+stage) }
 
+// Rates are those of a job's stages as they are now, of those that have a limit. It
+// is for who only looks: nothing is made or locked.
+func Rates(folder string) map[string]int64 {
+	rates := map[string]int64{}
+	for _, stage := range []string{flow.Reader, flow.Uploader} {
+		f, err := os.Open(Path(folder, stage))
+		if err != nil {
+			continue
+		}
+		if s, ok := (&Pace{f: f}).read(); ok && s.rate > 0 {
+			rates[stage] = s.rate
+		}
+		_ = f.Close()
+	}
+	return rates
+}
+
 // Of is the pace of a worker's stage, which counts as blocked while it waits for it.
 func Of(w *flow.Worker) (*Pace, error) {
 	p, err := Open(Path(w.Config.Folder, w.Config.Stage), w.Config.Work.Limits[w.Config.Stage])

@@ -80,7 +80,7 @@ func TestRate(t *testing.T) {
 
 // TestSetWhileOneWaits: who waits sees another rate, and that there is none any more.
 func TestSetWhileOneWaits(t *testing.T) {
-	w, path := &watch{}, filepath.Join(t.TempDir(), "pace")
+	w, path := &watch{}, Path(t.TempDir(), "reader")
 	p, other := w.open(t, path, 64<<10), w.open(t, path, 0)
 	if r := other.Rate(); r != 64<<10 {
 		t.Fatalf("rate %d", r)
@@ -108,11 +108,17 @@ func TestSetWhileOneWaits(t *testing.T) {
 	if wait(t, p, 1<<40); w.slept != at || p.Rate() != 0 {
 		t.Errorf("waited %v, rate %d", w.slept-at, p.Rate())
 	}
+	if got := Rates(filepath.Dir(path)); len(got) != 0 {
+		t.Errorf("rates %v", got)
+	}
 	if other.Set(-1) == nil {
 		t.Error("a rate below 0 was taken")
 	}
 	if err := other.Set(mib); err != nil {
 		t.Fatal(err)
+	}
+	if got := Rates(filepath.Dir(path)); len(got) != 1 || got["reader"] != mib {
+		t.Errorf("rates %v", got)
 	}
 	at = w.slept
 	if wait(t, p, 8*mib); w.slept-at < least(8*mib, mib) {

@@ -61,6 +61,9 @@ func Lines(r board.Report) []string {
 		if s.Stage == r.Bottleneck {
 			mark, notes = ">", "  bottleneck"
 		}
+		if l := r.Limits[s.Stage]; l > 0 {
+			notes += fmt.Sprintf("  limit %s/s", session.Size(l))
+		}
 		if s.Leaving > 0 {
 			notes += fmt.Sprintf("  %d leaving", s.Leaving)
 		}

@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 func report() board.Report {
 	r := board.Report{
 		Type: "status", Job: id.Job{1, 0x93, 0xaa}, Host: "node1", PID: 4711, Phase: board.Running, Elapsed: 83.27, Total: 40 << 30, Zero: 2 << 30, Known: 1 << 30, New: 9 << 30, Done: 12 << 30,
-		Stored: 4 << 30, Bottleneck: "seal", Scalings: 3, Began: time.Unix(0, 0),
+		Stored: 4 << 30, Bottleneck: "seal", Scalings: 3, Limits: map[string]int64{"reader": 10 << 20}, Began: time.Unix(0, 0),
 		Guests: []board.Guest{{Name: "web", Point: "77"}, {Name: "db\x1b[31m", Failed: true}, {Name: "mail"}},
 		Arena:  []board.Pool{{Pool: "raw", SlotSize: 4 << 20, Free: 5, Filling: 1, Full: 2}, {Pool: "sealed", SlotSize: 4 << 20, Free: 24}},
 	}
