@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/conductor/lease"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
@@ -177,7 +178,7 @@ func TestAnotherVaultInItsPlace(t *testing.T) {
 	}
 	if st, err := dir.Open(b.root); err != nil {
 		t.Error(err)
-	} else if _, err := flow.SameVault(t.Context(), st, b.vault.ID); !errors.Is(err, store.ErrOther) {
+	} else if _, err := trust.SameVault(t.Context(), st, b.vault.ID); !errors.Is(err, store.ErrOther) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace-backup/millrace/catalog/points"
 	"github.com/millrace-backup/millrace/catalog/sidecar"
 	"github.com/millrace-backup/millrace/catalog/spool"
 	"github.com/millrace-backup/millrace/conductor/board"
@@ -128,6 +129,7 @@ func (j *job) plan(ctx context.Context) {
 		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.domain(), OwnDomain: o.Domain, Codec: o.Codec, ParcelSize: o.ParcelSize,
 		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
 		Transport: o.Transport, Remote: o.Remote, WaitIO: o.WaitIO, WaitGone: o.WaitGone, Limits: o.Limits, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
+		Fleece: o.Fleece, Granularity: o.Granularity,
 		Sidecars: filepath.Join(o.State, "cache", o.Vault.ID.String(), sidecar.Folder),
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {
@@ -151,8 +153,12 @@ func (j *job) plan(ctx context.Context) {
 			wg.Parent, wg.ScanReason = id.Point{}, fmt.Sprintf("what of the parent is damaged cannot be told: %v", err)
 			old, cells = make([]*events.PointDisk, len(disks)), make([][]int64, len(disks))
 		}
+		newest := func(id.Disk) []byte { return nil }
+		if known := o.Catalog.Guests[g.ID]; known != nil && len(known.Points) > 0 {
+			newest = func(d id.Disk) []byte { return points.Since(&known.Points[len(known.Points)-1].PointCommitted, d) }
+		}
 		for i, d := range disks {
-			j.work.Disks = append(j.work.Disks, flow.WorkDisk{Guest: uint32(n), Info: d, Parent: old[i], Uncompared: cells[i]})
+			j.work.Disks = append(j.work.Disks, flow.WorkDisk{Guest: uint32(n), Info: d, Parent: old[i], Uncompared: cells[i], Since: newest(d.Disk)})
 		}
 		j.work.Guests = append(j.work.Guests, wg)
 		if p := o.Catalog.Points[wg.Parent]; p != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/millrace-backup/millrace/catalog/points"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
@@ -165,7 +166,7 @@ func (j *job) account(r result, fault *flow.Fault) events.JobFinished {
 			}
 		} else {
 			for _, d := range j.work.DisksOf(uint32(n)) {
-				addDisk(&f, r.sealed[diskOf{g.ID, j.work.Disks[d].Info.Disk}])
+				points.Add(&f, r.sealed[diskOf{g.ID, j.work.Disks[d].Info.Disk}])
 			}
 		}
 		f.Guests = append(f.Guests, out)
@@ -184,13 +185,4 @@ func (j *job) account(r result, fault *flow.Fault) events.JobFinished {
 		f.Outcome = "done"
 	}
 	return f
-}
-
-func addDisk(f *events.JobFinished, d events.DiskSealed) {
-	f.DiskBytes += d.Size
-	f.ReadBytes += d.ReadBytes
-	f.ZeroBytes += d.ZeroBytes
-	f.UnchangedBytes += d.UnchangedBytes
-	f.KnownBytes += d.KnownBytes
-	f.NewBytes += d.NewBytes
 }

@@ -56,6 +56,9 @@ type Options struct {
 	Remote     []string     // stages that workers elsewhere may serve
 	Memory     int64        // of the arena, bytes
 	ParcelSize int64        // bytes, a multiple of the vault's cell size
+	// Fleece and Granularity are flow.Work's.
+	Fleece      string
+	Granularity int64
 
 	Version string
 	Host    string

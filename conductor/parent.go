@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/catalog/points"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
@@ -32,7 +33,7 @@ func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.Dis
 	distrusted := map[flow.PackID]bool{}
 	var tables []events.TableRef
 	for _, d := range disks {
-		same := sameDisk(&p.PointCommitted, d)
+		same := points.SameDisk(&p.PointCommitted, d)
 		old = append(old, same)
 		if same == nil {
 			continue
@@ -62,7 +63,7 @@ func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.Dis
 		j.work.Distrusted = append(j.work.Distrusted, k)
 	}
 	j.work.Withdrawn = append(j.work.Withdrawn, withdrawn...)
-	why = "the source does not track changes, so all data is read and compared with point " + id.Short(p.Point)
+	why = "all data is read and compared with point " + id.Short(p.Point)
 	if len(distrusted) > 0 {
 		why += fmt.Sprintf("; what it has in %d packs that are lost or not to be used is stored again", len(distrusted))
 	}
@@ -70,15 +71,4 @@ func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.Dis
 		why += fmt.Sprintf("; %d of its chunks are damaged, and stored again", len(withdrawn))
 	}
 	return p.Point, old, why
-}
-
-// sameDisk finds the disk in the parent. One that has another size now is a new
-// disk: layers below could show what lay behind the old end.
-func sameDisk(p *events.PointCommitted, info events.DiskInfo) *events.PointDisk {
-	for i := range p.Disks {
-		if d := &p.Disks[i]; d.Disk == info.Disk && d.Size == info.VirtualSize && len(d.Extents) > 0 {
-			return d
-		}
-	}
-	return nil
 }

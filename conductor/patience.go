@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/conductor/crew"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/vault/store"
@@ -18,7 +19,7 @@ func (j *job) patience() *patient.Patience {
 	return &patient.Patience{
 		IO: j.o.WaitIO, Gone: j.o.WaitGone,
 		Probe: func(ctx context.Context) error {
-			_, err := flow.SameVault(ctx, j.o.Vault.Store, j.o.Vault.ID)
+			_, err := trust.SameVault(ctx, j.o.Vault.Store, j.o.Vault.ID)
 			return err
 		},
 		Tell: func(what string) {
@@ -49,7 +50,7 @@ func (j *job) otherVault(f *flow.Fault) *flow.Fault {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if _, err := flow.SameVault(ctx, j.o.Vault.Store, j.o.Vault.ID); errors.Is(err, store.ErrOther) {
+	if _, err := trust.SameVault(ctx, j.o.Vault.Store, j.o.Vault.ID); errors.Is(err, store.ErrOther) {
 		other := flow.AsFault(flow.VaultFault(f.Op, f.Object, fmt.Errorf("%w (seen first: %s)", err, f.Cause)), f.Stage)
 		other.Stage = f.Stage
 		return other

@@ -71,9 +71,16 @@ type SnapshotReleased struct {
 	HeldNS  int64    `json:"held_ns"`
 }
 
+// Modes of ChangesResolved.
+const (
+	ModeFull        = "full"        // all that is no hole is read
+	ModeIncremental = "incremental" // what a tracker says has changed is read
+)
+
 // ChangesResolved is the plan of one disk: what is read, and from which source
 // that was decided. Parcels counts what the indexer has to see before it seals
-// the disk. Without Cells the parcels are the disk's cells in order.
+// the disk. Without Cells the parcels are the disk's cells in order. What is not read is a
+// hole in a full plan, and as in the parent in an incremental one.
 // Written by snapshot. Read by indexer, audit and metrics.
 type ChangesResolved struct {
 	Guest        id.Guest `json:"guest"`
@@ -89,6 +96,9 @@ type ChangesResolved struct {
 	Cells        []byte   `json:"cells"` // one bit per parcel the disk could have, lowest bit first: set = it is read
 	ReadBytes    int64    `json:"read_bytes"`
 	DiskBytes    int64    `json:"disk_bytes"`
+	DirtyBytes   int64    `json:"dirty_bytes"`   // incremental: what the tracker reports as changed
+	Granularity  int64    `json:"granularity"`   // ... in units of so many bytes
+	SampledBytes int64    `json:"sampled_bytes"` // ... of what it reports as unchanged, so much was read and compared
 }
 
 // PackStored says that a pack is durable: every chunk in it can be read back

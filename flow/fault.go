@@ -1,13 +1,11 @@
 package flow
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"syscall"
 
-	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
@@ -109,16 +107,6 @@ func VaultFault(op, object string, err error) error {
 		f.Class, f.Code, f.Remedy = Corrupt, "damaged", "run millrace verify; restore the damaged object from a copy of the vault if there is one"
 	}
 	return f
-}
-
-// SameVault asks a store once whether it answers and holds the vault want: its
-// description, or store.ErrOther.
-func SameVault(ctx context.Context, st store.Store, want id.Vault) (vault.Config, error) {
-	c, err := vault.ReadConfig(ctx, st)
-	if err == nil && c.ID != want {
-		err = fmt.Errorf("%w: %s instead of %s", store.ErrOther, c.ID, want)
-	}
-	return c, err
 }
 
 // ParentFault says what it means for a guest that the tables of the point it is

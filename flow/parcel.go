@@ -30,8 +30,11 @@ type Parcel struct {
 	Number uint32 `json:"p"` // Offset divided by the job's parcel size
 	Pass   uint8  `json:"a"`
 	Fresh  bool   `json:"f,omitempty"` // take nothing as known: an earlier answer did not resolve
-	Offset int64  `json:"o"`           // of its first byte in the disk
-	Length int64  `json:"l"`
+	// Partial: only the blocks that Runs touch are read; all others are as the parent
+	// has them. Runs are whole blocks then.
+	Partial bool  `json:"t,omitempty"`
+	Offset  int64 `json:"o"` // of its first byte in the disk
+	Length  int64 `json:"l"`
 
 	Runs   []Run       `json:"r,omitempty"` // snapshot, reader: where data may be; the rest is holes
 	Claim  arena.Claim `json:"c"`           // reader: raw bytes; seal: sealed bytes
@@ -120,6 +123,7 @@ type Ask struct {
 	Guest   uint32         `json:"guest"`
 	Confirm bool           `json:"confirm,omitempty"` // say whether the images held still
 	Release bool           `json:"release,omitempty"` // the guest is settled: let go
+	Kept    bool           `json:"kept,omitempty"`    // ... and has its point
 	Reread  []RecheckEntry `json:"reread,omitempty"`  // send these again
 	Pass    uint8          `json:"pass,omitempty"`    // ... in this pass
 	Fresh   bool           `json:"fresh,omitempty"`   // ... and have nothing taken as known

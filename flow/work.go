@@ -38,8 +38,13 @@ type Work struct {
 	// How long a vault that fails, or is away, is waited for. 0: the defaults.
 	WaitIO   time.Duration `json:"wait_io,omitempty"`
 	WaitGone time.Duration `json:"wait_gone,omitempty"`
-	Guests   []WorkGuest   `json:"guests"`
-	Disks    []WorkDisk    `json:"disks"`
+	// Fleece is a folder for what guests overwrite while they are backed up; empty: the
+	// job's. Granularity is that of new dirty bitmaps in bytes; 0: as the driver finds best.
+	Fleece      string `json:"fleece,omitempty"`
+	Granularity int64  `json:"granularity,omitempty"`
+
+	Guests []WorkGuest `json:"guests"`
+	Disks  []WorkDisk  `json:"disks"`
 }
 
 // PackID names a pack: they lie in a folder per job.
@@ -71,6 +76,9 @@ type WorkDisk struct {
 	Guest  uint32            `json:"guest"`
 	Info   events.DiskInfo   `json:"info"`
 	Parent *events.PointDisk `json:"parent,omitempty"` // the same disk in the parent point
+	// Since is the tracking token of the disk in the guest's newest point, whether that is
+	// compared with or not.
+	Since []byte `json:"since,omitempty"`
 	// Uncompared are cells in which the parent has chunks of Withdrawn, in order: that the
 	// bytes there are what they were is no reason not to store them.
 	Uncompared []int64 `json:"uncompared,omitempty"`

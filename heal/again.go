@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/catalog"
+	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/events"
-	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/vault"
@@ -56,7 +56,7 @@ func NewEye(v *vault.Vault, io, gone time.Duration) *Eye {
 // probe asks whether the vault is there and answers: its first object is never
 // removed and is read by everybody.
 func (e *Eye) probe(ctx context.Context) error {
-	_, err := flow.SameVault(ctx, e.v.Store, e.v.ID)
+	_, err := trust.SameVault(ctx, e.v.Store, e.v.ID)
 	return err
 }
 

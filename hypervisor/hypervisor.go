@@ -5,7 +5,8 @@
 // A driver is a package below this one (hypervisor/folder is the first). It
 // provides three small interfaces, used in this order: [Inspector] lists
 // guests with their disks, [Freezer] holds the disks of one guest still, and
-// [Opener] opens a disk that is held still. The stages that use them are
+// [Opener] opens a disk that is held still. One that knows what has changed since an
+// earlier freeze is a [Tracker] too. The stages that use them are
 // different processes: what Inspect returns is plain data that may travel, and
 // a freeze whose process died is taken up again from its record.
 //
@@ -30,6 +31,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
+	"time"
 
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vdisk"
@@ -74,6 +77,9 @@ type Disk struct {
 	File string
 	// Carried says that this is no disk of the machine but the file, byte for byte.
 	Carried bool
+	// Since is the token that the disk's tracking had at the point that it is to be
+	// compared with; nil: there is none, or it has none. Set by who calls Freeze.
+	Since []byte
 }
 
 // Unprotected is something of a guest that is not backed up, and why.
@@ -96,6 +102,7 @@ const (
 const (
 	Offline         = "offline"          // nobody had the disks open for writing
 	AppConsistent   = "app-consistent"   // applications in the guest flushed and paused
+	FSConsistent    = "fs-consistent"    // file systems in the guest flushed and paused; applications only by hooks of their own
 	CrashConsistent = "crash-consistent" // as after a power cut
 )
 
@@ -125,8 +132,24 @@ type Frozen struct {
 	Reason      string // why no better consistency, for people; may be empty
 	// RecheckPercent is how much of what was read must be read again at the
 	// end and compared, because Changed alone would not see every write: from
-	// 1, a sample to keep the driver honest, to 100.
+	// 1, a sample to keep the driver honest, to 100. 0: nothing, as the system
+	// itself keeps the instant apart from what is written later.
 	RecheckPercent int
+	// Tracking is of each of the guest's disks, in their order; nil: the driver does
+	// not track changes.
+	Tracking []Tracking
+	// Stood is how long the guest stood still, or its file systems held writes back.
+	Stood time.Duration
+}
+
+// Tracking is what records a disk's changes from the instant of the freeze on.
+type Tracking struct {
+	Kind  string // how: "bitmap"; empty: nothing does
+	Token []byte // for Disk.Since, when the point of this freeze is the one compared with
+	// Granularity is the unit, in bytes, in which changes since Disk.Since are known.
+	// 0: they are not.
+	Granularity int64
+	Reason      string // why they are not, or why nothing is recorded from now on
 }
 
 // Hold keeps a freeze in force until it is released or its process ends.
@@ -138,9 +161,10 @@ type Hold interface {
 	// the bytes it had at the instant of the freeze. The error is ErrChanged,
 	// wrapped with the disk and what differs; it stays so once it was.
 	Changed(ctx context.Context) error
-	// Release ends the freeze. Releasing again does nothing. Changed after it
-	// is ErrReleased.
-	Release(ctx context.Context) error
+	// Release ends the freeze. Kept says that its point is committed, so that the next
+	// job will ask for changes since this one, and not since that before.
+	// Releasing again does nothing. Changed after it is ErrReleased.
+	Release(ctx context.Context, kept bool) error
 }
 
 // OpenDisk is the image of a disk while it is open.
@@ -148,6 +172,17 @@ type OpenDisk interface {
 	vdisk.Image
 	io.Closer
 }
+
+// Tracker knows what has changed on disks of a frozen guest.
+type Tracker interface {
+	// Changes lists, in order and apart, the ranges of a disk that may have changed
+	// between d.Since and the freeze; all else is as it was then. It may be asked
+	// only if the freeze said so ([Tracking]), in any process.
+	Changes(ctx context.Context, d Disk) iter.Seq2[Range, error]
+}
+
+// Range is a part of a disk, in bytes.
+type Range struct{ Offset, Length int64 }
 
 // Opener opens disks of a frozen guest for reading.
 type Opener interface {

@@ -11,7 +11,7 @@ import (
 // its first path element and imports its own tier and lower ones.
 var tiers = []string{
 	"cmd", "bench", "conductor", "stages", "audit", "prune", "heal", "domain", "retention", "restore", "catalog", "flow", "ledger", "selection", "events",
-	"guestfs", "blockdev", "hypervisor", "vault", "chunk", "vdisk", "id",
+	"guestfs", "hypervisor", "blockdev", "vault", "chunk", "vdisk", "id",
 }
 
 const whyDown = "imports go one way (ARCHITECTURE.md, folder map), so that a library can be used, tested and " +

@@ -188,13 +188,21 @@ func (f *File) recordAt(cell int64) int64 {
 	return statesAt + states + cell*f.recordSize()
 }
 
-// Cell reads the record of a cell into r. False: nothing is known of it.
+// Cell reads the record of a cell into r. False: nothing is known of it. The record of a
+// cell that is zero has no hash, no change and no start.
 func (f *File) Cell(cell int64, r *Record) bool {
-	if cell < 0 || cell >= f.key.Cells() || f.state(cell) != known {
+	if cell < 0 || cell >= f.key.Cells() {
 		return false
 	}
-	body, ok := f.record(cell)
-	if !ok {
+	var body []byte
+	switch f.state(cell) {
+	case known:
+		var ok bool
+		if body, ok = f.record(cell); !ok {
+			return false
+		}
+	case blank:
+	default:
 		return false
 	}
 	// Whoever changes records says so first: if the header is as it was, the
@@ -205,8 +213,45 @@ func (f *File) Cell(cell int64, r *Record) bool {
 	if _, err := f.f.ReadAt(f.now, 0); err != nil || !bytes.Equal(f.now, f.header()) {
 		return false
 	}
-	r.parse(body)
+	if r.Clear(); body != nil {
+		r.parse(body)
+	}
 	return true
+}
+
+// Sets reads of the record of a cell which blocks have changed and where pieces begin,
+// and not the hashes; so nothing says that it is whole: good for a guess. False: there is
+// no record.
+func (f *File) Sets(cell int64, r *Record) bool {
+	if cell < 0 || cell >= f.key.Cells() {
+		return false
+	}
+	switch f.state(cell) {
+	case known:
+	case blank:
+		clear(r.Changed)
+		clear(r.Starts)
+		return true
+	default:
+		return false
+	}
+	b := make([]byte, 2*f.key.set())
+	if _, err := f.f.ReadAt(b, f.recordAt(cell)+int64(f.key.body()-len(b))); err != nil {
+		return false
+	}
+	copy(r.Starts, b[copy(r.Changed, b):])
+	return true
+}
+
+// Known lists the cells of which there is a record.
+func (f *File) Known() (cells []int64, err error) {
+	err = eachState(func(cell int64, what []byte) error {
+		if what[0] == known {
+			cells = append(cells, cell)
+		}
+		return nil
+	}, f)
+	return cells, err
 }
 
 func (f *File) state(cell int64) byte {
@@ -234,23 +279,19 @@ func (f *File) checksum(cell int64, body []byte) uint32 {
 	return castagnoli(f.uid[:], number(cell), body)
 }
 
-// put writes a record, and then that it is there.
+// put writes a record; that it is there is not said yet.
 func (f *File) put(cell int64, body []byte) error {
 	b := append(append(f.room[:0], body...), 0, 0, 0, 0)
 	f.room = b
 	binary.LittleEndian.PutUint32(b[len(body):], f.checksum(cell, body))
-	if _, err := f.f.WriteAt(b, f.recordAt(cell)); err != nil {
-		return err
-	}
-	return f.mark(cell, known)
+	_, err := f.f.WriteAt(b, f.recordAt(cell))
+	return err
 }
 
-// drop makes a record unreadable, and then says that it is not there.
+// drop makes a record unreadable; that it is not there is not said yet.
 func (f *File) drop(cell int64) error {
-	if _, err := f.f.WriteAt(make([]byte, f.recordSize()), f.recordAt(cell)); err != nil {
-		return err
-	}
-	return f.mark(cell, none)
+	_, err := f.f.WriteAt(make([]byte, f.recordSize()), f.recordAt(cell))
+	return err
 }
 
 func (f *File) mark(cell int64, what byte) error {

@@ -83,7 +83,9 @@ func (k *Keeper) spoil(disk uint32) {
 // Commit makes the sidecars of a guest's disks those of its new point. It may be
 // called again for a point. A crash before it leaves sidecars of the
 // point's parent, which the next job does not use.
-func (k *Keeper) Commit(p *events.PointCommitted) {
+//
+// left says why a cell of a disk was not read.
+func (k *Keeper) Commit(p *events.PointCommitted, left func(disk uint32, cell int64) Left) {
 	if k.work.Sidecars == "" {
 		return
 	}
@@ -101,7 +103,7 @@ func (k *Keeper) Commit(p *events.PointCommitted) {
 				continue
 			}
 			if u := k.update(disk); u != nil {
-				_ = u.Apply(k.work.Sidecars, from, At{Point: p.Point, Root: p.Disks[i].Root})
+				_ = u.Apply(k.work.Sidecars, from, At{Point: p.Point, Root: p.Disks[i].Root}, func(cell int64) Left { return left(disk, cell) })
 			}
 			k.updates[disk] = nil
 		}

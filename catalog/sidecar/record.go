@@ -72,6 +72,16 @@ func (r *Record) Clear() {
 	clear(r.Starts)
 }
 
+// Blank reports whether the record is that of a cell of zeros.
+func (r *Record) Blank() bool {
+	for i := range r.Hashes {
+		if r.Hashes[i] != (chunk.BlockHash{}) {
+			return false
+		}
+	}
+	return true
+}
+
 func (r *Record) append(b []byte) []byte {
 	for i := range r.Hashes {
 		b = append(b, r.Hashes[i][:]...)
@@ -88,13 +98,38 @@ func (r *Record) parse(b []byte) {
 	copy(r.Starts, b)
 }
 
-// What an update says of a cell. In a file that is in use there are only none and
-// known.
+// When a cell is cut afresh instead of being spliced on: when as many of its blocks
+// have changed since it was cut, or its map would have as many pieces, in eighths
+// of its blocks. Cells that are written to alike would all come to it in
+// one job; so each has a limit of its own, up to an eighth lower.
 const (
-	none  = 0 // nothing is known
-	known = 1 // there is a record
-	same  = 2 // what the parent's sidecar has still holds
-	zeros = 3 // the cell is zero: no record
+	maxChanged = 4
+	maxPieces  = 6
+)
+
+// Limits is how many changed blocks and pieces a cell of so many blocks may have before
+// it is cut afresh.
+func Limits(cell int64, blocks int) (changed, pieces int) {
+	if blocks < 16 {
+		return blocks / 2, blocks
+	}
+	// Spread evenly by a multiplication, as Knuth has it: neighbours lie far apart.
+	lower := int(uint64(cell) * 0x9e3779b97f4a7c15 >> 32 * uint64(blocks/8) >> 32)
+	return blocks*maxChanged/8 - lower, blocks*maxPieces/8 - lower
+}
+
+// What an update says of a cell. In a file that is in use there are only none, known
+// and blank.
+const (
+	none    = 0 // nothing is known
+	known   = 1 // there is a record
+	same    = 2 // what the parent's sidecar has still holds
+	zeros   = 3 // the cell is zero: no record
+	unknown = 4 // whatever was known of it does not hold
+
+	// blank is zeros as a file has it. It makes a cell without record count as
+	// one of zeros, so it is more than one flipped bit away from all others.
+	blank = 0xa9
 
 	// stands is same as an update's file has it. It makes an older record count,
 	// so it is more than one flipped bit away from all that makes none count.
@@ -108,6 +143,9 @@ func Append(b []byte, r *Record) []byte { return r.append(append(b, known)) }
 // Same adds that the parent's record of the next cell stands.
 func Same(b []byte) []byte { return append(b, same) }
 
+// Unknown adds that there is no record of the next cell any more.
+func Unknown(b []byte) []byte { return append(b, unknown) }
+
 // Zeros adds that the next cell holds only zeros.
 func Zeros(b []byte) []byte { return append(b, zeros) }
 
@@ -116,7 +154,7 @@ var errRecords = errors.New("malformed records of blocks")
 // split takes the first cell off b.
 func (s Shape) split(b []byte) (what byte, body, rest []byte, err error) {
 	switch {
-	case len(b) == 0 || b[0] < known || b[0] > zeros || b[0] == known && len(b) < 1+s.body():
+	case len(b) == 0 || b[0] < known || b[0] > unknown || b[0] == known && len(b) < 1+s.body():
 		return 0, nil, nil, errRecords
 	case b[0] == known:
 		return known, b[1 : 1+s.body()], b[1+s.body():], nil
@@ -124,7 +162,7 @@ func (s Shape) split(b []byte) (what byte, body, rest []byte, err error) {
 	return b[0], nil, b[1:], nil
 }
 
-// Check reports whether b is what Append, Same and Zeros make of as many cells.
+// Check reports whether b is what Append, Same, Zeros and Unknown make of as many cells.
 func (s Shape) Check(b []byte, cells int) error {
 	for range cells {
 		var err error

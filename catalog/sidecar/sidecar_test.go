@@ -65,7 +65,7 @@ func step(t *testing.T, rnd *rand.Rand, job, folder string, m model, usable bool
 			} // else nothing at all, which says the same
 		case k == 1:
 			b = Zeros(nil)
-			delete(m, n)
+			m[n] = testKey.NewRecord()
 		case k == 2: // a hole now
 			delete(m, n)
 			continue
@@ -110,7 +110,7 @@ func TestSidecarFollowsThePoints(t *testing.T) {
 			clear(m)
 		}
 		u := step(t, rnd, job, folder, m, n != 1)
-		if err := u.Apply(folder, from, at(n)); err != nil {
+		if err := u.Apply(folder, from, at(n), lost); err != nil {
 			t.Fatal(err)
 		}
 		checkModel(t, folder, at(n), m)
@@ -126,7 +126,7 @@ func TestHalfAppliedIsUnusable(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(2, 2))
 	folder, job := t.TempDir(), t.TempDir()
 	m := model{}
-	if err := step(t, rnd, job, folder, m, false).Apply(folder, At{}, at(1)); err != nil {
+	if err := step(t, rnd, job, folder, m, false).Apply(folder, At{}, at(1), lost); err != nil {
 		t.Fatal(err)
 	}
 	base, err := open(Path(folder, testKey), testKey, os.O_RDWR)
@@ -160,14 +160,14 @@ func TestHalfAppliedIsUnusable(t *testing.T) {
 		}
 	}
 	// The job's next indexer goes on.
-	if err := u.Apply(folder, at(1), at(2)); err != nil {
+	if err := u.Apply(folder, at(1), at(2), lost); err != nil {
 		t.Fatal(err)
 	}
 	checkModel(t, folder, at(2), m)
 	if u, err = Gather(filepath.Join(job, "update"), testKey); err != nil {
 		t.Fatal(err)
 	}
-	if err := u.Apply(folder, at(1), at(2)); err != nil { // and does it twice
+	if err := u.Apply(folder, at(1), at(2), lost); err != nil { // and does it twice
 		t.Fatal(err)
 	}
 	checkModel(t, folder, at(2), m)
@@ -177,7 +177,7 @@ func TestHalfAppliedIsUnusable(t *testing.T) {
 		t.Fatal(err)
 	}
 	clear(m)
-	if err := step(t, rnd, job, folder, m, false).Apply(folder, at(2), at(3)); err != nil {
+	if err := step(t, rnd, job, folder, m, false).Apply(folder, at(2), at(3), lost); err != nil {
 		t.Fatal(err)
 	}
 	checkModel(t, folder, at(3), m)
@@ -188,7 +188,7 @@ func TestFlippedBits(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 3))
 	folder, job := t.TempDir(), t.TempDir()
 	m := model{}
-	if err := step(t, rnd, job, folder, m, false).Apply(folder, At{}, at(1)); err != nil {
+	if err := step(t, rnd, job, folder, m, false).Apply(folder, At{}, at(1), lost); err != nil {
 		t.Fatal(err)
 	}
 	path := Path(folder, testKey)
@@ -246,7 +246,7 @@ func TestFlippedBits(t *testing.T) {
 func TestBinding(t *testing.T) {
 	folder, job := t.TempDir(), t.TempDir()
 	rnd := rand.New(rand.NewPCG(4, 4))
-	if err := step(t, rnd, job, folder, model{}, false).Apply(folder, At{}, at(1)); err != nil {
+	if err := step(t, rnd, job, folder, model{}, false).Apply(folder, At{}, at(1), lost); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(Path(folder, testKey))
@@ -312,7 +312,7 @@ func FuzzHeader(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(u.header())
-	if err := u.Apply(folder, At{}, at(1)); err != nil {
+	if err := u.Apply(folder, At{}, at(1), lost); err != nil {
 		f.Fatal(err)
 	}
 	whole, err := os.ReadFile(Path(folder, testKey))
@@ -349,7 +349,7 @@ func TestFlippedUpdates(t *testing.T) {
 				err = base.Keep(0, 1, Append(nil, randomRecord(rnd, testKey.Shape)))
 			}
 			if err == nil {
-				err = base.Apply(folder, At{}, at(1))
+				err = base.Apply(folder, At{}, at(1), lost)
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -362,7 +362,7 @@ func TestFlippedUpdates(t *testing.T) {
 				err = u.mark(0, u.state(0)^1<<bit)
 			}
 			if err == nil {
-				err = u.Apply(folder, at(1), at(2))
+				err = u.Apply(folder, at(1), at(2), lost)
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -371,10 +371,13 @@ func TestFlippedUpdates(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if f.Cell(0, testKey.NewRecord()) {
-				t.Errorf("bit %d of a state, %d bytes of records: the parent's record stands", bit, len(b))
+			if r := testKey.NewRecord(); f.Cell(0, r) {
+				t.Errorf("bit %d of a state, %d bytes of records: there is a record, of zeros: %v", bit, len(b), r.Blank())
 			}
 			f.Close()
 		}
 	}
 }
+
+// lost says of every cell that is not in an update that it was read.
+func lost(int64) Left { return LeftLost }

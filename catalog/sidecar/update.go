@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,9 +43,13 @@ func (u *Update) Keep(first int64, cells int, b []byte) error {
 		switch {
 		case err != nil:
 		case what == known:
-			err = u.put(n, body)
+			if err = u.put(n, body); err == nil {
+				err = u.mark(n, known)
+			}
 		case what == same:
 			err = u.mark(n, stands)
+		case what == zeros:
+			err = u.mark(n, blank)
 		default:
 			err = u.mark(n, what)
 		}
@@ -63,51 +68,41 @@ func (u *Update) Keep(first int64, cells int, b []byte) error {
 // A crash at any step leaves the old sidecar, which is of a point that is no parent
 // any more, or a dirty one; both are as good as none. Called again for the same
 // point, Apply goes on.
-func (u *Update) Apply(folder string, from, to At) error {
+//
+// left says of cells that are not in the update why the job has not read them.
+func (u *Update) Apply(folder string, from, to At, left func(cell int64) Left) error {
 	defer u.Close()
-	err := u.apply(Path(folder, u.key), from, to)
+	err := u.apply(Path(folder, u.key), from, to, left)
 	if err != nil {
 		return fmt.Errorf("apply the hashes of blocks: %w", err)
 	}
 	return nil
 }
 
-func (u *Update) apply(path string, from, to At) error {
+func (u *Update) apply(path string, from, to At, left func(cell int64) Left) error {
 	base, err := open(path, u.key, os.O_RDWR)
 	if err != nil {
-		return u.replace(path, to)
+		return u.replace(path, to, left)
 	}
 	defer base.Close()
 	switch {
 	case !base.dirty && base.at == to: // done before
 		return nil
 	case !from.Point.IsZero() && (!base.dirty && base.at == from || base.dirty && base.next == to.Point):
-		return u.merge(base, to)
+		return u.merge(base, to, left)
 	}
-	return u.replace(path, to)
+	return u.replace(path, to, left)
 }
 
 // merge changes base where the job found something else.
-func (u *Update) merge(base *File, to At) error {
+func (u *Update) merge(base *File, to At, left func(cell int64) Left) error {
 	base.dirty, base.next = true, to.Point
 	if err := base.sync(); err != nil {
 		return err
 	}
 	// From here to the last sync the file is dirty on the disk too: whatever part
 	// of the changes a crash leaves, nobody believes it.
-	err := eachState(func(cell int64, what []byte) error {
-		body, ok := []byte(nil), false
-		if what[0] == known {
-			body, ok = u.record(cell)
-		}
-		switch {
-		case ok:
-			return base.put(cell, body)
-		case what[0] != stands && what[1] != none:
-			return base.drop(cell)
-		}
-		return nil
-	}, u.File, base)
+	err := eachState(func(cell int64, what []byte) error { return u.mergeCell(base, cell, what, left) }, u.File, base)
 	if err != nil {
 		return err
 	}
@@ -119,12 +114,58 @@ func (u *Update) merge(base *File, to At) error {
 	return base.sync()
 }
 
+// mergeCell changes what base has of one cell: its record, and in what its state.
+func (u *Update) mergeCell(base *File, cell int64, what []byte, left func(cell int64) Left) error {
+	was := what[1]
+	switch what[0] {
+	case stands:
+		return nil
+	case known:
+		if body, ok := u.record(cell); ok {
+			what[1] = known
+			return base.put(cell, body)
+		}
+		what[1] = none
+	case blank:
+		what[1] = blank
+	case none:
+		switch left(cell) {
+		case LeftSame:
+			return nil
+		case LeftHole:
+			what[1] = blank
+		default:
+			what[1] = none
+		}
+	default:
+		what[1] = none
+	}
+	if was == known {
+		return base.drop(cell)
+	}
+	return nil
+}
+
+// Left is why a job has not read a cell.
+type Left int
+
+// Reasons.
+const (
+	LeftLost Left = iota // it has, and what it found out is lost
+	LeftHole             // it is a hole
+	LeftSame             // it is known to be as in the parent
+)
+
 // replace puts the update in the sidecar's place. What it took from a parent's
 // sidecar that is gone is not known any more.
-func (u *Update) replace(path string, to At) error {
+func (u *Update) replace(path string, to At, left func(cell int64) Left) error {
 	err := eachState(func(cell int64, what []byte) error {
-		if what[0] != known && what[0] != none {
-			return u.mark(cell, none)
+		switch {
+		case what[0] == known, what[0] == blank:
+		case what[0] == none && left(cell) == LeftHole:
+			what[0] = blank
+		default:
+			what[0] = none
 		}
 		return nil
 	}, u.File)
@@ -157,10 +198,10 @@ func (f *File) sync() error {
 }
 
 // eachState calls fn with every cell's state in each of the files, which are of one
-// disk. It reads a stretch of them at a time.
+// disk. What fn makes of them is written back. It reads a stretch of them at a time.
 func eachState(fn func(cell int64, what []byte) error, files ...*File) error {
 	cells := files[0].key.Cells()
-	rows := make([][]byte, len(files))
+	rows, was := make([][]byte, len(files)), make([][]byte, len(files))
 	what := make([]byte, len(files))
 	for at := int64(0); at < cells; at += 64 << 10 {
 		n := min(cells-at, 64<<10)
@@ -169,12 +210,24 @@ func eachState(fn func(cell int64, what []byte) error, files ...*File) error {
 			if _, err := f.f.ReadAt(rows[i], statesAt+at); err != nil {
 				return err
 			}
+			was[i] = bytes.Clone(rows[i])
 		}
 		for k := range n {
 			for i := range files {
 				what[i] = rows[i][k]
 			}
 			if err := fn(at+k, what); err != nil {
+				return err
+			}
+			for i := range files {
+				rows[i][k] = what[i]
+			}
+		}
+		for i, f := range files {
+			if bytes.Equal(was[i], rows[i]) {
+				continue
+			}
+			if _, err := f.f.WriteAt(rows[i], statesAt+at); err != nil {
 				return err
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,6 +43,8 @@ type backupOptions struct {
 	cpus      int
 	memory    string
 	parcel    string
+	fleece    string
+	blocks    string // granularity of dirty bitmaps
 	profile   string
 	metrics   string
 	file      string // for metrics
@@ -95,6 +98,8 @@ what was selected and why.`,
 	f.IntVar(&o.cpus, "cpus", 0, "processors to plan for (default: this machine's)")
 	f.StringVar(&o.memory, "memory", "", "size of the arena, as 64MiB")
 	f.StringVar(&o.parcel, "parcel", "", "bytes that travel together, a multiple of the cell size (default: two cells, or one where bytes travel in messages or memory is short)")
+	f.StringVar(&o.fleece, "fleece", "", "folder for what guests overwrite while they are backed up (default: the job's, in the state folder)")
+	f.StringVar(&o.blocks, "bitmap-granularity", "", "unit in which new dirty bitmaps tell changes, as 64KiB (default: the finest, from 4KiB, that takes no more than 16 MiB of memory)")
 	f.StringVar(&o.profile, "profile", "", "folder in which each process of the job leaves a profile of its processor time")
 	_ = f.MarkHidden("profile") // for those who work on the program
 	f.StringVar(&o.metrics, "metrics", "", "serve figures of the job for Prometheus at this address, as 127.0.0.1:9465")
@@ -207,12 +212,12 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 	for name, size := range map[string]struct {
 		text string
 		to   *int64
-	}{"memory": {o.memory, &c.Memory}, "parcel": {o.parcel, &c.ParcelSize}} {
+	}{"memory": {o.memory, &c.Memory}, "parcel": {o.parcel, &c.ParcelSize}, "bitmap-granularity": {o.blocks, &c.Granularity}} {
 		if size.text == "" {
 			continue
 		}
 		n, err := humanize.ParseBytes(size.text)
-		least := map[string]uint64{"memory": 16 << 20, "parcel": 4 << 20}[name]
+		least := map[string]uint64{"memory": 16 << 20, "parcel": 4 << 20, "bitmap-granularity": 512}[name]
 		if err != nil || n < least || n > 1<<40 {
 			return c, fault.Usage("--%s %s: give a size of %s or more, as 64MiB", name, size.text, humanize.IBytes(least))
 		}
@@ -225,6 +230,14 @@ func (o *backupOptions) conductor() (c conductor.Options, err error) {
 	for _, stage := range o.remote {
 		if !slices.Contains(flow.Remotable(), stage) {
 			return c, fault.Usage("--remote %s: elsewhere can run %s", stage, strings.Join(flow.Remotable(), ", "))
+		}
+	}
+	if c.Granularity&(c.Granularity-1) != 0 || c.Granularity > 2<<30 {
+		return c, fault.Usage("--bitmap-granularity %s: give a power of two up to 2GiB", o.blocks)
+	}
+	if c.Fleece = o.fleece; o.fleece != "" {
+		if c.Fleece, err = filepath.Abs(o.fleece); err != nil {
+			return c, fault.Usage("--fleece %s: %w", o.fleece, err)
 		}
 	}
 	c.Remote = o.remote

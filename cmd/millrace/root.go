@@ -51,7 +51,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.demoCommand(),
 		bench.Command(a.App),
 		serve.Worker(a.App, version().Version),
-		a.stageCommand(),
+		a.stageCommand(), a.guardCommand(),
 		a.versionCommand(),
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 
@@ -13,13 +12,15 @@ import (
 
 	"github.com/millrace-backup/millrace/catalog/chunkindex"
 	"github.com/millrace-backup/millrace/catalog/spool"
+	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/chunk"
+	"github.com/millrace-backup/millrace/cmd/millrace/drivers"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/conductor/logfile"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/pipe"
-	"github.com/millrace-backup/millrace/hypervisor/folder"
+	"github.com/millrace-backup/millrace/hypervisor/qemu"
 	"github.com/millrace-backup/millrace/ledger/table"
 	"github.com/millrace-backup/millrace/stages/chunker"
 	"github.com/millrace-backup/millrace/stages/delta"
@@ -53,6 +54,16 @@ func (a *app) stageCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&folder, "profile", "", "folder for a profile of processor time")
 	return c
+}
+
+// guardCommand is what a frozen guest's driver starts: see qemu.Guard.
+func (a *app) guardCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "guard", Short: "See that a guest goes on whatever becomes of its backup; the driver starts these", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return fault.At("guard", "a guest", qemu.Guard(context.WithoutCancel(c.Context()), a.Stdin))
+		},
+	}
 }
 
 // stage is a worker's whole life: settings from the conductor, the flow, the work.
@@ -98,10 +109,14 @@ func runStage(ctx context.Context, w *flow.Worker) error {
 	}
 	switch w.Config.Stage {
 	case flow.Snapshot:
-		return snapshot.Run(ctx, w, func(g flow.WorkGuest) (snapshot.Driver, error) { return driver(g) })
+		blocks, err := chunkBlocks(keys, work)
+		if err != nil {
+			return err
+		}
+		return snapshot.Run(ctx, w, func(g flow.WorkGuest) (snapshot.Driver, error) { return drivers.For(g, &w.Config) }, blocks)
 	case flow.Reader:
 		return reader.Run(ctx, w, func(ctx context.Context, d flow.WorkDisk) (reader.Image, error) {
-			source, err := driver(work.Guests[d.Guest])
+			source, err := drivers.For(work.Guests[d.Guest], &w.Config)
 			if err != nil {
 				return nil, err
 			}
@@ -147,7 +162,7 @@ func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error 
 	var cfg vault.Config
 	open := func(ctx context.Context) (err error) {
 		if place, err = dir.Open(work.Vault); err == nil {
-			cfg, err = flow.SameVault(ctx, place, work.VaultID)
+			cfg, err = trust.SameVault(ctx, place, work.VaultID)
 		}
 		return err
 	}
@@ -159,7 +174,7 @@ func runVaultStage(ctx context.Context, w *flow.Worker, keys *vault.Keys) error 
 	if err != nil {
 		return flow.VaultFault("open vault", work.Vault, err)
 	}
-	p.Probe = func(ctx context.Context) error { _, err := flow.SameVault(ctx, place, work.VaultID); return err }
+	p.Probe = func(ctx context.Context) error { _, err := trust.SameVault(ctx, place, work.VaultID); return err }
 	st := patient.Wrap(place, p)
 	v := &vault.Vault{ID: cfg.ID, Config: cfg, Store: st, Keys: keys}
 	if w.Config.Stage == flow.Uploader {
@@ -202,12 +217,4 @@ func chunkBlocks(keys *vault.Keys, work *flow.Work) (*chunk.Blocks, error) {
 		return nil, err
 	}
 	return chunk.NewBlocks(key, int(work.Cutter.Block))
-}
-
-// driver is the table of hypervisor drivers.
-func driver(g flow.WorkGuest) (*folder.Driver, error) {
-	if g.Driver != "folder" {
-		return nil, fmt.Errorf("there is no driver %q", g.Driver)
-	}
-	return folder.New(g.Source, folder.Options{GuestID: g.ID}), nil
 }

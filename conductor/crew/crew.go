@@ -113,6 +113,8 @@ type Stage struct {
 // grants is which vault keys a stage is given.
 func grants(stage string) vault.Part {
 	switch stage {
+	case flow.Snapshot:
+		return vault.PartIDs // to compare blocks with those of the parent
 	case flow.Chunker:
 		return vault.PartIDs | vault.PartCut
 	case flow.Delta:

@@ -256,10 +256,10 @@ func TestClearDied(t *testing.T) {
 	}
 	unlock()
 	// As a killed process leaves it: the mark is there, nobody holds it.
-	if err := os.WriteFile(filepath.Join(folder, lockName), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(folder, LockName), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if !ClearDied(folder, "log") || !slices.Equal(there(), []string{lockName, "log"}) || !FolderDied(folder) {
+	if !ClearDied(folder, "log") || !slices.Equal(there(), []string{LockName, "log"}) || !FolderDied(folder) {
 		t.Errorf("a dead folder: %v is left", there())
 	}
 }

@@ -10,13 +10,13 @@ import (
 	"github.com/millrace-backup/millrace/vdisk/filelock"
 )
 
-// lockName is the file in a job's folder that its conductor holds locked.
-const lockName = "alive"
+// LockName is the file in a job's folder that its conductor holds locked.
+const LockName = "alive"
 
 // LockFolder marks a job's folder as that of a process that lives. The operating
 // system takes the mark away when the process ends, however it does.
 func LockFolder(folder string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(folder, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(folder, LockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("mark the job's folder: %w", err)
 	}
@@ -42,7 +42,7 @@ func LockFolder(folder string) (unlock func(), err error) {
 // FolderDied reports whether the process that had marked the folder has ended
 // without taking the mark away. False also says that nothing is known.
 func FolderDied(folder string) bool {
-	f, err := os.OpenFile(filepath.Join(folder, lockName), os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(folder, LockName), os.O_RDWR, 0)
 	if err != nil {
 		return false
 	}
@@ -56,7 +56,7 @@ func FolderDied(folder string) bool {
 // nothing while the process lives, or where nothing is known. The mark stays, so
 // that others see the death too.
 func ClearDied(folder string, keep ...string) bool {
-	f, err := os.OpenFile(filepath.Join(folder, lockName), os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(folder, LockName), os.O_RDWR, 0)
 	if err != nil {
 		return false
 	}
@@ -66,7 +66,7 @@ func ClearDied(folder string, keep ...string) bool {
 	}
 	entries, err := os.ReadDir(folder)
 	for _, e := range entries {
-		if name := e.Name(); name != lockName && !slices.Contains(keep, name) {
+		if name := e.Name(); name != LockName && !slices.Contains(keep, name) {
 			_ = os.RemoveAll(filepath.Join(folder, name))
 		}
 	}

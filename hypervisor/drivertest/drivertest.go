@@ -81,7 +81,7 @@ func freeze(t *testing.T, s Subject, g hypervisor.Guest) hypervisor.Frozen {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = f.Release(context.Background()) })
+	t.Cleanup(func() { _ = f.Release(context.Background(), false) })
 	return f
 }
 
@@ -230,7 +230,7 @@ func testResume(t *testing.T, s Subject) {
 	if err := again.Changed(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := again.Release(t.Context()); err != nil {
+	if err := again.Release(t.Context(), false); err != nil {
 		t.Error(err)
 	}
 }
@@ -242,7 +242,7 @@ func testResumeChanged(t *testing.T, s Subject) {
 	again, err := s.Again().Resume(t.Context(), g, f.Record())
 	judge(t, s, g, err)
 	if err == nil {
-		_ = again.Release(t.Context())
+		_ = again.Release(t.Context(), false)
 	}
 }
 
@@ -250,7 +250,7 @@ func testRelease(t *testing.T, s Subject) {
 	g := inspect(t, s.Driver)
 	f := freeze(t, s, g)
 	for range 2 {
-		if err := f.Release(t.Context()); err != nil {
+		if err := f.Release(t.Context(), false); err != nil {
 			t.Errorf("release: %v", err)
 		}
 	}
@@ -269,7 +269,7 @@ func testRecords(t *testing.T, s Subject) {
 	for _, record := range []string{"", "{}", "null", "[", `{"format":1}`, `{"format":99,"disks":[]}`} {
 		if f, err := s.Driver.Resume(t.Context(), g, []byte(record)); err == nil {
 			t.Errorf("record %q was taken", record)
-			_ = f.Release(t.Context())
+			_ = f.Release(t.Context(), false)
 		}
 	}
 }
@@ -285,7 +285,7 @@ func testMissing(t *testing.T, s Subject) {
 	g.Disks[0] = disk
 	if f, err := s.Driver.Freeze(t.Context(), g, hypervisor.CrashOnly); err == nil {
 		t.Error("a missing disk was frozen")
-		_ = f.Release(t.Context())
+		_ = f.Release(t.Context(), false)
 	}
 }
 
@@ -306,7 +306,7 @@ func testCancel(t *testing.T, s Subject) {
 	if err := f.Changed(t.Context()); err != nil {
 		t.Errorf("a call that was cancelled counts as a change: %v", err)
 	}
-	if err := f.Release(ctx); err != nil {
+	if err := f.Release(ctx, false); err != nil {
 		t.Errorf("release must work when all else is over: %v", err)
 	}
 	if _, err := s.Driver.Freeze(ctx, g, hypervisor.AppPreferred); !errors.Is(err, context.Canceled) {

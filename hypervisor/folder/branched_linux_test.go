@@ -29,7 +29,7 @@ func TestExportWithBranches(t *testing.T) {
 			}
 			f, err := d.Freeze(t.Context(), g, hypervisor.CrashOnly)
 			must(t, err)
-			defer func() { must(t, f.Release(t.Context())) }()
+			defer func() { must(t, f.Release(t.Context(), false)) }()
 			for _, disk := range g.Disks {
 				if disk.Carried {
 					continue

@@ -216,7 +216,7 @@ func TestExportWithoutItsConfiguration(t *testing.T) {
 			}
 			f, err := folder.New(dir, folder.Options{GuestID: g.ID}).Freeze(t.Context(), g, hypervisor.CrashOnly)
 			must(t, err)
-			must(t, f.Release(t.Context()))
+			must(t, f.Release(t.Context(), false))
 			if c := configOf(t, g); len(c.Remarks) == 0 && name != "gone" {
 				t.Errorf("nothing was said: %s\n%s", g.Config, reasonsOf(g))
 			}
@@ -319,7 +319,7 @@ func TestExportWithABrokenImage(t *testing.T) {
 			}
 			f, err := folder.New(dir, options).Freeze(t.Context(), g, hypervisor.CrashOnly)
 			must(t, err)
-			must(t, f.Release(t.Context()))
+			must(t, f.Release(t.Context(), false))
 
 			must(t, os.Remove(filepath.Join(dir, "Virtual Machines", strings.ToUpper(machineID)+".vmcx")))
 			if _, err := folder.New(dir, options).Inspect(t.Context()); err == nil || !strings.Contains(err.Error(), "a_2.avhdx") {
@@ -398,13 +398,13 @@ func TestExportWhoseFilesChange(t *testing.T) {
 		if err := f.Changed(t.Context()); !errors.Is(err, hypervisor.ErrChanged) || !strings.Contains(err.Error(), "file Virtual Machines/"+name+" of the exported tree") {
 			t.Errorf("%s changed while it was held: %v", name, err)
 		}
-		must(t, f.Release(t.Context()))
+		must(t, f.Release(t.Context(), false))
 		f, err = d.Freeze(t.Context(), g, hypervisor.CrashOnly)
 		if strings.HasSuffix(name, ".vmcx") != errors.Is(err, hypervisor.ErrChanged) {
 			t.Errorf("%s is not what was inspected: %v", name, err)
 		}
 		if err == nil {
-			must(t, f.Release(t.Context()))
+			must(t, f.Release(t.Context(), false))
 		}
 		more := put(t, filepath.Join(dir, "Snapshots", "more.vmrs"), []byte("x"))
 		if _, err = d.Freeze(t.Context(), inspectBefore(t, d, more), hypervisor.CrashOnly); !errors.Is(err, hypervisor.ErrChanged) || !strings.Contains(err.Error(), "Snapshots/more.vmrs has come") {

@@ -88,7 +88,7 @@ func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 		return hypervisor.Frozen{}, err
 	}
 	fail := func(err error) (hypervisor.Frozen, error) {
-		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx))
+		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx, false))
 	}
 	for _, file := range h.files {
 		if err := file.settle(ctx); err != nil {
@@ -222,11 +222,11 @@ func (d *Driver) resume(ctx context.Context, g hypervisor.Guest, rec []byte) (hy
 		return hypervisor.Frozen{}, err
 	}
 	if err := h.recall(r); err != nil {
-		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx))
+		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx, false))
 	}
 	h.record = append([]byte(nil), rec...)
 	if err := h.Changed(ctx); err != nil {
-		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx))
+		return hypervisor.Frozen{}, errors.Join(err, h.Release(ctx, false))
 	}
 	f := h.describe(g, true)
 	f.Consistency = hypervisor.Offline

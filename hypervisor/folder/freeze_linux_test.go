@@ -34,7 +34,7 @@ func freeze(t *testing.T, d *folder.Driver, g hypervisor.Guest, p hypervisor.Pol
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = f.Release(context.Background()) })
+	t.Cleanup(func() { _ = f.Release(context.Background(), false) })
 	return f
 }
 
@@ -133,7 +133,7 @@ func TestEveryChangeIsSeen(t *testing.T) {
 				}
 				if r, err := d.Resume(t.Context(), g, f.Record()); !errors.Is(err, hypervisor.ErrChanged) {
 					t.Errorf("resume: %v", err)
-					_ = r.Release(t.Context())
+					_ = r.Release(t.Context(), false)
 				}
 			})
 		}
@@ -171,7 +171,7 @@ func TestNoFalseAlarm(t *testing.T) {
 		if err != nil {
 			t.Errorf("mapped by a writer %v: resume: %v", running, err)
 		} else {
-			must(t, again.Release(t.Context()))
+			must(t, again.Release(t.Context(), false))
 		}
 	}
 }
@@ -291,7 +291,7 @@ func TestBusyWriter(t *testing.T) {
 		<-wrote // may be of a write before the freeze had ended
 		<-wrote
 		err = f.Changed(t.Context())
-		must(t, f.Release(t.Context()))
+		must(t, f.Release(t.Context(), false))
 	}
 	if !errors.Is(err, hypervisor.ErrChanged) {
 		t.Errorf("neither refused nor noticed: %v", err)
@@ -319,8 +319,8 @@ func TestWithoutStamps(t *testing.T) {
 	if again.RecheckPercent != 100 {
 		t.Errorf("a lease that was interrupted proves nothing: %+v", again)
 	}
-	must(t, again.Release(t.Context()))
-	must(t, f.Release(t.Context()))
+	must(t, again.Release(t.Context(), false))
+	must(t, f.Release(t.Context(), false))
 	mapped(t, path)
 	if f := freeze(t, d, g, hypervisor.CrashOnly); f.Consistency != hypervisor.CrashConsistent || f.RecheckPercent != 100 {
 		t.Errorf("with a writer: %+v", f)

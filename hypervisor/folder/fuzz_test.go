@@ -28,7 +28,7 @@ func FuzzResume(f *testing.F) {
 	f.Add([]byte(`{"format":1,"disks":[{"key":"disk.raw"}]}`))
 	f.Fuzz(func(t *testing.T, record []byte) {
 		if r, err := d.Resume(t.Context(), g[0], record); err == nil {
-			if err := r.Release(t.Context()); err != nil {
+			if err := r.Release(t.Context(), false); err != nil {
 				t.Error(err)
 			}
 		}

@@ -83,7 +83,7 @@ func (d *Driver) hold(ctx context.Context, g hypervisor.Guest) (*heldGuest, erro
 			if disk.Carried {
 				err = fmt.Errorf("%w; without it the tree would not be whole: mend that, or leave the tree out with --no-checkpoints", err)
 			}
-			return nil, errors.Join(err, h.Release(ctx))
+			return nil, errors.Join(err, h.Release(ctx, false))
 		}
 	}
 	return h, nil
@@ -239,7 +239,7 @@ func (d *heldFile) compare() (string, error) {
 }
 
 // Release gives leases and files back.
-func (h *heldGuest) Release(context.Context) error {
+func (h *heldGuest) Release(context.Context, bool) error {
 	h.mu.Lock()
 	if h.released {
 		h.mu.Unlock()

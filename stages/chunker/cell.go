@@ -55,6 +55,7 @@ type cell struct {
 	number int64 // in the disk
 	bytes  []byte
 	now    []chunk.BlockHash
+	read   []bool // which blocks were read; nil: all. The others are as the parent has them.
 
 	splice []int // pieces of the open one
 }
@@ -63,6 +64,18 @@ type cell struct {
 // the parent's record stands.
 func (c *cell) find(known *cells) (same bool) {
 	rec := known.of(c.parcel, c.number)
+	whole := !slices.Contains(c.read, false)
+	if whole && rec != nil && rec.Blank() {
+		rec = nil // what comes to be where all was zero is cut as it would be anywhere
+	}
+	if !whole && rec == nil {
+		return c.blind(known.rec)
+	}
+	for n, read := range c.read {
+		if !read {
+			c.now[n] = rec.Hashes[n]
+		}
+	}
 	changed := 0
 	if rec != nil {
 		for n := range c.now {
@@ -81,7 +94,7 @@ func (c *cell) find(known *cells) (same bool) {
 		c.add(flow.Piece{Length: uint32(len(c.bytes)), Zero: true}, 0)
 		c.parcel.Blocks = sidecar.Zeros(c.parcel.Blocks)
 		return false
-	case rec != nil && c.worthSplicing(rec):
+	case rec != nil && (!whole || c.worthSplicing(rec)):
 		c.splices(rec)
 	default:
 		rec = known.rec
@@ -90,6 +103,30 @@ func (c *cell) find(known *cells) (same bool) {
 	}
 	copy(rec.Hashes, c.now)
 	c.parcel.Blocks = sidecar.Append(c.parcel.Blocks, rec)
+	return false
+}
+
+// blind finds the pieces of a cell of which only some blocks were read, and of which there
+// is no record: what was read has changed, the rest is as the parent has it, and what
+// that is stays unknown.
+func (c *cell) blind(rec *sidecar.Record) (same bool) {
+	unlike := chunk.BlockHash{1} // of no block: what is zero where nobody looked is not known
+	if !slices.Contains(c.read, true) {
+		c.blocks(0, len(c.now), flow.Piece{Verdict: flow.Unchanged})
+		c.parcel.Blocks = sidecar.Same(c.parcel.Blocks)
+		return true
+	}
+	rec.Clear()
+	for n, read := range c.read {
+		if !read {
+			c.now[n] = unlike
+		}
+		if rec.Hashes[n] = c.now[n]; read {
+			rec.Hashes[n][0] ^= 0xff
+		}
+	}
+	c.splices(rec)
+	c.parcel.Blocks = sidecar.Unknown(c.parcel.Blocks)
 	return false
 }
 

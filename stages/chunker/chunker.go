@@ -3,6 +3,7 @@ package chunker
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/flow"
@@ -24,6 +25,7 @@ type stage struct {
 	cuts  []chunk.Piece
 	known *cells
 	now   []chunk.BlockHash
+	read  []bool // of a partial parcel: which blocks were read
 	join  []byte // the blocks of the open splice
 }
 
@@ -66,6 +68,9 @@ func (s *stage) parcel(p *flow.Parcel, b []byte) error {
 	}
 	disk := &s.work.Disks[p.Disk]
 	s.Blocks.Disk(s.work.Guests[disk.Guest].ID, disk.Info.Disk)
+	if err := s.reads(p); err != nil {
+		return bad("%v", err)
+	}
 	s.hash(p, b)
 	sum := s.Blocks.Sum(s.now)
 	p.Sum, p.Blocks, p.Pieces, p.Runs = sum[:], nil, p.Pieces[:0], nil
@@ -82,10 +87,34 @@ func (s *stage) parcel(p *flow.Parcel, b []byte) error {
 			stage: s, parcel: p, at: at, number: (p.Offset + at) / s.cell,
 			bytes: b[at:min(at+s.cell, p.Length)], now: s.now[first:min(first+per, len(s.now))],
 		}
+		if p.Partial {
+			c.read = s.read[first:min(first+per, len(s.now))]
+		}
 		same = c.find(s.known) && same
 	}
 	if same {
 		p.Blocks = nil
+	}
+	return nil
+}
+
+// reads notes which blocks of a partial parcel were read.
+func (s *stage) reads(p *flow.Parcel) error {
+	if !p.Partial {
+		return nil
+	}
+	size := int64(s.Blocks.Size())
+	blocks := int((p.Length + size - 1) / size)
+	s.read = slices.Grow(s.read[:0], blocks)[:blocks]
+	clear(s.read)
+	for _, r := range p.Runs { // sorted, apart, and inside the parcel
+		end := r.Offset - p.Offset + r.Length
+		if (r.Offset-p.Offset)%size != 0 || end%size != 0 && end != p.Length {
+			return fmt.Errorf("it is partial, and its run of %d bytes at %d is not of whole blocks", r.Length, r.Offset)
+		}
+		for n := (r.Offset - p.Offset) / size; n*size < end; n++ {
+			s.read[n] = true
+		}
 	}
 	return nil
 }

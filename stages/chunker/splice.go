@@ -6,25 +6,11 @@ import (
 	"github.com/millrace-backup/millrace/flow"
 )
 
-// When a cell is cut afresh instead of being spliced on: when as many of its blocks
-// have changed since it was cut, or its map would have as many pieces, in eighths
-// of its blocks. Cells that are written to alike would all come to it in
-// one job; so each has a limit of its own, up to an eighth lower.
-const (
-	maxChanged = 4
-	maxPieces  = 6
-)
-
 // worthSplicing reports whether the cell stays below its limits. rec has the changed
 // blocks already.
 func (c *cell) worthSplicing(rec *sidecar.Record) bool {
-	blocks := len(c.now)
-	if blocks < 16 {
-		return rec.Changed.Len() <= blocks/2
-	}
-	// Spread evenly by a multiplication, as Knuth has it: neighbours lie far apart.
-	lower := int(uint64(c.number) * 0x9e3779b97f4a7c15 >> 32 * uint64(blocks/8) >> 32)
-	if rec.Changed.Len() > blocks*maxChanged/8-lower {
+	changed, pieces := sidecar.Limits(c.number, len(c.now))
+	if rec.Changed.Len() > changed {
 		return false
 	}
 	starts := 0
@@ -35,7 +21,7 @@ func (c *cell) worthSplicing(rec *sidecar.Record) bool {
 			starts++
 		}
 	}
-	return starts <= blocks*maxPieces/8-lower
+	return starts <= pieces
 }
 
 // splices makes the pieces of a cell of which some blocks have changed: what has

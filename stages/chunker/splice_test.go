@@ -56,7 +56,7 @@ func (m *model) job(name string, point byte, cells int64) {
 		m.t.Fatalf("%s: job %d: the map gives another disk", name, point)
 	}
 	c := events.PointCommitted{Point: id.Point{point}, Disks: []events.PointDisk{{Root: events.Hash{point}}}}
-	k.Commit(&c)
+	k.Commit(&c, func(uint32, int64) sidecar.Left { return sidecar.LeftLost })
 	m.work.Guests[0].Parent, m.work.Disks[0].Parent = c.Point, &c.Disks[0]
 }
 

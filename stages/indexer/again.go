@@ -2,6 +2,7 @@ package indexer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -70,6 +71,9 @@ func (x *indexer) storeAgain(ctx context.Context, n uint32, gone map[flow.PackID
 	var list []flow.RecheckEntry
 	for _, d := range x.work.DisksOf(n) {
 		parcels, err := x.forget(ctx, d, gone)
+		if errors.Is(err, errUnread) {
+			return x.park(n, trust.Fault(fmt.Errorf("%w: %w", err, why)))
+		}
 		if err != nil {
 			return x.park(n, flow.ParentFault("read the tables of", x.work.Guests[n].Name, n, err))
 		}
@@ -84,6 +88,10 @@ func (x *indexer) storeAgain(ctx context.Context, n uint32, gone map[flow.PackID
 	g.asked, g.confirmed = false, false
 	return nil
 }
+
+// errUnread says that what has gone was needed for a part of a disk that the job does not
+// read, as nothing there has changed. The next job reads all of the disk.
+var errUnread = errors.New("the parent's chunks are needed where the job reads nothing")
 
 // forget makes the parcels of a disk that refer to one of these packs, or lie
 // where the parent does, ones that have not come; what they counted for as known
@@ -116,6 +124,9 @@ func (x *indexer) forget(ctx context.Context, n uint32, gone map[flow.PackID]err
 		d.stale = map[uint32]int64{}
 	}
 	for k, is := range in {
+		if is && d.incremental() && !bit(d.plan.Cells, k) {
+			return nil, errUnread
+		}
 		if is && k < x.work.Parcels(int(n)) && d.has(k) { // else it is a hole now
 			d.stale[k] = counted[k]
 			d.here[k/8] &^= 1 << (k % 8)

@@ -6,12 +6,12 @@ import (
 	"path/filepath"
 
 	"github.com/millrace-backup/millrace/catalog/layers"
+	"github.com/millrace-backup/millrace/catalog/points"
 	"github.com/millrace-backup/millrace/catalog/spill"
 	"github.com/millrace-backup/millrace/catalog/spool"
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
-	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vault/store/patient"
 )
@@ -57,7 +57,7 @@ func (x *indexer) commit(ctx context.Context, n uint32) error {
 	if err := x.sign(ctx); err != nil {
 		return err
 	}
-	x.blocks.Commit(&point)
+	x.blocks.Commit(&point, x.left)
 	return x.tell(ctx)
 }
 
@@ -99,47 +99,19 @@ func (x *indexer) writeTables(ctx context.Context, n uint32) (tables, error) {
 
 // pointFacts returns the point, and all that is said before it, in order.
 func (x *indexer) pointFacts(n uint32, written layers.Written) ([]events.Fact, events.PointCommitted) {
-	work, g := x.work, x.work.Guests[n]
-	point := events.PointCommitted{
-		Point: id.NewPoint(x.w.Config.Job, g.ID), Guest: g.ID, GuestName: g.Name, Driver: g.Driver, Source: g.Source, Set: work.Set,
-		Scan: "full", ScanReason: g.ScanReason, Parent: g.Parent, Config: g.Config, Unprotected: g.Unprotected, Domain: work.OwnDomain,
-	}
+	var taken *events.SnapshotTaken
 	for _, r := range x.guests[n].facts {
 		if f, ok := r.Fact.(events.SnapshotTaken); ok {
-			point.Time, point.Consistency = f.At, f.Consistency
+			taken = &f
 		}
 	}
-	var out, sealed []events.Fact
-	if !written.Chunks.Name.IsZero() {
-		out = append(out, events.ChunksStored{
-			Table: written.Chunks, Domain: work.Domain, New: written.New, NewBytes: written.NewBytes, StoredBytes: written.Stored, Known: written.Known,
+	var disks []points.Disk
+	for _, number := range x.work.DisksOf(n) {
+		d := &x.disks[number]
+		disks = append(disks, points.Disk{
+			Plan: d.plan, Zero: d.zero, Unchanged: d.unchanged, Known: d.known, Fresh: d.fresh, Stored: d.stored, Read: d.read,
+			NewChunks: d.newChunks, KnownChunks: d.knownChunks, Reread: d.reread,
 		})
 	}
-	for i, number := range work.DisksOf(n) {
-		layer, d, info := written.Disks[i], &x.disks[number], work.Disks[number].Info
-		disk := events.PointDisk{
-			Disk: info.Disk, Key: info.Key, Format: info.Format, Variant: info.Variant, Size: info.VirtualSize, Sector: info.SectorSize,
-			PhysicalSector: info.PhysicalSector, BlockSize: info.BlockSize, DiskID: info.DiskID, File: info.File, Carried: info.Carried,
-		}
-		if !layer.Base {
-			disk.Extents, disk.Chunks = work.Disks[number].Parent.Extents, work.Disks[number].Parent.Chunks
-		}
-		if !layer.Table.Name.IsZero() {
-			out = append(out, events.ExtentsMapped{Guest: g.ID, Disk: info.Disk, Table: layer.Table, Chunks: written.Chunks, Base: layer.Base})
-			disk.Extents = append([]events.TableRef{layer.Table}, disk.Extents...)
-			disk.Chunks = append([]events.TableRef{written.Chunks}, disk.Chunks...)
-		}
-		disk.Root = disk.Extents[0].Root
-		point.Disks = append(point.Disks, disk)
-		point.DiskBytes += info.VirtualSize
-		point.ReadBytes += d.read
-		point.NewBytes += d.fresh
-		point.StoredBytes += d.stored
-		sealed = append(sealed, events.DiskSealed{
-			Guest: g.ID, Disk: info.Disk, Number: number, Size: info.VirtualSize, ZeroBytes: d.zero, UnchangedBytes: d.unchanged,
-			KnownBytes: d.known, NewBytes: d.fresh, StoredBytes: d.stored, ReadBytes: d.read, NewChunks: d.newChunks,
-			KnownChunks: d.knownChunks, Parcels: d.plan.Parcels, Reread: d.reread, Root: disk.Root,
-		})
-	}
-	return append(out, sealed...), point
+	return points.Facts(x.work, x.w.Config.Job, n, taken, written, disks)
 }

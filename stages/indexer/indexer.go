@@ -130,7 +130,7 @@ func (x *indexer) recall(ctx context.Context) error {
 		case events.PointCommitted:
 			committed = true
 			x.each(f.Guest, func(g *guest) { g.point, g.fault = f.Point, nil })
-			x.blocks.Commit(&f)
+			x.blocks.Commit(&f, x.left)
 		case events.SnapshotReleased:
 			x.each(f.Guest, func(g *guest) { g.released = true })
 		}
@@ -320,7 +320,7 @@ func (x *indexer) advance(ctx context.Context, n uint32) error {
 		g.releasing = true
 		x.open++
 		x.asks.Drop(n)
-		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Release: true}})
+		return x.w.Send(ctx, flow.Snapshot, &flow.Message{Ask: &flow.Ask{Guest: n, Release: true, Kept: !g.point.IsZero()}})
 	case g.settled():
 		return nil
 	case !x.complete(n):

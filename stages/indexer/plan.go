@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/millrace-backup/millrace/catalog/points"
+	"github.com/millrace-backup/millrace/catalog/sidecar"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/flow/asks"
@@ -95,6 +97,9 @@ func (s *state) checkPlan(p *flow.Plan, records []events.Record) (map[uint32]eve
 				return nil, problem("plan", fmt.Sprintf("disk %d has no parcel %d", c.Number, k))
 			}
 		}
+		if c.Mode == events.ModeIncremental && s.work.Disks[c.Number].Parent == nil {
+			return nil, problem("plan", fmt.Sprintf("disk %d is incremental, and has no parent", c.Number))
+		}
 		if set != c.Parcels {
 			return nil, problem("plan", fmt.Sprintf("disk %d has %d parcels, %d are marked", c.Number, c.Parcels, set))
 		}
@@ -114,11 +119,31 @@ func (s *state) checkPlan(p *flow.Plan, records []events.Record) (map[uint32]eve
 	return plans, nil
 }
 
+// incremental reports whether what is not read of the disk is as in the parent; else it
+// is a hole.
+func (d *disk) incremental() bool { return d.plan.Mode == events.ModeIncremental }
+
+// left says why a cell was not read.
+func (s *state) left(disk uint32, cell int64) sidecar.Left {
+	d := &s.disks[disk]
+	switch {
+	case !d.planned || bit(d.plan.Cells, uint32(cell*s.work.CellSize/s.work.ParcelSize)):
+		return sidecar.LeftLost
+	case d.incremental():
+		return sidecar.LeftSame
+	}
+	return sidecar.LeftHole
+}
+
 func (s *state) planDisk(n uint32, c events.ChangesResolved) {
 	d := &s.disks[n]
 	d.plan, d.planned, d.left = c, true, c.Parcels
 	d.read = c.ReadBytes
-	d.zero += holeBytes(s.work, int(n), c.Cells)
+	if left := points.HoleBytes(s.work, int(n), c.Cells); d.incremental() {
+		d.unchanged += left
+	} else {
+		d.zero += left
+	}
 	for k := range s.work.Parcels(int(n)) {
 		switch {
 		case !d.has(k):

@@ -39,17 +39,6 @@ type DiskProgress struct {
 	Left      uint32 `json:"left"`
 }
 
-// holeBytes is what the plan leaves out: it is not read, because it is a hole.
-func holeBytes(w *flow.Work, n int, cells []byte) (bytes int64) {
-	size := w.Disks[n].Info.VirtualSize
-	for k := range w.Parcels(n) {
-		if !bit(cells, k) {
-			bytes += min(w.ParcelSize, size-int64(k)*w.ParcelSize)
-		}
-	}
-	return bytes
-}
-
 func (x *indexer) progress() Progress {
 	p := Progress{PackBytes: x.packBytes, TableBytes: x.tableBytes, Checkpoint: x.signed.Note, Final: true}
 	for i := range x.guests {

@@ -21,7 +21,7 @@ func (s *state) found(n uint32, ends map[uint32]int64) func(context.Context) ite
 			at, err, more := next()
 			for k := range s.work.Parcels(int(n)) {
 				start := int64(k) * parcel
-				if !d.has(k) && !yield(table.MapPiece{Offset: start, Length: min(parcel, size-start), Zero: true}, nil) {
+				if !d.has(k) && !d.incremental() && !yield(table.MapPiece{Offset: start, Length: min(parcel, size-start), Zero: true}, nil) {
 					return
 				}
 				if err != nil {

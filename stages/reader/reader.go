@@ -10,6 +10,7 @@ import (
 	"github.com/millrace-backup/millrace/flow/arena"
 	"github.com/millrace-backup/millrace/flow/pace"
 	"github.com/millrace-backup/millrace/vdisk"
+	"golang.org/x/sync/errgroup"
 )
 
 // Opener opens a frozen disk for reading.
@@ -20,6 +21,9 @@ type Image interface {
 	vdisk.Image
 	io.Closer
 }
+
+// atOnce is how many runs of a partial parcel are read at the same time.
+const atOnce = 16
 
 // readSize is the size of one read: larger ones cost more CPU, not less.
 const readSize = 1 << 20
@@ -105,6 +109,9 @@ func (p paced) ReadAt(b []byte, at int64) (int, error) {
 // are holes and looks at none of their bytes, and clearing them is most of what a
 // parcel with little in it costs. A parcel without runs is looked at whole.
 func fill(im io.ReaderAt, p *flow.Parcel, mem []byte, cell int64) error {
+	if p.Partial {
+		return fillRuns(im, p, mem)
+	}
 	if len(p.Runs) == 0 {
 		clear(mem)
 	}
@@ -119,6 +126,18 @@ func fill(im io.ReaderAt, p *flow.Parcel, mem []byte, cell int64) error {
 	}
 	clearEdges(mem, at, int64(len(mem)), cell)
 	return nil
+}
+
+// fillRuns reads the runs of a partial parcel. They are many and small, and each waits for
+// the hypervisor to answer: several at a time wait for little more than one.
+func fillRuns(im io.ReaderAt, p *flow.Parcel, mem []byte) error {
+	g := errgroup.Group{}
+	g.SetLimit(atOnce)
+	for _, r := range p.Runs {
+		from := r.Offset - p.Offset
+		g.Go(func() error { return readFull(im, mem[from:from+r.Length], r.Offset) })
+	}
+	return g.Wait()
 }
 
 // clearEdges clears what a gap between runs, from one byte to another, has of cells

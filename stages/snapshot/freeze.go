@@ -27,6 +27,8 @@ type record struct {
 	Frozen struct {
 		Consistency, Method, Reason string
 		RecheckPercent              int
+		Tracking                    []hypervisor.Tracking
+		Stood                       time.Duration
 	} `json:"frozen"`
 }
 
@@ -47,6 +49,7 @@ func (s *stage) freeze(ctx context.Context, n uint32) (*hold, uint64, error) {
 		h.since = r.Since
 		h.frozen.Consistency, h.frozen.Method, h.frozen.Reason = r.Frozen.Consistency, r.Frozen.Method, r.Frozen.Reason
 		h.frozen.RecheckPercent = max(h.frozen.RecheckPercent, r.Frozen.RecheckPercent)
+		h.frozen.Tracking, h.frozen.Stood = r.Frozen.Tracking, r.Frozen.Stood
 		return h, r.Seed, nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, 0, err
@@ -59,8 +62,9 @@ func (s *stage) freeze(ctx context.Context, n uint32) (*hold, uint64, error) {
 	_, _ = rand.Read(seed[:]) // never fails: crypto/rand ends the process instead
 	r = record{Driver: h.frozen.Record(), Since: h.since, Seed: binary.LittleEndian.Uint64(seed[:])}
 	r.Frozen.Consistency, r.Frozen.Method, r.Frozen.Reason, r.Frozen.RecheckPercent = h.frozen.Consistency, h.frozen.Method, h.frozen.Reason, h.frozen.RecheckPercent
+	r.Frozen.Tracking, r.Frozen.Stood = h.frozen.Tracking, h.frozen.Stood
 	if err := writeRecord(path, r); err != nil {
-		return nil, 0, errors.Join(err, h.frozen.Release(ctx))
+		return nil, 0, errors.Join(err, h.frozen.Release(ctx, false))
 	}
 	return h, r.Seed, nil
 }

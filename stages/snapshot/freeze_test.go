@@ -15,9 +15,9 @@ import (
 // heldOnce counts what is asked of a freeze.
 type heldOnce struct{ released int }
 
-func (*heldOnce) Record() []byte                  { return []byte(`{"instant":1}`) }
-func (*heldOnce) Changed(context.Context) error   { return nil }
-func (h *heldOnce) Release(context.Context) error { h.released++; return nil }
+func (*heldOnce) Record() []byte                        { return []byte(`{"instant":1}`) }
+func (*heldOnce) Changed(context.Context) error         { return nil }
+func (h *heldOnce) Release(context.Context, bool) error { h.released++; return nil }
 
 // freezer says what it is told to.
 type freezer struct {

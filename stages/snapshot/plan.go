@@ -18,6 +18,8 @@ type plan struct {
 	disk  hypervisor.Disk
 	fact  events.ChangesResolved
 	cells []byte // one bit per parcel of the disk, set: sent
+
+	tracked *tracked // nil: all that is no hole is read
 }
 
 func (p *plan) has(n uint32) bool { return p.cells[n/8]&(1<<(n%8)) != 0 }
@@ -27,15 +29,19 @@ const minRecheck = 16 << 20
 
 // plan walks the disk's extents once, to count: the indexer must know how many
 // parcels to wait for before it can lose one.
-func (s *stage) plan(ctx context.Context, h *hold, d uint32, disk hypervisor.Disk) (*plan, error) {
+func (s *stage) plan(ctx context.Context, h *hold, d uint32, place int, seed uint64) (*plan, error) {
+	disk := h.guest.Disks[place]
 	w := &s.w.Config.Work
 	g := w.Guests[w.Disks[d].Guest]
 	p := &plan{disk: disk, cells: make([]byte, (w.Parcels(int(d))+7)/8)}
 	p.fact = events.ChangesResolved{
-		Guest: g.ID, Disk: disk.ID, Number: d, Mode: "full", Source: "extents", Reason: g.ScanReason, DiskBytes: disk.Info.VirtualSize,
+		Guest: g.ID, Disk: disk.ID, Number: d, Mode: events.ModeFull, Source: "extents", Reason: g.ScanReason, DiskBytes: disk.Info.VirtualSize,
 	}
 	if w.Disks[d].Parent != nil {
 		p.fact.Parent = g.Parent
+	}
+	if err := s.track(ctx, h, p, place, seed); err != nil {
+		return p, unreadable(disk.Path, err)
 	}
 	err := s.parcels(ctx, h, p, func(x *flow.Parcel) error {
 		p.cells[x.Number/8] |= 1 << (x.Number % 8)
@@ -52,7 +58,7 @@ func (s *stage) plan(ctx context.Context, h *hold, d uint32, disk hypervisor.Dis
 // sample picks the parcels that are read twice.
 func (p *plan) sample(seed uint64, percent int) flow.Marks {
 	out := flow.Marks{Disk: p.fact.Number, Bits: make([]byte, len(p.cells))}
-	if p.fact.Parcels == 0 {
+	if p.fact.Parcels == 0 || percent == 0 {
 		return out
 	}
 	perParcel := max(p.fact.ReadBytes/int64(p.fact.Parcels), 1)
@@ -80,7 +86,9 @@ func (s *stage) send(ctx context.Context, h *hold, p *plan, pick func(uint32) bo
 		if h.over.Load() {
 			return errOver
 		}
-		x.Pass, x.Fresh = pass, fresh
+		if x.Pass, x.Fresh = pass, fresh; fresh && x.Partial { // what the parent has there does not count
+			x.Partial, x.Runs = false, []flow.Run{{Offset: x.Offset, Length: x.Length}}
+		}
 		return s.w.Send(ctx, flow.Reader, &flow.Message{Parcel: x})
 	})
 }
@@ -141,11 +149,15 @@ func (s *stage) parcels(ctx context.Context, h *hold, p *plan, each func(*flow.P
 	if im.Size() != size {
 		return changed(p.disk.Path, fmt.Errorf("%d bytes now, %d before: %w", im.Size(), size, hypervisor.ErrChanged))
 	}
-	for x, err := range cut(im.Extents(ctx, 0, size), s.w.Config.Work.ParcelSize, size) {
+	extents := im.Extents(ctx, 0, size)
+	if p.tracked != nil {
+		extents = p.tracked.extents(ctx)
+	}
+	for x, err := range cut(extents, s.w.Config.Work.ParcelSize, size) {
 		if err != nil {
 			return unreadable(p.disk.Path, err)
 		}
-		x.Disk = p.fact.Number
+		x.Disk, x.Partial = p.fact.Number, p.tracked != nil
 		if err := each(x); err != nil {
 			return err
 		}

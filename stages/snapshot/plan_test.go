@@ -71,7 +71,7 @@ func TestParcelsCoverTheData(t *testing.T) {
 		m := scattered(rnd)
 		parcel := int64(cell) << rnd.IntN(3)
 		s, h := frozen(m, parcel)
-		p, err := s.plan(t.Context(), h, 0, h.guest.Disks[0])
+		p, err := s.plan(t.Context(), h, 0, 0, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +171,7 @@ func TestSample(t *testing.T) {
 		{3, 4 << 20, 1, 3},      // 16 MiB are the least: all
 		{100, 4 << 20, 1, 4},    // 16 MiB
 		{1000, 4 << 20, 1, 10},  // a hundredth
-		{1000, 4 << 20, 0, 4},   // still the least
+		{1000, 4 << 20, 0, 0},   // none at all
 		{1000, 4096, 1, 1000},   // small parcels: many make 16 MiB
 		{1000, 4096, 100, 1000}, // all
 		{1000, 4 << 20, 50, 500},
@@ -244,7 +244,7 @@ func TestADiskThatMoved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, h := frozen(made(), cell)
-			p, err := s.plan(t.Context(), h, 0, h.guest.Disks[0])
+			p, err := s.plan(t.Context(), h, 0, 0, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -267,7 +267,7 @@ func TestErrorsOfEachPass(t *testing.T) {
 	m := vdisktest.NewSparse(cell)
 	_, _ = m.WriteAt([]byte{1}, 0)
 	s, h := frozen(m, cell)
-	p, err := s.plan(t.Context(), h, 0, h.guest.Disks[0])
+	p, err := s.plan(t.Context(), h, 0, 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
@@ -29,6 +30,7 @@ type DriverFor func(g flow.WorkGuest) (Driver, error)
 type stage struct {
 	w       *flow.Worker
 	drivers DriverFor
+	blocks  *chunk.Blocks // hashes blocks as the parent's are; nil: nothing is compared
 
 	mu    sync.Mutex               // guards holds and their plans
 	holds map[uint32]*hold         // by guest
@@ -48,16 +50,18 @@ type hold struct {
 // errOver ends the sending of a guest that is settled.
 var errOver = errors.New("the guest is settled")
 
-// Run is the stage: one process per job. It returns when it is told to drain.
-func Run(ctx context.Context, w *flow.Worker, drivers DriverFor) error {
-	s := &stage{w: w, drivers: drivers, holds: map[uint32]*hold{}, said: map[uint32]*flow.Message{}}
+// Run is the stage: one process per job. It returns when it is told to drain. blocks is
+// of the job's dedup domain.
+func Run(ctx context.Context, w *flow.Worker, drivers DriverFor, blocks *chunk.Blocks) error {
+	s := &stage{w: w, drivers: drivers, blocks: blocks, holds: map[uint32]*hold{}, said: map[uint32]*flow.Message{}}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.answer(ctx) })
 	g.Go(func() error { return s.sendAll(ctx) })
 	err := g.Wait()
 	for _, h := range s.holds {
-		if h.frozen.Hold != nil {
-			err = errors.Join(err, h.frozen.Release(context.WithoutCancel(ctx)))
+		// After an error another process is to take up the freezes that outlive this one.
+		if h.frozen.Hold != nil && err == nil {
+			err = h.frozen.Release(context.WithoutCancel(ctx), false)
 		}
 	}
 	return err
@@ -104,7 +108,9 @@ func (s *stage) guest(n uint32) hypervisor.Guest {
 	g := s.w.Config.Work.Guests[n]
 	out := hypervisor.Guest{ID: g.ID, Name: g.Name, Driver: g.Driver, Source: g.Source, Config: g.Config}
 	for _, d := range s.w.Config.Work.DisksOf(n) {
-		out.Disks = append(out.Disks, DiskOf(s.w.Config.Work.Disks[d]))
+		disk := DiskOf(s.w.Config.Work.Disks[d])
+		disk.Since = s.w.Config.Work.Disks[d].Since
+		out.Disks = append(out.Disks, disk)
 	}
 	for _, u := range g.Unprotected {
 		out.Unprotected = append(out.Unprotected, hypervisor.Unprotected{Key: u.Key, Reason: u.Reason})
@@ -127,7 +133,7 @@ func (s *stage) backUp(ctx context.Context, n uint32) error {
 	var recheck []flow.Marks
 	facts, plans := s.opening(n, h), map[uint32]*plan{}
 	for i, d := range s.w.Config.Work.DisksOf(n) {
-		p, err := s.plan(ctx, h, d, h.guest.Disks[i])
+		p, err := s.plan(ctx, h, d, i, seed)
 		if err != nil {
 			return err
 		}
@@ -168,12 +174,16 @@ func (s *stage) opening(n uint32, h *hold) []events.Fact {
 	}
 	taken := events.SnapshotTaken{
 		Guest: g.ID, At: events.At(h.since), Consistency: h.frozen.Consistency, Method: h.frozen.Method, Policy: s.w.Config.Work.Freeze,
-		Reason: h.frozen.Reason, RecheckPercent: h.frozen.RecheckPercent, Record: h.frozen.Record(),
+		Reason: h.frozen.Reason, RecheckPercent: h.frozen.RecheckPercent, Record: h.frozen.Record(), FreezeNS: int64(h.frozen.Stood),
 	}
-	for _, d := range s.w.Config.Work.DisksOf(n) {
+	for i, d := range s.w.Config.Work.DisksOf(n) {
 		info := s.w.Config.Work.Disks[d].Info
 		seen.Disks = append(seen.Disks, info)
-		taken.Disks = append(taken.Disks, events.SnapshotDisk{Disk: info.Disk})
+		disk := events.SnapshotDisk{Disk: info.Disk}
+		if i < len(h.frozen.Tracking) {
+			disk.TrackingKind, disk.Token = h.frozen.Tracking[i].Kind, h.frozen.Tracking[i].Token
+		}
+		taken.Disks = append(taken.Disks, disk)
 	}
 	return []events.Fact{seen, taken}
 }
@@ -224,7 +234,7 @@ func (s *stage) serve(ctx context.Context, d *flow.Delivery) error {
 	s.mu.Unlock()
 	switch {
 	case a.Release:
-		facts, err := s.release(ctx, a.Guest, h)
+		facts, err := s.release(ctx, a.Guest, h, a.Kept)
 		if err != nil {
 			return err
 		}
@@ -261,7 +271,7 @@ func changed(source string, err error) *flow.Fault {
 	}
 }
 
-func (s *stage) release(ctx context.Context, n uint32, h *hold) ([]byte, error) {
+func (s *stage) release(ctx context.Context, n uint32, h *hold, kept bool) ([]byte, error) {
 	if err := os.WriteFile(s.releasedMark(n), nil, 0o600); err != nil {
 		return nil, fmt.Errorf("note that a guest is settled: %w", err)
 	}
@@ -275,7 +285,7 @@ func (s *stage) release(ctx context.Context, n uint32, h *hold) ([]byte, error) 
 		if err := h.frozen.Changed(ctx); err != nil {
 			fact.Verdict, fact.Detail = "changed", err.Error()
 		}
-		if err := h.frozen.Release(ctx); err != nil {
+		if err := h.frozen.Release(ctx, kept); err != nil {
 			fact.Detail = err.Error()
 		}
 	}

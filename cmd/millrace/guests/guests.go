@@ -1,7 +1,7 @@
 // Package guests finds what a backup is to protect: the guests at the sources that a
 // command line names ([Inspect]), or those that a backup set means ([Resolve]).
 //
-// A source is folder:PATH or PATH, and is one guest. In a set, the last element of the
+// A source is folder:PATH, PATH or qemu:QMP-SOCKET, and is one guest. In a set, the last element of the
 // path may have the wildcards * and ?; then every image and every folder with images
 // that it stands for is a guest, looked for each time. Entries whose name begins with a
 // dot are listed only if the wildcard does, and links never: who may write into that folder does
@@ -20,12 +20,11 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"strings"
 
+	"github.com/millrace-backup/millrace/cmd/millrace/drivers"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/hypervisor"
-	"github.com/millrace-backup/millrace/hypervisor/folder"
 	"github.com/millrace-backup/millrace/hypervisor/folder/export"
 	"github.com/millrace-backup/millrace/id"
 )
@@ -50,11 +49,12 @@ func (o Options) Inspect(ctx context.Context, sources []string) (guests []hyperv
 		}
 	}
 	for _, s := range sources {
-		path, err := Path(s)
+		source, err := drivers.Parse(s)
 		if err != nil {
 			return nil, nil, err
 		}
-		found, err := folder.New(path, folder.Options{GuestID: given, Vault: o.Vault}).Inspect(ctx)
+		path := source.Path
+		found, err := source.Inspect(ctx, given, o.Vault)
 		mistaken := errors.Is(err, fs.ErrNotExist) || errors.Is(err, hypervisor.ErrNoDisks)
 		if ctx.Err() != nil || mistaken && len(sources) == 1 {
 			return nil, nil, fault.At("inspect", path, err)
@@ -89,18 +89,8 @@ func outcome(guest id.Guest, name string, err error) events.GuestOutcome {
 
 // Path is the absolute path of a source. What is no source is a usage error.
 func Path(s string) (string, error) {
-	scheme, rest, ok := strings.Cut(s, ":")
-	if ok && (scheme == "qemu" || scheme == "hyperv") {
-		return "", fault.Usage("source %s: this version has no driver %s; it reads folder:PATH", s, scheme)
-	}
-	if !ok || scheme != "folder" {
-		rest = s
-	}
-	path, err := filepath.Abs(rest)
-	if err != nil || rest == "" {
-		return "", fault.Usage("source %q: it is folder:PATH or PATH", s)
-	}
-	return path, nil
+	source, err := drivers.Parse(s)
+	return source.Path, err
 }
 
 // choose leaves out disks as asked for; what is left out is recorded.

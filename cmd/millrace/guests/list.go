@@ -12,11 +12,12 @@ import (
 
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/sets"
+	"github.com/millrace-backup/millrace/cmd/millrace/drivers"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/hypervisor"
-	"github.com/millrace-backup/millrace/hypervisor/folder"
 	"github.com/millrace-backup/millrace/hypervisor/folder/images"
+	"github.com/millrace-backup/millrace/hypervisor/qemu"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/selection"
 )
@@ -50,16 +51,16 @@ func (l *lister) source(ctx context.Context, s events.SetSource) (events.SourceL
 }
 
 func (l *lister) look(ctx context.Context, s events.SetSource, out *events.SourceListed) error {
-	path, err := Path(s.Source)
+	source, err := drivers.Parse(s.Source)
 	if err != nil {
 		return err
 	}
-	dir, glob := filepath.Split(path)
+	dir, glob := filepath.Split(source.Path)
 	if err := Globbed(s.Source); err != nil {
 		return err
 	}
 	if !selection.HasWildcard(glob) {
-		return l.one(ctx, path, s.Tags, out, false)
+		return l.one(ctx, source, s.Tags, out, false)
 	}
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return err
@@ -77,7 +78,11 @@ func (l *lister) look(ctx context.Context, s events.SetSource, out *events.Sourc
 			return fmt.Errorf("more than %d guests in the sources of one set: make several sets of it", selection.MaxCandidates)
 		}
 		whole := filepath.Join(dir, name)
-		if !e.IsDir() {
+		if socket := e.Type()&fs.ModeSocket != 0; socket != (source.Driver == qemu.Name) {
+			out.Passed++
+			continue
+		}
+		if !e.IsDir() && source.Driver == drivers.Folder {
 			m := images.At(name, whole)
 			link := e.Type()&fs.ModeSymlink != 0
 			reason := ""
@@ -89,7 +94,7 @@ func (l *lister) look(ctx context.Context, s events.SetSource, out *events.Sourc
 				continue
 			}
 		}
-		if err := l.one(ctx, whole, s.Tags, out, true); err != nil {
+		if err := l.one(ctx, drivers.Source{Driver: source.Driver, Path: whole}, s.Tags, out, true); err != nil {
 			return err
 		}
 	}
@@ -110,8 +115,9 @@ func Globbed(source string) error {
 
 // one looks at what may be a guest. Only the end of the job's time is an error, and what
 // is not there although it was named.
-func (l *lister) one(ctx context.Context, path string, tags []string, out *events.SourceListed, listed bool) error {
-	found, err := folder.New(path, folder.Options{Vault: l.Vault}).Inspect(ctx)
+func (l *lister) one(ctx context.Context, source drivers.Source, tags []string, out *events.SourceListed, listed bool) error {
+	path := source.Path
+	found, err := source.Inspect(ctx, id.Guest{}, l.Vault)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

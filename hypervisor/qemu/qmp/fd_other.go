@@ -1,0 +1,18 @@
+//go:build !unix
+
+package qmp
+
+import (
+	"errors"
+	"net"
+	"os"
+)
+
+// write sends a line. This system cannot give another process an open file so.
+func write(conn net.Conn, line []byte, file *os.File) error {
+	if file != nil {
+		return errors.New("this system cannot hand an open file to QEMU")
+	}
+	_, err := conn.Write(line)
+	return err
+}
