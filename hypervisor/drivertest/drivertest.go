@@ -141,11 +141,11 @@ func testStill(t *testing.T, s Subject) {
 	g := inspect(t, s.Driver)
 	f := freeze(t, s, g)
 	switch f.Consistency {
-	case hypervisor.Offline, hypervisor.AppConsistent, hypervisor.CrashConsistent:
+	case hypervisor.Offline, hypervisor.AppConsistent, hypervisor.FSConsistent, hypervisor.CrashConsistent:
 	default:
 		t.Errorf("consistency %q", f.Consistency)
 	}
-	if f.Method == "" || f.RecheckPercent < 1 || f.RecheckPercent > 100 || len(f.Record()) == 0 {
+	if f.Method == "" || f.RecheckPercent < 0 || f.RecheckPercent == 0 && !s.Isolated || f.RecheckPercent > 100 || len(f.Record()) == 0 {
 		t.Errorf("frozen %+v with a record of %d bytes", f, len(f.Record()))
 	}
 	record := string(f.Record())
@@ -278,6 +278,7 @@ func testMissing(t *testing.T, s Subject) {
 	g := inspect(t, s.Driver)
 	disk := g.Disks[0]
 	disk.Path += ".missing"
+	disk.Key += ".missing"
 	if _, err := s.Driver.Open(t.Context(), disk); err == nil {
 		t.Error("a missing disk was opened")
 	}

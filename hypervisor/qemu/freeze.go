@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/host"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/machine"
+	"github.com/millrace-backup/millrace/hypervisor/qemu/qmp"
 	"github.com/millrace-backup/millrace/vdisk"
 )
 
@@ -20,6 +21,9 @@ type record struct {
 	Format int          `json:"format"` // 1
 	Job    string       `json:"job"`    // its tag
 	Disks  []diskRecord `json:"disks"`  // in the guest's order
+	Was    struct {
+		Consistency, Method, Reason string
+	} `json:"was"`
 }
 
 // diskRecord is a disk of the freeze.
@@ -88,8 +92,9 @@ func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 	if err != nil {
 		return f, err
 	}
-	h := &hold{d: d, m: m, tag: d.tag()}
+	h := &hold{d: d, tag: d.tag()}
 	defer func() {
+		_ = m.Close() // others may want to talk with QEMU too
 		if err != nil {
 			err = errors.Join(err, h.undo(context.WithoutCancel(ctx)))
 		}
@@ -104,16 +109,16 @@ func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 		return f, err
 	}
 	for _, v := range h.views {
-		if err := h.prepare(ctx, v); err != nil {
+		if err := h.prepare(ctx, m, v); err != nil {
 			return f, fmt.Errorf("disk %s: %w", v.Key, err)
 		}
 	}
 	d.flushAhead(g)
-	f, err = h.still(ctx, p)
+	f, err = h.still(ctx, m, p)
 	if err != nil {
 		return f, err
 	}
-	if err := h.publish(ctx); err != nil {
+	if err := h.publish(ctx, m); err != nil {
 		return f, err
 	}
 	r := record{Format: recordFormat, Job: h.tag}
@@ -121,6 +126,7 @@ func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 		r.Disks = append(r.Disks, v.diskRecord)
 		f.Tracking = append(f.Tracking, v.tracking())
 	}
+	r.Was.Consistency, r.Was.Method, r.Was.Reason = f.Consistency, f.Method, f.Reason
 	h.record, err = json.Marshal(r)
 	f.Hold = h
 	return f, err
@@ -233,7 +239,7 @@ func (d *Driver) flushAhead(g hypervisor.Guest) {
 
 // prepare makes the fleecing file of a disk and the filter that fills it. Nothing of
 // the guest goes through it yet.
-func (h *hold) prepare(ctx context.Context, v *view) error {
+func (h *hold) prepare(ctx context.Context, m *machine.Monitor, v *view) error {
 	f, err := host.Unnamed(h.d.o.Fleece, v.size)
 	if err != nil {
 		return fmt.Errorf("make a fleecing file in %s: %w", h.d.o.Fleece, err)
@@ -242,28 +248,28 @@ func (h *hold) prepare(ctx context.Context, v *view) error {
 	var set struct {
 		ID int `json:"fdset-id"`
 	}
-	if err := h.m.Send(ctx, f, "add-fd", machine.Args{"opaque": machine.Ours + h.tag}, &set); err != nil {
+	if err := m.Send(ctx, f, "add-fd", machine.Args{"opaque": machine.Ours + h.tag}, &set); err != nil {
 		return err
 	}
 	fleece := machine.Args{"driver": "raw", "node-name": v.name(h.tag, "fleece"), "file": machine.Args{
 		"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", set.ID), "locking": "off", "discard": "unmap"}}
-	if err := h.m.Do(ctx, "blockdev-add", fleece, nil); err != nil {
+	if err := m.Do(ctx, "blockdev-add", fleece, nil); err != nil {
 		return err
 	}
-	return h.m.Do(ctx, "blockdev-add", machine.Args{
+	return m.Do(ctx, "blockdev-add", machine.Args{
 		"driver": "copy-before-write", "node-name": v.name(h.tag, "cbw"), "file": v.Node, "target": v.name(h.tag, "fleece"),
 		"on-cbw-error": "break-snapshot", "cbw-timeout": 30,
 	}, nil)
 }
 
 // publish makes the views readable for other processes.
-func (h *hold) publish(ctx context.Context) error {
+func (h *hold) publish(ctx context.Context, m *machine.Monitor) error {
 	l, err := host.Listen(h.d.socket())
 	if err != nil {
 		return fmt.Errorf("make the socket to read disks through: %w", err)
 	}
 	defer l.Close()
-	if err := h.m.Send(ctx, l, "getfd", machine.Args{"fdname": machine.Ours + h.tag}, nil); err != nil {
+	if err := m.Send(ctx, l, "getfd", machine.Args{"fdname": machine.Ours + h.tag}, nil); err != nil {
 		return err
 	}
 	// A crash between the note and the first export leaves a server without exports, of
@@ -272,20 +278,24 @@ func (h *hold) publish(ctx context.Context) error {
 		return err
 	}
 	start := machine.Args{"addr": machine.Args{"type": "fd", "data": machine.Args{"str": machine.Ours + h.tag}}}
-	if err := h.m.Do(ctx, "nbd-server-start", start, nil); err != nil {
+	if err := m.Do(ctx, "nbd-server-start", start, nil); err != nil {
+		var refused *qmp.Error
+		if !errors.As(err, &refused) {
+			return err // it may run all the same, and the note says that it is ours
+		}
 		return errors.Join(fmt.Errorf("%w: another program serves disks of this QEMU over NBD, and there can be one such server; end it (nbd-server-stop), or wait", err),
 			h.d.note(func(n *note) { n.Server = false }))
 	}
 	for _, v := range h.views {
 		snap := machine.Args{"driver": "snapshot-access", "node-name": v.name(h.tag, "snap"), "file": v.name(h.tag, "cbw")}
-		if err := h.m.Do(ctx, "blockdev-add", snap, nil); err != nil {
+		if err := m.Do(ctx, "blockdev-add", snap, nil); err != nil {
 			return fmt.Errorf("disk %s: %w", v.Key, err)
 		}
 		export := machine.Args{"type": "nbd", "id": v.name(h.tag, "export"), "node-name": v.name(h.tag, "snap"), "name": h.d.export(v.Key)}
 		if v.since != nil {
 			export["bitmaps"] = []any{machine.Args{"node": v.Node, "name": h.d.changed()}}
 		}
-		if err := h.m.Do(ctx, "block-export-add", export, nil); err != nil {
+		if err := m.Do(ctx, "block-export-add", export, nil); err != nil {
 			return fmt.Errorf("disk %s: %w", v.Key, err)
 		}
 	}
@@ -318,15 +328,11 @@ func (d *Driver) resume(ctx context.Context, g hypervisor.Guest, rec []byte) (f 
 	if r.Format != recordFormat || len(r.Disks) != len(g.Disks) || r.Job != d.tag() {
 		return f, fmt.Errorf("record of format %d, job %s, with %d disks: the guest has %d, the job is %s", r.Format, r.Job, len(r.Disks), len(g.Disks), d.tag())
 	}
-	m, err := d.connect(ctx)
-	if err != nil {
-		return f, fmt.Errorf("%w: %w", hypervisor.ErrChanged, err) // a QEMU that is gone has taken the instant with it
-	}
-	h := &hold{d: d, m: m, tag: d.tag(), record: append([]byte(nil), rec...)}
-	f.Hold = h
+	h := &hold{d: d, tag: d.tag(), record: append([]byte(nil), rec...)}
+	f.Hold, f.Consistency, f.Method, f.Reason = h, r.Was.Consistency, r.Was.Method, r.Was.Reason
 	for n, disk := range r.Disks {
 		if disk.Key != g.Disks[n].Key {
-			return f, errors.Join(fmt.Errorf("record has disk %s, the guest %s", disk.Key, g.Disks[n].Key), m.Close())
+			return f, fmt.Errorf("record has disk %s, the guest %s", disk.Key, g.Disks[n].Key)
 		}
 		v := &view{diskRecord: disk, n: n, size: g.Disks[n].Info.VirtualSize}
 		if disk.Since != "" {
@@ -334,8 +340,8 @@ func (d *Driver) resume(ctx context.Context, g hypervisor.Guest, rec []byte) (f 
 		}
 		h.views = append(h.views, v)
 	}
-	if err := h.Changed(ctx); err != nil {
-		return f, errors.Join(err, m.Close())
+	if err := h.Changed(ctx); err != nil { // a QEMU that is gone has taken the instant with it
+		return f, err
 	}
 	h.guard, err = d.startGuard()
 	return f, err

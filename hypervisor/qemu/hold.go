@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/machine"
+	"github.com/millrace-backup/millrace/hypervisor/qemu/qmp"
 )
 
 // hold is a freeze that is in force. Nearly all of it is in QEMU.
@@ -20,24 +22,27 @@ type hold struct {
 	guard  *guard // nil: none
 
 	mu       sync.Mutex // guards the rest
-	m        *machine.Monitor
 	released bool
 }
 
 func (h *hold) Record() []byte { return h.record }
 
-// monitor is the conversation with QEMU, begun anew if it is over.
-func (h *hold) monitor(ctx context.Context) (*machine.Monitor, error) {
-	select {
-	case <-h.m.Done():
+// talk calls with a conversation with QEMU. Somebody else may have to end theirs for it;
+// and one that breaks off is begun anew, a few times, so call must bear being called
+// again.
+func (h *hold) talk(ctx context.Context, call func(*machine.Monitor) error) error {
+	for tries := 0; ; tries++ {
 		m, err := h.d.connect(ctx)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = call(m)
+			_ = m.Close() // nothing is left to be said
 		}
-		h.m = m
-	default:
+		broken := errors.Is(err, qmp.ErrClosed) || errors.Is(err, io.EOF)
+		if ctx.Err() != nil || !errors.Is(err, qmp.ErrBusy) && (!broken || tries == 3) {
+			return err
+		}
+		time.Sleep(30 * time.Millisecond << tries)
 	}
-	return h.m, nil
 }
 
 // Changed returns nil as long as QEMU still shows the instant. It asks QEMU for what we
@@ -68,6 +73,9 @@ func (h *hold) Changed(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// releaseLimit is how long QEMU may take to let go of everything.
+const releaseLimit = time.Minute
+
 // Release takes everything out of QEMU that the freeze put there but for one bitmap of
 // each disk: the new one if its point is there, else the one from before.
 func (h *hold) Release(ctx context.Context, kept bool) error {
@@ -76,48 +84,43 @@ func (h *hold) Release(ctx context.Context, kept bool) error {
 	if h.released {
 		return nil
 	}
-	m, err := h.monitor(ctx)
-	if err != nil {
-		// QEMU is gone, and with it all that is ours; or it is not, then the guard
-		// finds it there, or the next freeze.
-		h.released = true
-		return fmt.Errorf("release what is frozen in QEMU: %w", err)
-	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
+	defer cancel()
 	below := map[string]string{}
 	for _, v := range h.views {
 		below[v.QDev] = v.Node
 	}
-	err = h.d.removeJob(ctx, m, h.tag, below)
-	for _, v := range h.views {
-		if kept && v.Since != "" {
-			err = errors.Join(err, m.RemoveBitmap(ctx, v.Node, v.Since))
+	err := h.talk(ctx, func(m *machine.Monitor) error {
+		err := h.d.removeJob(ctx, m, h.tag, below)
+		for _, v := range h.views {
+			if kept && v.Since != "" {
+				err = errors.Join(err, m.RemoveBitmap(ctx, v.Node, v.Since))
+			}
+			if !kept && v.Bitmap != "" {
+				err = errors.Join(err, m.RemoveBitmap(ctx, v.Node, v.Bitmap))
+			}
 		}
-		if !kept && v.Bitmap != "" {
-			err = errors.Join(err, m.RemoveBitmap(ctx, v.Node, v.Bitmap))
-		}
-	}
+		return err
+	})
+	// If QEMU is gone, so is all that is ours. If it is not, the guard finds it there, or
+	// the next freeze.
 	h.released = true
-	if err == nil {
-		h.guard.say(order{Do: over})
+	if err != nil {
+		h.guard.leave()
+		return fmt.Errorf("release what is frozen in QEMU: %w", err)
 	}
+	h.guard.say(order{Do: over})
 	h.guard.leave()
-	return errors.Join(err, h.d.forget(), m.Close())
+	return h.d.forget()
 }
 
 // undo ends a freeze that did not come about.
 func (h *hold) undo(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	m, err := h.monitor(ctx)
-	if err != nil {
+	if err := h.talk(ctx, func(m *machine.Monitor) error { return h.d.rescue(ctx, m) }); err != nil {
 		h.guard.leave()
 		return err
 	}
-	if err = h.d.rescue(ctx, m); err == nil {
-		err = h.Release(ctx, false)
-	} else {
-		h.guard.leave()
-		err = errors.Join(err, m.Close())
-	}
-	return err
+	return h.Release(ctx, false)
 }

@@ -71,6 +71,9 @@ var ErrVersion = errors.New("QEMU is too old: 7.1 is the first that can break a 
 
 // connect begins a conversation.
 func (d *Driver) connect(ctx context.Context) (*machine.Monitor, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	c, err := qmp.Dial(ctx, d.path, qmp.Options{})
 	if err != nil {
 		return nil, err

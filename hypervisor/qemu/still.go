@@ -13,12 +13,12 @@ import (
 
 // still makes the instant: the guest's file systems frozen if that can be had, and the
 // guest paused while the filters go in.
-func (h *hold) still(ctx context.Context, p hypervisor.Policy) (f hypervisor.Frozen, err error) {
+func (h *hold) still(ctx context.Context, m *machine.Monitor, p hypervisor.Policy) (f hypervisor.Frozen, err error) {
 	var status struct {
 		Running bool
 		Status  string
 	}
-	if err := h.m.Do(ctx, "query-status", nil, &status); err != nil {
+	if err := m.Do(ctx, "query-status", nil, &status); err != nil {
 		return f, err
 	}
 	f = hypervisor.Frozen{Consistency: hypervisor.CrashConsistent, Method: "copy-before-write"}
@@ -32,7 +32,7 @@ func (h *hold) still(ctx context.Context, p hypervisor.Policy) (f hypervisor.Fro
 	default:
 		began := time.Now()
 		var thaw func() error
-		thaw, f.Consistency, f.Reason = h.askAgent(ctx)
+		thaw, f.Consistency, f.Reason = h.askAgent(ctx, m)
 		if thaw != nil {
 			f.Method += ", agent"
 			defer func() {
@@ -47,16 +47,16 @@ func (h *hold) still(ctx context.Context, p hypervisor.Policy) (f hypervisor.Fro
 		return f, fmt.Errorf("%w: %s", hypervisor.ErrConsistency, f.Reason)
 	}
 	began := time.Now()
-	err = h.pause(ctx, status.Running)
+	err = h.pause(ctx, m, status.Running)
 	f.Stood = time.Since(began)
 	return f, err
 }
 
 // askAgent freezes the guest's file systems through its agent. The returned function
 // thaws them; nil: there is nothing to thaw that the guard does not know of.
-func (h *hold) askAgent(ctx context.Context) (thaw func() error, consistency, reason string) {
+func (h *hold) askAgent(ctx context.Context, m *machine.Monitor) (thaw func() error, consistency, reason string) {
 	const crash = hypervisor.CrashConsistent
-	path, why, err := h.m.AgentSocket(ctx)
+	path, why, err := m.AgentSocket(ctx)
 	if err != nil {
 		return nil, crash, err.Error()
 	}
@@ -116,7 +116,7 @@ func (h *hold) thaw(ctx context.Context, a *agent.Client) error {
 }
 
 // pause stops the guest, puts the filters in, begins the bitmaps, and lets it go on.
-func (h *hold) pause(ctx context.Context, running bool) (err error) {
+func (h *hold) pause(ctx context.Context, m *machine.Monitor, running bool) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, pauseLimit)
 	defer cancel()
 	if running {
@@ -125,12 +125,12 @@ func (h *hold) pause(ctx context.Context, running bool) (err error) {
 		}
 		h.guard.say(order{Do: held, Limit: h.d.o.AgentWait + pauseLimit})
 		// A crash from here on leaves the guest paused and a note that says by whom.
-		if err := h.m.Do(ctx, "stop", nil, nil); err != nil {
+		if err := m.Do(ctx, "stop", nil, nil); err != nil {
 			return err
 		}
 		defer func() {
 			// If it fails the guest is paused: undo, the guard, or the next freeze lets it go on.
-			if late := h.m.Do(context.WithoutCancel(ctx), "cont", nil, nil); late != nil {
+			if late := m.Do(context.WithoutCancel(ctx), "cont", nil, nil); late != nil {
 				err = errors.Join(err, late)
 				return
 			}
@@ -138,18 +138,18 @@ func (h *hold) pause(ctx context.Context, running bool) (err error) {
 		}()
 	}
 	for _, v := range h.views {
-		err := h.m.Do(ctx, "qom-set", machine.Args{"path": v.QDev, "property": "drive", "value": v.name(h.tag, "cbw")}, nil)
+		err := m.Do(ctx, "qom-set", machine.Args{"path": v.QDev, "property": "drive", "value": v.name(h.tag, "cbw")}, nil)
 		if err != nil {
 			return fmt.Errorf("disk %s: put a filter before it: %w", v.Key, err)
 		}
 	}
-	return h.beginBitmaps(ctx)
+	return h.beginBitmaps(ctx, m)
 }
 
 // beginBitmaps begins a bitmap for each disk and copies aside what has changed since the
 // point before, all at once. Where images cannot keep bitmaps they are in memory; where
 // there can be none, changes are not tracked and the job goes on.
-func (h *hold) beginBitmaps(ctx context.Context) error {
+func (h *hold) beginBitmaps(ctx context.Context, m *machine.Monitor) error {
 	var why error
 	for _, attempt := range []struct{ persistent, begin bool }{{true, true}, {false, true}, {false, false}} {
 		var actions []any
@@ -165,7 +165,7 @@ func (h *hold) beginBitmaps(ctx context.Context) error {
 					machine.Args{"type": "block-dirty-bitmap-merge", "data": machine.Args{"node": v.Node, "target": changes, "bitmaps": []string{v.Since}}})
 			}
 		}
-		err := h.m.Do(ctx, "transaction", machine.Args{"actions": actions}, nil)
+		err := m.Do(ctx, "transaction", machine.Args{"actions": actions}, nil)
 		if err == nil {
 			if !attempt.begin {
 				for _, v := range h.views {

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,7 +62,7 @@ func Start(t testing.TB, disks []Disk, more ...string) *VM {
 		"-qmp", "unix:" + v.Socket + ",server=on,wait=off", "-qmp", "unix:" + v.Socket + "2,server=on,wait=off",
 	}
 	for n, d := range disks {
-		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,file=%s,format=%s,discard=unmap", d.Name, d.Path, d.Format),
+		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,file=%s,format=%s,discard=unmap", d.Name, strings.ReplaceAll(d.Path, ",", ",,"), d.Format),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,id=dev%d", d.Name, n))
 	}
 	v.cmd = exec.Command(exe, append(args, more...)...)
