@@ -1,7 +1,10 @@
 #!/bin/bash
 # Makes a small bootable Linux disk, without root and without mounting anything.
 #
-#   build.sh OUT.raw SIZE_MIB [FOLDER]      FOLDER is copied to /srv of the guest
+#   build.sh OUT.raw SIZE_MIB [FOLDER] [agent]     FOLDER is copied to /srv of the guest
+#
+# With "agent" the guest runs QEMU's guest agent (Debian's package, with the libraries
+# that it needs of this machine) on the port org.qemu.guest_agent.0.
 #
 # Two partitions behind an MBR: a FAT boot partition with syslinux, Debian's
 # cloud kernel and an initial ramdisk made of busybox; and the ext4 root. On its
@@ -17,7 +20,7 @@
 # ${XDG_CACHE_HOME:-$HOME/.cache}/millrace/guest-kernel.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin LC_ALL=C
-out=$1 size_mib=$2 payload=${3:-}
+out=$1 size_mib=$2 payload=${3:-} agent=${4:-}
 
 boot_mib=32
 root_at=$((1 + boot_mib))
@@ -46,7 +49,7 @@ ram=$work/ram
 mkdir -p "$ram"/{bin,dev,proc,sys,root,modules}
 cp /bin/busybox "$ram/bin/busybox"
 for module in virtio virtio_ring virtio_pci virtio_pci_legacy_dev virtio_pci_modern_dev virtio_blk virtio_scsi \
-    scsi_common scsi_mod sd_mod libata ata_piix ata_generic ahci libahci \
+    virtio_console scsi_common scsi_mod sd_mod libata ata_piix ata_generic ahci libahci \
     crc16 crc32c_generic libcrc32c crc-t10dif crct10dif_common crct10dif_generic t10-pi crc64 crc64-rocksoft mbcache jbd2 ext4; do
   find "$cache/lib/modules" -name "$module.ko*" -exec cp {} "$ram/modules/" \;
 done
@@ -92,6 +95,23 @@ grep -q -w poweroff /proc/cmdline && poweroff -f
 exit 0
 SCRIPT
 chmod +x "$root/etc/start"
+if [ "$agent" = agent ]; then
+  ga=${XDG_CACHE_HOME:-$HOME/.cache}/millrace/guest-agent
+  if [ ! -d "$ga" ]; then
+    mkdir -p "$work/gadeb"
+    (cd "$work/gadeb" && apt-get -q download qemu-guest-agent >log 2>&1) || { cat "$work/gadeb/log" >&2; exit 3; }
+    dpkg-deb -x "$work"/gadeb/*.deb "$work/ga"
+    mv -T "$work/ga" "$ga" 2>/dev/null || [ -d "$ga" ]
+  fi
+  cp "$ga/usr/sbin/qemu-ga" "$root/bin/"
+  if ldd "$ga/usr/sbin/qemu-ga" | grep 'not found' >&2; then exit 3; fi
+  ldd "$ga/usr/sbin/qemu-ga" | grep -o '/[^ ]*' | while read -r lib; do
+    mkdir -p "$root${lib%/*}"
+    cp -L "$lib" "$root$lib"
+  done
+  mkdir -p "$root/var/run" "$root/dev/virtio-ports"
+  printf '::respawn:/bin/qemu-ga -m virtio-serial -p /dev/vport0p1 -t /var/run\n' >>"$root/etc/inittab"
+fi
 [ -z "$payload" ] || cp -a "$payload"/. "$root/srv/"
 mke2fs -q -F -t ext4 -b 4096 -L guestroot -d "$root" "$work/ext4" "${root_mib}M"
 

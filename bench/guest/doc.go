@@ -9,6 +9,10 @@
 // often this disk has booted, and the SHA-256 over all its files in /srv, as
 // the guest itself read them.
 //
+// [Run] starts a guest and leaves it running: a [Machine] has a shell on its serial port
+// ([Machine.Shell]), the socket of its QMP, and the guest agent if it was made with one
+// ([BuildWithAgent]).
+//
 // Booting writes to the image (the count of boots, the journal), as a day of
 // work would; who wants to keep an image as it is boots a copy. When Boot
 // returns, its QEMU has ended, whatever the outcome, and the image is closed.

@@ -37,6 +37,16 @@ var needs = [][2]string{
 // out, with the contents of the folder payload in the guest's /srv ("" for
 // none). It takes about five seconds, and once a download of 30 MB.
 func Build(ctx context.Context, out string, size int64, payload string) error {
+	return build(ctx, out, size, payload)
+}
+
+// BuildWithAgent is Build of a guest that runs QEMU's guest agent too. It takes one
+// download more, once.
+func BuildWithAgent(ctx context.Context, out string, size int64, payload string) error {
+	return build(ctx, out, size, payload, "agent")
+}
+
+func build(ctx context.Context, out string, size int64, payload string, more ...string) error {
 	if size < 64<<20 || size%(1<<20) != 0 {
 		return fmt.Errorf("build guest %s: size %d is not a multiple of 1 MiB from 64 MiB up", out, size)
 	}
@@ -45,7 +55,7 @@ func Build(ctx context.Context, out string, size int64, payload string) error {
 			return fmt.Errorf("build guest: %w", err)
 		}
 	}
-	c := exec.CommandContext(ctx, "bash", "-s", "--", out, strconv.FormatInt(size>>20, 10), payload)
+	c := exec.CommandContext(ctx, "bash", append([]string{"-s", "--", out, strconv.FormatInt(size>>20, 10), payload}, more...)...)
 	c.Stdin = strings.NewReader(recipe)
 	c.WaitDelay = 5 * time.Second
 	said, err := c.CombinedOutput()

@@ -65,8 +65,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 // Close hangs up. What was asked last may still be carried out.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// request is one line to the agent. The byte before it ends whatever half of a line
-// somebody may have left.
+// request is one line to the agent.
 func request(command string, args any) []byte {
 	b, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
@@ -75,7 +74,7 @@ func request(command string, args any) []byte {
 	if err != nil {
 		panic("agent: internal error: a request that cannot be encoded: " + err.Error())
 	}
-	return append(append([]byte{0xff}, b...), '\n')
+	return append(b, '\n')
 }
 
 // sync makes sure that the next answer is to what is asked next.
@@ -83,7 +82,9 @@ func (c *Client) sync(ctx context.Context) error {
 	id := rand.Int64N(1 << 52) // the agent keeps it as a double, some versions at least
 	end := c.until(ctx)
 	defer end()
-	if _, err := c.conn.Write(request("guest-sync-delimited", map[string]int64{"id": id})); err != nil {
+	// The byte before it ends whatever half of a line somebody may have left. The agent
+	// complains of it, which is not waited for.
+	if _, err := c.conn.Write(append([]byte{0xff}, request("guest-sync-delimited", map[string]int64{"id": id})...)); err != nil {
 		return silent(ctx, err)
 	}
 	for {

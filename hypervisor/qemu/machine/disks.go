@@ -74,6 +74,9 @@ func (m *Monitor) Disks(ctx context.Context) ([]Device, error) {
 	}
 	var out []Device
 	for i := range media {
+		if media[i].Inserted == nil {
+			continue // an empty drive
+		}
 		d := deviceOf(&media[i])
 		if d.Unprotected == "" {
 			var err error
@@ -93,10 +96,6 @@ func deviceOf(b *medium) Device {
 		d.Key = nameOf(b.QDev)
 	}
 	in := b.Inserted
-	if in == nil {
-		d.Unprotected = "there is no medium in it"
-		return d
-	}
 	if d.Key == "" {
 		d.Key = in.Node
 	}
