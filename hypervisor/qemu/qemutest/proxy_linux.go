@@ -26,12 +26,24 @@ type Proxy struct {
 // NewProxy makes a proxy for a VM. It cuts nothing yet.
 func NewProxy(t testing.TB, v *VM) *Proxy {
 	t.Helper()
+	p, err := StartProxy(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// Close ends the proxy.
+func (p *Proxy) Close() { _ = p.l.Close() }
+
+// StartProxy is NewProxy outside of a test.
+func StartProxy(v *VM) (*Proxy, error) {
 	p := &Proxy{Socket: v.Socket + "p", target: v.Socket}
 	var err error
 	if p.l, err = net.ListenUnix("unix", &net.UnixAddr{Name: p.Socket, Net: "unix"}); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(func() { _ = p.l.Close() })
 	go func() {
 		for {
 			c, err := p.l.AcceptUnix()
@@ -41,7 +53,7 @@ func NewProxy(t testing.TB, v *VM) *Proxy {
 			go p.serve(c)
 		}
 	}()
-	return p
+	return p, nil
 }
 
 // Cut has the connection be cut at the n-th command from now on: before QEMU gets it, or,

@@ -47,16 +47,26 @@ const binary = "qemu-system-x86_64"
 // Without QEMU the test is skipped.
 func Start(t testing.TB, disks []Disk, more ...string) *VM {
 	t.Helper()
-	exe, err := exec.LookPath(binary)
-	if err != nil {
+	if _, err := exec.LookPath(binary); err != nil {
 		t.Skipf("%s is not installed", binary)
 	}
-	folder, err := os.MkdirTemp("", "qemu") // a socket's path must be short
+	v, err := Launch(disks, more...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	v := &VM{t: t, Socket: filepath.Join(folder, "qmp"), folder: folder, out: &bytes.Buffer{}}
+	v.t = t
+	t.Cleanup(v.Kill)
+	return v
+}
+
+// Launch is Start outside of a test: Kill ends it. Methods that fail a test are not for
+// such a VM.
+func Launch(disks []Disk, more ...string) (*VM, error) {
+	folder, err := os.MkdirTemp("", "qemu") // a socket's path must be short
+	if err != nil {
+		return nil, err
+	}
+	v := &VM{Socket: filepath.Join(folder, "qmp"), folder: folder, out: &bytes.Buffer{}, ended: make(chan struct{})}
 	args := []string{
 		"-machine", "q35,accel=tcg", "-m", "32", "-nodefaults", "-display", "none", "-name", "guest", "-uuid", "11111111-2222-4333-8444-555555555555",
 		"-qmp", "unix:" + v.Socket + ",server=on,wait=off", "-qmp", "unix:" + v.Socket + "2,server=on,wait=off",
@@ -65,32 +75,32 @@ func Start(t testing.TB, disks []Disk, more ...string) *VM {
 		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,file=%s,format=%s,discard=unmap", d.Name, strings.ReplaceAll(d.Path, ",", ",,"), d.Format),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,id=dev%d", d.Name, n))
 	}
-	v.cmd = exec.Command(exe, append(args, more...)...)
-	v.cmd.Stderr = v.out
+	v.cmd = exec.Command(binary, append(args, more...)...)
+	v.cmd.Stdout, v.cmd.Stderr = io.Discard, v.out
 	if err := v.cmd.Start(); err != nil {
-		t.Fatal(err)
+		return nil, errors.Join(err, os.RemoveAll(folder))
 	}
-	v.PID, v.ended = v.cmd.Process.Pid, make(chan struct{})
+	v.PID = v.cmd.Process.Pid
 	go func() { _ = v.cmd.Wait(); close(v.ended) }()
-	t.Cleanup(v.Kill)
-	v.dial()
-	return v
+	if err := v.dial(); err != nil {
+		v.Kill()
+		return nil, err
+	}
+	return v, nil
 }
 
-func (v *VM) dial() {
-	v.t.Helper()
-	var err error
+func (v *VM) dial() (err error) {
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if v.own, err = qmp.Dial(context.Background(), v.Socket+"2", qmp.Options{}); err == nil {
-			return
+			return nil
 		}
 		select {
 		case <-v.ended:
-			v.t.Fatalf("QEMU has ended: %s", v.out)
+			return fmt.Errorf("QEMU has ended: %s", v.out)
 		default:
 		}
 	}
-	v.t.Fatalf("QEMU does not answer: %v", err)
+	return fmt.Errorf("QEMU does not answer: %w", err)
 }
 
 // Kill ends the QEMU at once, as kill -9 does.
@@ -100,6 +110,7 @@ func (v *VM) Kill() {
 	if v.own != nil {
 		_ = v.own.Close()
 	}
+	_ = os.RemoveAll(v.folder)
 }
 
 // Quit ends the QEMU as it should end.
@@ -143,49 +154,68 @@ func (v *VM) Write(drive string, off int64, b []byte) error {
 }
 
 // Left lists what a program of ours has left in the QEMU but for bitmaps: nodes, exports
-// and open files.
-func (v *VM) Left() (left []string) {
+// and open files, and that the guest does not run.
+func (v *VM) Left() []string {
 	v.t.Helper()
-	var nodes, exports []map[string]any
-	v.Do("query-named-block-nodes", map[string]bool{"flat": true}, &nodes)
-	v.Do("query-block-exports", nil, &exports)
-	for _, n := range nodes {
-		if name, _ := n["node-name"].(string); bytes.HasPrefix([]byte(name), []byte("millrace-")) {
-			left = append(left, name)
-		}
-	}
-	for _, e := range exports {
-		left = append(left, fmt.Sprint("export ", e["id"]))
-	}
-	var sets []any
-	v.Do("query-fdsets", nil, &sets)
-	if len(sets) > 0 {
-		left = append(left, fmt.Sprint(sets...))
-	}
-	var status struct{ Status string }
-	v.Do("query-status", nil, &status)
-	if status.Status != "running" {
-		left = append(left, "the guest is "+status.Status)
+	left, err := v.Remains()
+	if err != nil {
+		v.t.Fatal(err)
 	}
 	return left
 }
 
+// Remains is Left outside of a test.
+func (v *VM) Remains() (left []string, err error) {
+	var nodes []struct {
+		Name string `json:"node-name"`
+	}
+	var exports []struct{ ID string }
+	var sets []any
+	var status struct{ Status string }
+	err = errors.Join(v.Try("query-named-block-nodes", map[string]bool{"flat": true}, &nodes), v.Try("query-block-exports", nil, &exports),
+		v.Try("query-fdsets", nil, &sets), v.Try("query-status", nil, &status))
+	for _, n := range nodes {
+		if strings.HasPrefix(n.Name, "millrace-") {
+			left = append(left, n.Name)
+		}
+	}
+	for _, e := range exports {
+		left = append(left, "export "+e.ID)
+	}
+	if len(sets) > 0 {
+		left = append(left, fmt.Sprint(sets...))
+	}
+	if status.Status != "running" {
+		left = append(left, "the guest is "+status.Status)
+	}
+	return left, err
+}
+
 // Bitmaps lists the dirty bitmaps of all nodes, as NODE/NAME.
-func (v *VM) Bitmaps() (out []string) {
+func (v *VM) Bitmaps() []string {
 	v.t.Helper()
+	out, err := v.AllBitmaps()
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return out
+}
+
+// AllBitmaps is Bitmaps outside of a test.
+func (v *VM) AllBitmaps() (out []string, err error) {
 	var nodes []struct {
 		Name    string `json:"node-name"`
 		Bitmaps []struct {
 			Name string
 		} `json:"dirty-bitmaps"`
 	}
-	v.Do("query-named-block-nodes", map[string]bool{"flat": true}, &nodes)
+	err = v.Try("query-named-block-nodes", map[string]bool{"flat": true}, &nodes)
 	for _, n := range nodes {
 		for _, b := range n.Bitmaps {
 			out = append(out, n.Name+"/"+b.Name)
 		}
 	}
-	return out
+	return out, err
 }
 
 // Image makes a disk image of a format and a size, with b at its beginning.
