@@ -9,7 +9,7 @@ RUNS ?= 5
 RESULTS ?= bench-results
 CAMPAIGN ?= all
 
-.PHONY: build demo test check race long fuzz update bench bench-peers bench-increments campaign
+.PHONY: build demo test check race long fuzz update bench bench-peers bench-increments bench-running campaign
 
 build:            ## the one binary, ./millrace
 	$(GO) build -trimpath -o millrace ./cmd/millrace
@@ -43,6 +43,9 @@ update:           ## write golden files anew; read the diff before committing it
 
 bench-increments: build  ## thirty small changes: what they store and what they cost to restore
 	$(GO) run ./bench/increments -millrace ./millrace
+
+bench-running: build  ## running guests in QEMU: increments, huge disks, what the guest feels; ten minutes
+	$(GO) run ./bench/running -millrace ./millrace
 
 bench: build      ## the standard set of measurements, about an hour: tables, JSON and pictures in RESULTS
 	./millrace bench all --runs $(RUNS) --out $(RESULTS)
