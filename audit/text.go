@@ -129,10 +129,7 @@ func (a *Account) writeGuest(p *page, g *Guest) {
 	}
 	if s := g.Snapshot; s != nil {
 		text := fmt.Sprintf("%s by %s, asked for %s", s.Consistency, s.Method, s.Policy)
-		if s.Reason != "" {
-			text += ": " + s.Reason
-		}
-		p.item("consistency", text)
+		p.item("consistency", strings.TrimSuffix(text+": "+s.Reason, ": "))
 		text = "frozen " + a.since(s.At.Time())
 		if s.FreezeNS > 0 {
 			text += ", the guest stood still for " + duration(time.Duration(s.FreezeNS))
@@ -142,6 +139,9 @@ func (a *Account) writeGuest(p *page, g *Guest) {
 		}
 		if r := g.Released; r != nil {
 			text += fmt.Sprintf(", held %s, disks %s while read", duration(time.Duration(r.HeldNS)), r.Verdict)
+			if r.LatencyNS > 0 {
+				text += fmt.Sprintf("; its requests took up to %s on average, it was read slowly for %s", duration(time.Duration(r.LatencyNS)), duration(time.Duration(r.SlowedNS)))
+			}
 			if r.Detail != "" {
 				text += ": " + r.Detail
 			}

@@ -129,7 +129,7 @@ func (j *job) plan(ctx context.Context) {
 		Vault: o.Location, VaultID: o.Vault.ID, Domain: o.domain(), OwnDomain: o.Domain, Codec: o.Codec, ParcelSize: o.ParcelSize,
 		CellSize: o.Vault.Config.CellSize, Freeze: o.Freeze, Scan: o.Scan, Set: o.Set, Host: o.Host,
 		Transport: o.Transport, Remote: o.Remote, WaitIO: o.WaitIO, WaitGone: o.WaitGone, Limits: o.Limits, Ledger: filepath.Join(j.folder, "ledger"), Position: j.guard.Next,
-		Fleece: o.Fleece, Granularity: o.Granularity,
+		Fleece: o.Fleece, Granularity: o.Granularity, GuestLatency: o.GuestLatency,
 		Sidecars: filepath.Join(o.State, "cache", o.Vault.ID.String(), sidecar.Folder),
 	}
 	if d, ok := o.Vault.Config.Domain(j.work.Domain); ok {

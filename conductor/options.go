@@ -56,9 +56,10 @@ type Options struct {
 	Remote     []string     // stages that workers elsewhere may serve
 	Memory     int64        // of the arena, bytes
 	ParcelSize int64        // bytes, a multiple of the vault's cell size
-	// Fleece and Granularity are flow.Work's.
-	Fleece      string
-	Granularity int64
+	// Fleece, Granularity and GuestLatency are flow.Work's.
+	Fleece       string
+	Granularity  int64
+	GuestLatency time.Duration
 
 	Version string
 	Host    string
@@ -156,6 +157,9 @@ func (o *Options) settings() map[string]string {
 	}
 	for stage, n := range o.Parallel {
 		m["parallel."+stage] = strconv.Itoa(n)
+	}
+	if o.GuestLatency > 0 {
+		m["guest-latency"] = o.GuestLatency.String()
 	}
 	for stage, n := range o.Limits {
 		m["limit."+stage] = strconv.FormatInt(n, 10)

@@ -69,6 +69,10 @@ type SnapshotReleased struct {
 	Verdict string   `json:"verdict"` // unchanged, changed, unknown
 	Detail  string   `json:"detail"`
 	HeldNS  int64    `json:"held_ns"`
+	// The longest that the guest's requests to its disks took meanwhile, on average of a
+	// second, and how long it was read more slowly because of it.
+	LatencyNS int64 `json:"latency_ns"`
+	SlowedNS  int64 `json:"slowed_ns"`
 }
 
 // Modes of ChangesResolved.

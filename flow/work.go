@@ -42,6 +42,9 @@ type Work struct {
 	// job's. Granularity is that of new dirty bitmaps in bytes; 0: as the driver finds best.
 	Fleece      string `json:"fleece,omitempty"`
 	Granularity int64  `json:"granularity,omitempty"`
+	// GuestLatency is what a guest's requests may take while it is read; beyond it reading
+	// slows down. 0: whatever they take.
+	GuestLatency time.Duration `json:"guest_latency,omitempty"`
 
 	Guests []WorkGuest `json:"guests"`
 	Disks  []WorkDisk  `json:"disks"`

@@ -181,6 +181,20 @@ type Tracker interface {
 	Changes(ctx context.Context, d Disk) iter.Seq2[Range, error]
 }
 
+// Watcher is a [Hold] that knows how the guest fares meanwhile.
+type Watcher interface {
+	// Latency is how long the guest's requests to its disks have taken since the call
+	// before, on average, and how many they were.
+	Latency(ctx context.Context) (mean time.Duration, requests int64, err error)
+}
+
+// Releaser is a [Freezer] whose freezes outlive the process that made them, so that one
+// which died in the middle of a release leaves some of it.
+type Releaser interface {
+	// ReleaseRecord ends the freeze of g that made record, or what is left of it.
+	ReleaseRecord(ctx context.Context, g Guest, record []byte, kept bool) error
+}
+
 // Range is a part of a disk, in bytes.
 type Range struct{ Offset, Length int64 }
 

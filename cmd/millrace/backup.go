@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -23,6 +24,8 @@ import (
 	"github.com/millrace-backup/millrace/conductor/parallel"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
+	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/hypervisor/qemu"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/selection"
 )
@@ -44,6 +47,7 @@ type backupOptions struct {
 	memory    string
 	parcel    string
 	fleece    string
+	latency   time.Duration
 	blocks    string // granularity of dirty bitmaps
 	profile   string
 	metrics   string
@@ -98,6 +102,7 @@ what was selected and why.`,
 	f.IntVar(&o.cpus, "cpus", 0, "processors to plan for (default: this machine's)")
 	f.StringVar(&o.memory, "memory", "", "size of the arena, as 64MiB")
 	f.StringVar(&o.parcel, "parcel", "", "bytes that travel together, a multiple of the cell size (default: two cells, or one where bytes travel in messages or memory is short)")
+	f.DurationVar(&o.latency, "guest-latency", 50*time.Millisecond, "how long a running guest's requests to its disks may take, on average, before it is read more slowly; 0: as long as they take")
 	f.StringVar(&o.fleece, "fleece", "", "folder for what guests overwrite while they are backed up (default: the job's, in the state folder)")
 	f.StringVar(&o.blocks, "bitmap-granularity", "", "unit in which new dirty bitmaps tell changes, as 64KiB (default: the finest, from 4KiB, that takes no more than 16 MiB of memory)")
 	f.StringVar(&o.profile, "profile", "", "folder in which each process of the job leaves a profile of its processor time")
@@ -135,6 +140,9 @@ func (a *app) backup(ctx context.Context, sources []string, o backupOptions) err
 		for _, u := range g.Unprotected {
 			a.Note("millrace: %s: %q is not backed up: %s", g.Name, u.Key, u.Reason)
 		}
+	}
+	if slices.ContainsFunc(opts.Guests, func(g hypervisor.Guest) bool { return g.Driver == qemu.Name }) {
+		opts.GuestLatency = max(o.latency, 0)
 	}
 	a.sweep(ctx, v)
 	groups, err := bydomain.Plan(ctx, a.App, v, opts.Guests, o.domain)

@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/host"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/machine"
+	"github.com/millrace-backup/millrace/hypervisor/qemu/note"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/qmp"
 	"github.com/millrace-backup/millrace/vdisk"
 )
@@ -119,6 +120,9 @@ func (d *Driver) freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Po
 		return f, err
 	}
 	if err := h.publish(ctx, m); err != nil {
+		return f, err
+	}
+	if _, _, err := h.served(ctx, m); err != nil { // how it fares is told of the time from here on
 		return f, err
 	}
 	r := record{Format: recordFormat, Job: h.tag}
@@ -274,7 +278,7 @@ func (h *hold) publish(ctx context.Context, m *machine.Monitor) error {
 	}
 	// A crash between the note and the first export leaves a server without exports, of
 	// which the note says that it is ours.
-	if err := h.d.note(func(n *note) { n.Server = true }); err != nil {
+	if err := h.d.note(func(n *note.Note) { n.Server = true }); err != nil {
 		return err
 	}
 	start := machine.Args{"addr": machine.Args{"type": "fd", "data": machine.Args{"str": machine.Ours + h.tag}}}
@@ -284,7 +288,7 @@ func (h *hold) publish(ctx context.Context, m *machine.Monitor) error {
 			return err // it may run all the same, and the note says that it is ours
 		}
 		return errors.Join(fmt.Errorf("%w: another program serves disks of this QEMU over NBD, and there can be one such server; end it (nbd-server-stop), or wait", err),
-			h.d.note(func(n *note) { n.Server = false }))
+			h.d.note(func(n *note.Note) { n.Server = false }))
 	}
 	for _, v := range h.views {
 		snap := machine.Args{"driver": "snapshot-access", "node-name": v.name(h.tag, "snap"), "file": v.name(h.tag, "cbw")}
@@ -318,33 +322,51 @@ func (d *Driver) Resume(ctx context.Context, g hypervisor.Guest, rec []byte) (hy
 }
 
 func (d *Driver) resume(ctx context.Context, g hypervisor.Guest, rec []byte) (f hypervisor.Frozen, err error) {
-	var r record
-	if len(rec) > maxRecordSize {
-		return f, fmt.Errorf("record of %d bytes", len(rec))
+	h, r, err := d.recall(g, rec)
+	if err != nil {
+		return f, err
 	}
-	if err := json.Unmarshal(rec, &r); err != nil {
-		return f, fmt.Errorf("read record: %w", err)
-	}
-	if r.Format != recordFormat || len(r.Disks) != len(g.Disks) || r.Job != d.tag() {
-		return f, fmt.Errorf("record of format %d, job %s, with %d disks: the guest has %d, the job is %s", r.Format, r.Job, len(r.Disks), len(g.Disks), d.tag())
-	}
-	h := &hold{d: d, tag: d.tag(), record: append([]byte(nil), rec...)}
-	f.Hold, f.Consistency, f.Method, f.Reason = h, r.Was.Consistency, r.Was.Method, r.Was.Reason
-	for n, disk := range r.Disks {
-		if disk.Key != g.Disks[n].Key {
-			return f, fmt.Errorf("record has disk %s, the guest %s", disk.Key, g.Disks[n].Key)
-		}
-		v := &view{diskRecord: disk, n: n, size: g.Disks[n].Info.VirtualSize}
-		if disk.Since != "" {
-			v.since = &machine.Bitmap{Name: disk.Since}
-		}
-		h.views = append(h.views, v)
-	}
+	f = hypervisor.Frozen{Hold: h, Consistency: r.Was.Consistency, Method: r.Was.Method, Reason: r.Was.Reason}
 	if err := h.Changed(ctx); err != nil { // a QEMU that is gone has taken the instant with it
 		return f, err
 	}
 	h.guard, err = d.startGuard()
 	return f, err
+}
+
+// recall is the hold that made a record, whether it is still in force or not.
+func (d *Driver) recall(g hypervisor.Guest, rec []byte) (*hold, *record, error) {
+	r := &record{}
+	if len(rec) > maxRecordSize {
+		return nil, nil, fmt.Errorf("record of %d bytes", len(rec))
+	}
+	if err := json.Unmarshal(rec, r); err != nil {
+		return nil, nil, fmt.Errorf("read record: %w", err)
+	}
+	if r.Format != recordFormat || len(r.Disks) != len(g.Disks) || r.Job != d.tag() {
+		return nil, nil, fmt.Errorf("record of format %d, job %s, with %d disks: the guest has %d, the job is %s", r.Format, r.Job, len(r.Disks), len(g.Disks), d.tag())
+	}
+	h := &hold{d: d, tag: d.tag(), record: append([]byte(nil), rec...)}
+	for n, disk := range r.Disks {
+		if disk.Key != g.Disks[n].Key {
+			return nil, nil, fmt.Errorf("record has disk %s, the guest %s", disk.Key, g.Disks[n].Key)
+		}
+		h.views = append(h.views, &view{diskRecord: disk, n: n, size: g.Disks[n].Info.VirtualSize})
+	}
+	return h, r, nil
+}
+
+// ReleaseRecord takes out of QEMU what a freeze has left there whose holder died, perhaps
+// while it did so.
+func (d *Driver) ReleaseRecord(ctx context.Context, g hypervisor.Guest, rec []byte, kept bool) error {
+	h, _, err := d.recall(g, rec)
+	if err == nil {
+		err = h.Release(ctx, kept)
+	}
+	if err != nil {
+		return fmt.Errorf("release the freeze of %s: %w", g.Name, err)
+	}
+	return nil
 }
 
 // Open opens a disk of a guest that is frozen in the name of the driver's job.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/hypervisor/qemu/host"
+	"github.com/millrace-backup/millrace/hypervisor/qemu/note"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/vdisk/filelock"
 )
@@ -164,9 +165,8 @@ func (d *Driver) obey(ctx context.Context, orders <-chan order, kill func()) boo
 // thawLater thaws a guest whose freeze hangs, when it ends to hang.
 func (d *Driver) thawLater(ctx context.Context) error {
 	return d.until(ctx, func() error {
-		b, err := os.ReadFile(d.notePath())
-		var n note
-		if err != nil || json.Unmarshal(b, &n) != nil || n.Agent == "" {
+		n, err := note.Last(d.notePath())
+		if err != nil || n.Agent == "" {
 			return nil // done, by us or somebody else
 		}
 		if err := d.rescueThaw(ctx, n.Agent); err != nil {
@@ -179,10 +179,9 @@ func (d *Driver) thawLater(ctx context.Context) error {
 // letGo sees that the guest goes on, if the note says that it may not.
 func (d *Driver) letGo(ctx context.Context) error {
 	return d.until(ctx, func() error {
-		b, err := os.ReadFile(d.notePath())
-		var n note
-		if errors.Is(err, fs.ErrNotExist) || err == nil && json.Unmarshal(b, &n) == nil && !n.Paused && n.Agent == "" {
-			return nil
+		n, err := note.Last(d.notePath())
+		if err != nil || !n.Paused && n.Agent == "" {
+			return err
 		}
 		m, err := d.connect(ctx)
 		if err != nil {

@@ -23,6 +23,7 @@ type hold struct {
 
 	mu       sync.Mutex // guards the rest
 	released bool
+	stats    stats
 }
 
 func (h *hold) Record() []byte { return h.record }

@@ -9,6 +9,7 @@ import (
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/agent"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/machine"
+	"github.com/millrace-backup/millrace/hypervisor/qemu/note"
 )
 
 // still makes the instant: the guest's file systems frozen if that can be had, and the
@@ -71,7 +72,7 @@ func (h *hold) askAgent(ctx context.Context, m *machine.Monitor) (thaw func() er
 	}
 	system, _ := a.OS(asking) // an old agent does not know
 	// From here on the guest may be frozen: whoever finds the note thaws it.
-	if err := h.d.note(func(n *note) { n.Agent = path }); err != nil {
+	if err := h.d.note(func(n *note.Note) { n.Agent = path }); err != nil {
 		_ = a.Close()
 		return nil, crash, err.Error()
 	}
@@ -108,7 +109,7 @@ func (h *hold) thaw(ctx context.Context, a *agent.Client) error {
 		h.guard.say(order{Do: rescue})
 		return err
 	}
-	if err := h.d.note(func(n *note) { n.Agent = "" }); err != nil {
+	if err := h.d.note(func(n *note.Note) { n.Agent = "" }); err != nil {
 		return err
 	}
 	h.guard.say(order{Do: free})
@@ -120,7 +121,7 @@ func (h *hold) pause(ctx context.Context, m *machine.Monitor, running bool) (err
 	ctx, cancel := context.WithTimeout(ctx, pauseLimit)
 	defer cancel()
 	if running {
-		if err := h.d.note(func(n *note) { n.Paused = true }); err != nil {
+		if err := h.d.note(func(n *note.Note) { n.Paused = true }); err != nil {
 			return err
 		}
 		h.guard.say(order{Do: held, Limit: h.d.o.AgentWait + pauseLimit})
@@ -134,7 +135,7 @@ func (h *hold) pause(ctx context.Context, m *machine.Monitor, running bool) (err
 				err = errors.Join(err, late)
 				return
 			}
-			err = errors.Join(err, h.d.note(func(n *note) { n.Paused = false }))
+			err = errors.Join(err, h.d.note(func(n *note.Note) { n.Paused = false }))
 		}()
 	}
 	for _, v := range h.views {

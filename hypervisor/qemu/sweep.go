@@ -10,6 +10,7 @@ import (
 	"github.com/millrace-backup/millrace/hypervisor/qemu/agent"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/host"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/machine"
+	"github.com/millrace-backup/millrace/hypervisor/qemu/note"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/qmp"
 )
 
@@ -98,7 +99,7 @@ func (d *Driver) stopIdleServer(ctx context.Context, m *machine.Monitor) error {
 	if err != nil && !errors.As(err, &refused) { // it was not running
 		return err
 	}
-	return d.note(func(n *note) { n.Server = false })
+	return d.note(func(n *note.Note) { n.Server = false })
 }
 
 // rescue lets a guest go on that the note says we have paused or frozen.
@@ -117,7 +118,7 @@ func (d *Driver) rescue(ctx context.Context, m *machine.Monitor) error {
 				return err
 			}
 		}
-		if err := d.note(func(n *note) { n.Paused = false }); err != nil {
+		if err := d.note(func(n *note.Note) { n.Paused = false }); err != nil {
 			return err
 		}
 	}
@@ -147,7 +148,7 @@ func (d *Driver) rescueThaw(ctx context.Context, path string) error {
 	case err != nil && !errors.Is(err, agent.ErrSilent):
 		return err
 	case err == nil:
-		return d.note(func(n *note) { n.Agent = "" })
+		return d.note(func(n *note.Note) { n.Agent = "" })
 	}
 	return nil
 }

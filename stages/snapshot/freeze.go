@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/millrace-backup/millrace/events"
@@ -39,7 +38,7 @@ func (s *stage) freeze(ctx context.Context, n uint32) (*hold, uint64, error) {
 	if h.driver, err = s.drivers(s.w.Config.Work.Guests[n]); err != nil {
 		return nil, 0, unfrozen(h.guest, err)
 	}
-	path := filepath.Join(s.w.Config.Folder, fmt.Sprintf("freeze-%d.json", n))
+	path := s.recordPath(n)
 	r, err := readRecord(path)
 	switch {
 	case err == nil:

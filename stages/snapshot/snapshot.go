@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -45,6 +46,8 @@ type hold struct {
 	since  time.Time
 	plans  map[uint32]*plan // by disk; nil until the indexer has them; see stage.mu
 	over   atomic.Bool      // the guest is settled: what is left need not be sent
+	worst  atomic.Int64     // ns: the longest that its requests took, on average of a second
+	slowed atomic.Int64     // ns: how long readers were held back because of it
 }
 
 // errOver ends the sending of a guest that is settled.
@@ -57,6 +60,7 @@ func Run(ctx context.Context, w *flow.Worker, drivers DriverFor, blocks *chunk.B
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.answer(ctx) })
 	g.Go(func() error { return s.sendAll(ctx) })
+	g.Go(func() error { s.watch(ctx); return nil })
 	err := g.Wait()
 	for _, h := range s.holds {
 		// After an error another process is to take up the freezes that outlive this one.
@@ -279,8 +283,12 @@ func (s *stage) release(ctx context.Context, n uint32, h *hold, kept bool) ([]by
 	if h != nil {
 		h.over.Store(true)
 	}
-	if h != nil && h.frozen.Hold != nil {
-		fact.HeldNS = int64(time.Since(h.since))
+	if h == nil || h.frozen.Hold == nil {
+		if err := s.releaseRecord(ctx, n, kept); err != nil {
+			fact.Detail = err.Error()
+		}
+	} else {
+		fact.HeldNS, fact.LatencyNS, fact.SlowedNS = int64(time.Since(h.since)), h.worst.Load(), h.slowed.Load()
 		fact.Verdict = "unchanged"
 		if err := h.frozen.Changed(ctx); err != nil {
 			fact.Verdict, fact.Detail = "changed", err.Error()
@@ -290,6 +298,27 @@ func (s *stage) release(ctx context.Context, n uint32, h *hold, kept bool) ([]by
 		}
 	}
 	return encode(s.w.Config.Job, fact)
+}
+
+// releaseRecord lets go of a freeze that a predecessor of this process made, and may have
+// begun to let go of when it died.
+func (s *stage) releaseRecord(ctx context.Context, n uint32, kept bool) error {
+	r, err := readRecord(s.recordPath(n))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	driver, err := s.drivers(s.w.Config.Work.Guests[n])
+	if releaser, ok := driver.(hypervisor.Releaser); ok && err == nil {
+		err = releaser.ReleaseRecord(ctx, s.guest(n), r.Driver, kept)
+	}
+	return err
+}
+
+// recordPath is the file with the record of the freeze of guest n.
+func (s *stage) recordPath(n uint32) string {
+	return filepath.Join(s.w.Config.Folder, fmt.Sprintf("freeze-%d.json", n))
 }
 
 // releasedMark is the file that says that guest n is settled.
