@@ -209,6 +209,9 @@ func (j *job) close(s *Summary, err error) {
 		for _, out := range s.Guests {
 			if out.Guest == g.Guest && !out.Point.IsZero() {
 				r.Guests[n].Point, r.Guests[n].LastSuccess = out.Point.String(), j.taken[out.Point]
+				if p := j.o.Catalog.Points[out.Point]; p != nil {
+					r.Guests[n].Scan, r.Guests[n].ScanReason = p.Scan, p.ScanReason
+				}
 			}
 			if out.Guest == g.Guest {
 				r.Guests[n].Failed = out.Point.IsZero()

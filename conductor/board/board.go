@@ -68,6 +68,9 @@ type Guest struct {
 	Point       string    `json:"point,omitempty"`       // that this job has committed
 	LastSuccess time.Time `json:"last_success,omitzero"` // when its newest point was taken, an earlier job's or this one's
 	Failed      bool      `json:"failed,omitempty"`
+	// How its disks were read, and why so; when it has its point.
+	Scan       string `json:"scan,omitempty"`
+	ScanReason string `json:"scan_reason,omitempty"`
 }
 
 // Stage is how a stage stands. Shares and rates are those of about the last second.

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -69,6 +70,7 @@ func descriptions() []description {
 		{"job_scalings_total", "Changes of a stage's number of workers.", nil},
 		{"guest_last_success_timestamp_seconds", "When the newest point of a guest was taken, in Unix time, by this job or an earlier one.", []string{"guest", "name"}},
 		{"guest_failed", "1 if the guest gets no point from this job.", []string{"guest", "name"}},
+		{"guest_scan_info", "How a guest's disks were read, full or incremental, and why so; always 1, once it has its point.", []string{"guest", "name", "scan", "reason"}},
 		{"stage_workers", "Worker processes of a stage.", stage},
 		{"stage_time_seconds_total", "Time of a stage's workers, by what it went to: busy, starved (nothing came in), blocked (no room for what goes out).", []string{"stage", "state"}},
 		{"stage_cpu_seconds_total", "Processor time of a stage's workers.", stage},
@@ -108,6 +110,8 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 		c.gauge("arena_slot_bytes", float64(p.SlotSize), p.Pool)
 	}
 }
+
+var pointID = regexp.MustCompile(`point [0-9a-f]{8}`)
 
 type collection struct {
 	*Metrics
@@ -151,6 +155,9 @@ func (c collection) job(r board.Report) {
 			c.gauge("guest_last_success_timestamp_seconds", unix(g.LastSuccess), id, strings.ToValidUTF8(g.Name, "?"))
 		}
 		c.gauge("guest_failed", truth(g.Failed), id, strings.ToValidUTF8(g.Name, "?"))
+		if g.Scan != "" { // ids of points would make it another series each time
+			c.gauge("guest_scan_info", 1, id, strings.ToValidUTF8(g.Name, "?"), g.Scan, strings.ToValidUTF8(pointID.ReplaceAllString(g.ScanReason, "the point before"), "?"))
+		}
 	}
 }
 

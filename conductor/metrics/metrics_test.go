@@ -17,7 +17,7 @@ import (
 )
 
 func report() board.Report {
-	g := board.Guest{Guest: id.Guest{7}, Name: "web\xff\n\"1", LastSuccess: time.Unix(1790000000, 5e8)}
+	g := board.Guest{Scan: "incremental", ScanReason: "the bitmap tells what has changed since point 0a1b2c3d", Guest: id.Guest{7}, Name: "web\xff\n\"1", LastSuccess: time.Unix(1790000000, 5e8)}
 	return board.Report{
 		Type: "summary", Job: id.Job{1}, Outcome: "part", Total: 10, Zero: 1, Unchanged: 2, Known: 3, New: 4, Done: 10, Stored: 9, Began: time.Unix(1790000000, 0), Elapsed: 2.5, Scalings: 3,
 		Guests: []board.Guest{g, g, {Guest: id.Guest{8}, Name: "new", Failed: true}},
