@@ -1,19 +1,26 @@
-// Package nbd reads disks that somebody serves over the Network Block Device protocol.
+// Package nbd reads and writes disks that somebody serves over the Network Block Device
+// protocol.
 //
-// [Dial] shakes hands on a connection and opens one export; the [Client] is then an
-// [io.ReaderAt] for any number of goroutines, whose requests are under way together on
-// the one connection. [Client.Status] asks what the server knows of a range without
-// reading it: for the context [Allocation], what is a hole or zeros; for others, such as
-// QEMU's dirty bitmaps, what they say. [Image] makes a vdisk.Image of a client.
+// [Dial] makes a connection, shakes hands on it and opens one export; the [Client] is then
+// an [io.ReaderAt] and [io.WriterAt] for any number of goroutines, whose requests are under
+// way together on the one connection, 64 at most. [Client.BlockStatus] asks what the server
+// knows of a range without reading it: for the context [Allocation], what is a hole or
+// zeros; for others, such as QEMU's dirty bitmaps, what they say. [Image] makes a
+// vdisk.Image of a client.
 //
 // The dialect is fixed newstyle with structured replies, which every server of the last
-// years speaks; a server without them is refused. Data goes from the socket into the
-// caller's buffer without a copy.
+// years speaks; a server without them is refused, an old one with [ErrOldStyle]. Data goes
+// from the socket into the caller's buffer, past a few KiB at its beginning without a copy,
+// and a read allocates nothing.
 //
 // The server is not trusted. A reply that does not cover its request exactly, names an
 // unknown request, or breaks a length of the protocol ends the connection, and every
-// call with it, with one error; so does a request that takes longer than
-// [Options.Timeout]. Nothing is ever taken for zeros that was not said to be.
+// call with it, with one error, which is [ErrConnection]; so does a request that takes
+// longer than [Options.Timeout]. Nothing is ever taken for zeros that was not said to be.
+// What a server refuses is an [Errno], and the connection goes on.
+//
+// A client does not dial again: who wants to go on after ErrConnection opens a new one.
+// Serving disks is not here.
 //
 // Source: the protocol's description, doc/proto.md of the NetworkBlockDevice project.
 package nbd

@@ -4,11 +4,10 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
 	"iter"
-
-	"github.com/millrace-backup/millrace/vdisk"
+	"slices"
 )
 
 // Allocation is the context that every server has: [Hole] and [Zero] are its flags.
@@ -32,136 +31,144 @@ type Status struct {
 	Flags          uint32
 }
 
-// statusRequest is how much is asked about at once: a multiple of any block size, and
-// less than the 32 bits that a request has for it.
-const statusRequest = 2 << 30
+const (
+	// statusRequest is how much is asked about at once: the multiple of any block size
+	// that fits the 32 bits that a request has for it.
+	statusRequest = 1<<32 - maxMinBlock
+	// A server that tells of less than leastStatus bytes a reply, on average and after the
+	// first freeReplies, keeps us busy with nothing.
+	leastStatus = 512
+	freeReplies = 1024
+)
 
 // statuses reads a chunk that has what one context says.
-func (x *call) statuses(r *bufio.Reader, n int) error {
+func (c *Client) statuses(x *call, r *bufio.Reader, n int) error {
 	if n > maxExtents {
 		return broken("%d extents in one reply", n)
 	}
-	var b [8]byte
-	if _, err := io.ReadFull(r, b[:4]); err != nil {
+	b, err := r.Peek(4)
+	if err != nil {
 		return err
 	}
-	id := binary.BigEndian.Uint32(b[:])
-	if x.status[id] != nil {
-		return broken("two answers for context %d", id)
+	id := binary.BigEndian.Uint32(b)
+	_, _ = r.Discard(4) // they are there
+	if slices.Contains(x.told, id) || !slices.ContainsFunc(c.contexts, func(m metaContext) bool { return m.id == id }) {
+		return broken("an answer for context %d, which there is not, or twice", id)
 	}
-	out, at := []Status{}, x.off
+	x.told = append(x.told, id)
+	if id != x.context {
+		_, err := r.Discard(n * 8)
+		return err
+	}
+	at, end := x.off, x.off+x.length
 	for range n {
-		if _, err := io.ReadFull(r, b[:]); err != nil {
+		b, err := r.Peek(8)
+		if err != nil {
 			return err
 		}
-		s := Status{Offset: at, Length: int64(binary.BigEndian.Uint32(b[:])), Flags: binary.BigEndian.Uint32(b[4:])}
-		if s.Length == 0 {
-			return broken("an extent of no bytes at %d", at)
-		}
+		s := Status{Offset: at, Length: int64(binary.BigEndian.Uint32(b)), Flags: binary.BigEndian.Uint32(b[4:])}
+		_, _ = r.Discard(8)
 		// The last one may go beyond what was asked for; nothing may follow it then.
-		if at >= x.off+x.length {
-			return broken("extents beyond the %d bytes at %d that were asked about", x.length, x.off)
+		if s.Length == 0 || at >= end {
+			return broken("an extent of %d bytes at %d, asked about %d bytes at %d", s.Length, at, x.length, x.off)
 		}
+		s.Length = min(s.Length, end-at)
 		at += s.Length
-		if last := len(out) - 1; last >= 0 && out[last].Flags == s.Flags {
-			out[last].Length += s.Length
+		if last := len(x.status) - 1; last >= 0 && x.status[last].Flags == s.Flags {
+			x.status[last].Length += s.Length
 		} else {
-			out = append(out, s)
+			x.status = append(x.status, s)
 		}
 	}
-	if x.status == nil {
-		x.status = map[uint32][]Status{}
-	}
-	x.status[id] = out
 	return nil
 }
 
-// Status lists what a context says from from up to to: in order, without a gap, and no
-// two neighbours with the same flags. It ends with an error if there is one.
-func (c *Client) Status(ctx context.Context, what string, from, to int64) iter.Seq2[Status, error] {
+// BlockStatus lists what a context, one of Options.Contexts, says of length bytes from off
+// on: in order, without a gap, and no two neighbours with the same flags. It ends with an
+// error if there is one. When ctx ends the connection goes on.
+func (c *Client) BlockStatus(ctx context.Context, what string, off, length int64) iter.Seq2[Status, error] {
 	return func(yield func(Status, error) bool) {
-		if from < 0 || to > c.size || from > to {
-			yield(Status{}, fmt.Errorf("status of bytes %d to %d of %d", from, to, c.size))
-			return
-		}
 		var open Status // not yet told: what follows may be the same
-		for at := from; at < to; {
-			part, err := c.statusAt(ctx, what, at, min(to-at, statusRequest))
-			if err != nil {
-				yield(Status{}, fmt.Errorf("ask NBD export %q about bytes from %d on: %w", c.o.Export, at, err))
-				return
+		err := c.eachStatus(ctx, what, off, length, func(s Status) bool {
+			if open.Length > 0 && open.Flags == s.Flags {
+				open.Length += s.Length
+				return true
 			}
-			for _, s := range part {
-				s.Length = min(s.Length, to-s.Offset)
-				at = s.Offset + s.Length
-				if open.Length > 0 && open.Flags == s.Flags {
-					open.Length += s.Length
-					continue
-				}
-				if open.Length > 0 && !yield(open, nil) {
-					return
-				}
-				open = s
-			}
-		}
-		if open.Length > 0 {
+			before := open
+			open = s
+			return before.Length == 0 || yield(before, nil)
+		})
+		switch {
+		case err == errEnough:
+		case err != nil:
+			yield(Status{}, fmt.Errorf("ask NBD export %q for %s: %w", c.o.Export, what, err))
+		case open.Length > 0:
 			yield(open, nil)
 		}
 	}
 }
 
+// errEnough says that whoever asked wants to know no more.
+var errEnough = errors.New("enough")
+
+func (c *Client) eachStatus(ctx context.Context, what string, off, length int64, each func(Status) bool) error {
+	i := slices.IndexFunc(c.contexts, func(m metaContext) bool { return m.name == what })
+	if i < 0 {
+		return &MissingContextError{Contexts: []string{what}}
+	}
+	if off < 0 || length < 0 || off > c.size || length > c.size-off {
+		return fmt.Errorf("%d bytes at %d are outside of %d", length, off, c.size)
+	}
+	end := off + length
+	for at, replies := off, int64(0); at < end; replies++ {
+		if replies > freeReplies+(at-off)/leastStatus {
+			err := broken("it tells of %d bytes in %d replies", at-off, replies)
+			c.end(err)
+			return err
+		}
+		from := at - at%c.block.Min
+		part, err := c.statusAt(ctx, c.contexts[i].id, from, min(c.size-from, statusRequest, roundUp(end-from, c.block.Min)))
+		if err != nil {
+			return fmt.Errorf("from %d on: %w", at, err)
+		}
+		for _, s := range part {
+			to := min(s.Offset+s.Length, end)
+			s.Offset = max(s.Offset, at)
+			if s.Length = to - s.Offset; s.Length <= 0 {
+				continue
+			}
+			at = to
+			if !each(s) {
+				return errEnough
+			}
+		}
+	}
+	return nil
+}
+
+func roundUp(n, block int64) int64 { return n + (block-n%block)%block }
+
 // statusAt makes one request. The answer covers the beginning of what was asked at least.
-func (c *Client) statusAt(ctx context.Context, what string, off, length int64) ([]Status, error) {
+func (c *Client) statusAt(ctx context.Context, id uint32, off, length int64) ([]Status, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	x := &call{kind: cmdStatus, off: off, length: length}
+	var x *call
+	select {
+	case x = <-c.free:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	x.request = request{kind: cmdStatus, off: off, length: length, context: id}
 	if err := c.begin(x); err != nil {
+		c.release(x)
 		return nil, err
 	}
-	if err := c.wait(ctx, x); err != nil {
-		return nil, err
+	err := c.wait(x, ctx.Done())
+	if err == errGone {
+		return nil, ctx.Err()
 	}
-	for id, name := range c.contexts {
-		if name == what && len(x.status[id]) > 0 {
-			return x.status[id], nil
-		}
-	}
-	err := broken("it says nothing of %s", what)
-	c.end(err)
-	return nil, err
-}
-
-// Image is an export as a disk image. The client must have been opened with the context
-// Allocation. Closing it closes the client.
-type Image struct{ *Client }
-
-var _ vdisk.Image = Image{}
-
-// Extents lists what is where. What the server does not know to be zeros is data.
-func (i Image) Extents(ctx context.Context, from, to int64) iter.Seq2[vdisk.Extent, error] {
-	return func(yield func(vdisk.Extent, error) bool) {
-		var open vdisk.Extent
-		for s, err := range i.Status(ctx, Allocation, from, to) {
-			if err != nil {
-				yield(vdisk.Extent{}, err)
-				return
-			}
-			e := vdisk.Extent{Offset: s.Offset, Length: s.Length, Kind: vdisk.Data}
-			if s.Flags&Zero != 0 {
-				e.Kind = vdisk.Zero
-			}
-			if open.Length > 0 && open.Kind == e.Kind {
-				open.Length += e.Length
-				continue
-			}
-			if open.Length > 0 && !yield(open, nil) {
-				return
-			}
-			open = e
-		}
-		if open.Length > 0 {
-			yield(open, nil)
-		}
-	}
+	status := x.status
+	c.release(x)
+	return status, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net"
 	"time"
 
 	"github.com/millrace-backup/millrace/blockdev/nbd"
@@ -24,11 +25,14 @@ func (d *Driver) open(ctx context.Context, disk hypervisor.Disk, contexts ...str
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	conn, err := host.Dial(d.socket())
-	if err != nil {
-		return nil, fmt.Errorf("reach QEMU's NBD server: %w", err)
+	dial := func(context.Context) (net.Conn, error) {
+		conn, err := host.Dial(d.socket())
+		if err != nil {
+			return nil, fmt.Errorf("reach QEMU's NBD server: %w", err)
+		}
+		return conn, nil
 	}
-	c, err := nbd.Dial(ctx, conn, nbd.Options{Export: d.export(disk.Key), Contexts: append([]string{nbd.Allocation}, contexts...), Timeout: readLimit})
+	c, err := nbd.Dial(ctx, dial, nbd.Options{Export: d.export(disk.Key), Contexts: append([]string{nbd.Allocation}, contexts...), Timeout: readLimit})
 	if err != nil {
 		return nil, err
 	}
@@ -42,6 +46,9 @@ const readLimit = 2 * time.Minute
 // ReadAt reads from the view. One that has broken says only that it refuses.
 func (i *image) ReadAt(p []byte, off int64) (int, error) {
 	n, err := i.Image.ReadAt(p, off)
+	if err == nil {
+		return n, nil // what follows allocates
+	}
 	var refused nbd.Errno
 	if errors.As(err, &refused) && (refused == nbd.EINVAL || refused == nbd.EPERM) {
 		err = fmt.Errorf("%w: the view of the instant has broken: the guest overwrites faster than its old data can be kept in %s, or there is no room left: %w",
@@ -66,7 +73,7 @@ func (d *Driver) changes(ctx context.Context, disk hypervisor.Disk, yield func(h
 		return err
 	}
 	defer func() { err = errors.Join(err, im.Close()) }()
-	for s, err := range im.Status(ctx, changed, 0, im.Size()) {
+	for s, err := range im.BlockStatus(ctx, changed, 0, im.Size()) {
 		if err != nil {
 			return err
 		}

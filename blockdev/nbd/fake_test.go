@@ -1,0 +1,163 @@
+package nbd
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+// fake is a server's end of one connection, which does what a test tells it to.
+type fake struct{ net.Conn }
+
+// serve returns a dialler of a server that does what script says for each connection, and
+// then closes it.
+func serve(t *testing.T, script func(f fake)) func(context.Context) (net.Conn, error) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer conn.Close()
+				script(fake{conn})
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		all.Wait()
+	})
+	return func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
+	}
+}
+
+// read returns n bytes of what the client sends. The script ends where there are none.
+func (f fake) read(n int) []byte {
+	b := make([]byte, n)
+	if _, err := io.ReadFull(f, b); err != nil {
+		runtime.Goexit()
+	}
+	return b
+}
+
+// send sends numbers of their own size, strings and bytes.
+func (f fake) send(parts ...any) {
+	if _, err := f.Write(wire(parts...)); err != nil {
+		runtime.Goexit()
+	}
+}
+
+func wire(parts ...any) (b []byte) {
+	for _, p := range parts {
+		switch p := p.(type) {
+		case string:
+			b = append(b, p...)
+		case []byte:
+			b = append(b, p...)
+		case int:
+			panic("a number without size")
+		default:
+			var err error
+			if b, err = binary.Append(b, binary.BigEndian, p); err != nil {
+				panic(err)
+			}
+		}
+	}
+	return b
+}
+
+// The beginning of a server that knows options.
+func (f fake) greet() {
+	f.send(uint64(magicHello), uint64(magicOption), uint16(flagFixed|flagNoZeroes))
+	f.read(4)
+}
+
+func (f fake) option() (number uint32, data []byte) {
+	h := f.read(16)
+	return binary.BigEndian.Uint32(h[8:]), f.read(int(binary.BigEndian.Uint32(h[12:])))
+}
+
+func replyTo(option, kind uint32, parts ...any) []byte {
+	b := wire(parts...)
+	return wire(uint64(magicReply), option, kind, uint32(len(b)), b)
+}
+
+const (
+	fakeSize    = 1 << 20
+	fakeContext = 7 // the number of Allocation
+	fakeOther   = 8
+)
+
+// open shakes hands with a client as a good server would, whose smallest block is least.
+func (f fake) open(flags Flags, least uint32) {
+	f.greet()
+	for {
+		switch n, data := f.option(); n {
+		case optStructured:
+			f.send(replyTo(n, repAck))
+		case optSetMeta:
+			f.send(replyTo(n, repMeta, uint32(fakeContext), Allocation))
+			if bytes.Contains(data, []byte("other")) {
+				f.send(replyTo(n, repMeta, uint32(fakeOther), "other"))
+			}
+			f.send(replyTo(n, repAck))
+		case optGo:
+			f.send(replyTo(n, repInfo, uint16(infoExport), uint64(fakeSize), uint16(flags)),
+				replyTo(n, repInfo, uint16(99), "what nobody knows"),
+				replyTo(n, repInfo, uint16(infoBlockSize), least, uint32(4096), uint32(64<<10)), replyTo(n, repAck))
+			return
+		default:
+			panic(fmt.Sprint("option ", n))
+		}
+	}
+}
+
+// asked is a request that the server has got.
+type asked struct {
+	flags, kind uint16
+	cookie, off uint64
+	length      uint32
+}
+
+func (f fake) request() asked {
+	b := f.read(requestSize)
+	return asked{binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:]), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint32(b[24:])}
+}
+
+func chunkOf(cookie uint64, kind, flags uint16, parts ...any) []byte {
+	b := wire(parts...)
+	return wire(uint32(magicChunk), flags, kind, cookie, uint32(len(b)), b)
+}
+
+func simple(cookie uint64, n Errno) []byte {
+	return wire(uint32(magicSimple), uint32(n), cookie)
+}
+
+// dialFake opens the fake server's export.
+func dialFake(t *testing.T, flags Flags, least uint32, script func(f fake)) *Client {
+	t.Helper()
+	c, err := Dial(t.Context(), serve(t, func(f fake) {
+		f.open(flags, least)
+		script(f)
+	}), Options{Export: "disk", Contexts: []string{Allocation, "other"}, Timeout: 20 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
