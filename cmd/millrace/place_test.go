@@ -74,6 +74,7 @@ type line struct {
 	Zero      int64 `json:"zero_bytes"`
 	Unchanged int64 `json:"unchanged_bytes"`
 	Known     int64 `json:"known_bytes"`
+	Read      int64 `json:"read_bytes"`
 	New       int64 `json:"new_bytes"`
 }
 
