@@ -35,15 +35,19 @@ func (b *bench) idle(ctx context.Context) (jobs []job, err error) {
 		return nil, err
 	}
 	b.say("nothing changed: full %.2f s", full.Seconds)
+	flags, err := b.profiled("nothing changed", "--codec", "none")
+	if err != nil {
+		return nil, err
+	}
 	for range b.runs {
-		j, err := p.backup(ctx, m, "--codec", "none")
+		j, err := p.backup(ctx, m, flags...)
 		if err != nil {
 			return nil, err
 		}
 		if j.Mode != "incremental" || j.Read != 0 {
 			return nil, fmt.Errorf("%d bytes read, %s: %s", j.Read, j.Mode, j.Why)
 		}
-		b.say("nothing changed: %.2f s, %.2f CPU-s, sampled %d", j.Seconds, j.CPU, j.Sampled)
+		b.say("nothing changed: %.2f s, %.2f CPU-s, QEMU's %.2f, sampled %d", j.Seconds, j.CPU, j.QEMU, j.Sampled)
 		jobs = append(jobs, j)
 	}
 	return jobs, nil

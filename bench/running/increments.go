@@ -70,10 +70,14 @@ func (s *series) run(ctx context.Context, b *bench) (err error) {
 	flags := func(granularity int64) []string {
 		return []string{"--codec", s.Codec, "--bitmap-granularity", fmt.Sprint(granularity)}
 	}
+	later := flags(cmp.Or(s.Then, s.Granularity))
+	if later, err = b.profiled(s.Name, later...); err != nil {
+		return err
+	}
 	if s.Full, err = p.backup(ctx, m, flags(s.Granularity)...); err != nil {
 		return err
 	}
-	b.say("%s: full %.2f s", s.Name, s.Full.Seconds)
+	b.say("%s: full %.2f s, %.2f CPU-s, QEMU's %.2f", s.Name, s.Full.Seconds, s.Full.CPU, s.Full.QEMU)
 	for n := range s.count {
 		var changed int64
 		err := m.write(ctx, d, func(w *writer) (err error) {
@@ -83,7 +87,7 @@ func (s *series) run(ctx context.Context, b *bench) (err error) {
 		if err != nil {
 			return err
 		}
-		j, err := p.backup(ctx, m, flags(cmp.Or(s.Then, s.Granularity))...)
+		j, err := p.backup(ctx, m, later...)
 		if err != nil {
 			return err
 		}
@@ -92,7 +96,7 @@ func (s *series) run(ctx context.Context, b *bench) (err error) {
 		}
 		j.Changed = changed
 		s.Increments = append(s.Increments, j)
-		b.say("%s: increment %d: %.2f s, changed %d, dirty %d, read %d, stored %d", s.Name, n+1, j.Seconds, j.Changed, j.Dirty, j.Read, j.Grown)
+		b.say("%s: increment %d: %.2f s, %.2f CPU-s, QEMU's %.2f, changed %d, dirty %d, read %d, stored %d", s.Name, n+1, j.Seconds, j.CPU, j.QEMU, j.Changed, j.Dirty, j.Read, j.Grown)
 		if s.verify || n == s.count-1 {
 			if err := p.verify(ctx, m, d, j.Point); err != nil {
 				return err
@@ -128,6 +132,15 @@ func (b *bench) files(ctx context.Context) (string, error) {
 	}
 	_, err := workload.Tree(ctx, path, b.tree, b.data)
 	return path, err
+}
+
+// profiled adds a flag so that processes leave profiles, if they are to.
+func (b *bench) profiled(name string, flags ...string) ([]string, error) {
+	if b.profile == "" {
+		return flags, nil
+	}
+	folder := filepath.Join(b.profile, strings.ReplaceAll(name, " ", "-"))
+	return append(flags, "--profile", folder), os.MkdirAll(folder, 0o755)
 }
 
 // What is to be reached.

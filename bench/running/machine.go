@@ -108,6 +108,20 @@ func (m *machine) stop() {
 	_ = os.RemoveAll(m.folder)
 }
 
+// cpu is the processor time that the QEMU has used so far, in seconds; 0 where the system
+// does not tell.
+func (m *machine) cpu() float64 {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.cmd.Process.Pid))
+	// The second field, in brackets, may hold anything; the 14th and 15th are in hundredths.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return float64(user+system) / 100
+}
+
 // do runs a command of QMP.
 func (m *machine) do(ctx context.Context, command string, args any) error {
 	return m.own.Do(ctx, command, args, nil)

@@ -27,6 +27,7 @@ type bench struct {
 	pages                 int64 // bytes in the page cache of each disk that is frozen
 	increments            int
 	runs, jobs            int
+	profile               string // folder for profiles of increments; empty: none are made
 	place                 func(ctx context.Context, name string) (place, error)
 	say                   func(format string, args ...any)
 }
@@ -54,6 +55,7 @@ func main() {
 	flag.IntVar(&b.increments, "n", 10, "how many increments of each kind")
 	flag.IntVar(&b.runs, "runs", 5, "how often the disk on which nothing changes is backed up")
 	flag.IntVar(&b.jobs, "jobs", 20, "how often a guest is frozen")
+	flag.StringVar(&b.profile, "profile", "", "folder in which each process of the increments leaves a profile of its processor time")
 	flag.StringVar(&out, "out", "", "folder for the result as JSON and Markdown")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -30,6 +30,7 @@ type job struct {
 	Why     string  `json:"why"`
 	Seconds float64 `json:"seconds"`
 	CPU     float64 `json:"cpu_s"`
+	QEMU    float64 `json:"qemu_cpu_s"`    // of QEMU meanwhile
 	Changed int64   `json:"changed_bytes"` // by the guest, in whole blocks of 4 KiB
 	Dirty   int64   `json:"dirty_bytes"`   // as the tracker reports them
 	Read    int64   `json:"read_bytes"`
@@ -44,6 +45,7 @@ func (p place) backup(ctx context.Context, m *machine, flags ...string) (job, er
 	if err != nil {
 		return job{}, err
 	}
+	busy := m.cpu()
 	out, cost, err := p.run(ctx, append(append([]string{"backup", "--json", "--quiet"}, flags...), "qemu:"+m.socket)...)
 	if err != nil {
 		return job{}, err
@@ -56,7 +58,7 @@ func (p place) backup(ctx context.Context, m *machine, flags ...string) (job, er
 	if err != nil {
 		return job{}, err
 	}
-	j := job{Point: s.Points[0], Seconds: cost.Seconds, CPU: cost.CPU, Grown: after - before}
+	j := job{Point: s.Points[0], Seconds: cost.Seconds, CPU: cost.CPU, QEMU: m.cpu() - busy, Grown: after - before}
 	return j, p.ask(ctx, s.Job, &j)
 }
 
