@@ -36,9 +36,7 @@ func (c content) fill(w *writer, from io.Reader) error {
 		if bytes.Equal(buf, zeros) {
 			continue
 		}
-		if err := w.at(c.place(n), buf); err != nil {
-			return err
-		}
+		w.at(c.place(n), buf)
 	}
 	return nil
 }
@@ -48,7 +46,7 @@ func noise(seed byte) *rand.ChaCha8 { return rand.NewChaCha8([32]byte{'r', 'u', 
 
 // scatter overwrites a share of the data's blocks, chosen evenly, in no order, with fresh
 // noise. It returns how many bytes it has changed.
-func (c content) scatter(w *writer, share float64, seed byte) (changed int64, err error) {
+func (c content) scatter(w *writer, share float64, seed byte) (changed int64) {
 	from := noise(seed)
 	pick := rand.New(from)
 	blocks := c.data / block
@@ -61,11 +59,9 @@ func (c content) scatter(w *writer, share float64, seed byte) (changed int64, er
 		}
 		seen[n] = true
 		_, _ = from.Read(buf) // never fails
-		if err := w.at(c.place(n*block), buf); err != nil {
-			return 0, err
-		}
+		w.at(c.place(n*block), buf)
 	}
-	return int64(len(seen)) * block, nil
+	return int64(len(seen)) * block
 }
 
 // source opens what a disk is filled with: an image of real files, or noise.

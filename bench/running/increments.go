@@ -80,9 +80,9 @@ func (s *series) run(ctx context.Context, b *bench) (err error) {
 	b.say("%s: full %.2f s, %.2f CPU-s, QEMU's %.2f", s.Name, s.Full.Seconds, s.Full.CPU, s.Full.QEMU)
 	for n := range s.count {
 		var changed int64
-		err := m.write(ctx, d, func(w *writer) (err error) {
-			changed, err = c.scatter(w, 0.01, byte(n+1))
-			return err
+		err := m.write(ctx, d, func(w *writer) error {
+			changed = c.scatter(w, 0.01, byte(n+1))
+			return nil
 		})
 		if err != nil {
 			return err

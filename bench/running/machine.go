@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/qmp"
 )
 
@@ -151,9 +155,28 @@ func (m *machine) write(ctx context.Context, d disk, f func(w *writer) error) (e
 	if err := m.do(ctx, "block-export-add", export); err != nil {
 		return err
 	}
-	w, err := dial(path, "running")
+	dial := func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "unix", path) }
+	c, err := nbd.Dial(ctx, dial, nbd.Options{Export: "running"})
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(w), w.close())
+	w := &writer{c: c}
+	w.g.SetLimit(16) // QEMU does no more at once
+	err = f(w)
+	return errors.Join(err, w.g.Wait(), c.Close())
+}
+
+// writer writes to a disk, many requests at a time.
+type writer struct {
+	c *nbd.Client
+	g errgroup.Group
+}
+
+// at writes bytes, which may be used again when it returns. What comes of it is known at the end.
+func (w *writer) at(off int64, b []byte) {
+	b = bytes.Clone(b)
+	w.g.Go(func() error {
+		_, err := w.c.WriteAt(b, off)
+		return err
+	})
 }

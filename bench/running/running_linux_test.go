@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,31 +93,5 @@ func TestWorst(t *testing.T) {
 	c := worst("a", 2, gauge.Of(1, 1, 3))
 	if c.Met() || c.Value.Median != 3 {
 		t.Errorf("%+v", c)
-	}
-}
-
-// What the server refuses is an error.
-func TestWriter(t *testing.T) {
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		t.Skip("qemu-system-x86_64 is not installed")
-	}
-	d, err := create(t.Context(), t.TempDir(), "a", "raw", region)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := start(t.Context(), []disk{d}, "-m", "32")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.stop()
-	err = m.write(t.Context(), d, func(w *writer) error {
-		err := content{region, 1 << 20}.fill(w, noise(1))
-		return errors.Join(err, w.settle(), w.at(region, make([]byte, block)))
-	})
-	if err == nil {
-		t.Error("a write beyond the end succeeds")
-	}
-	if err := m.io(t.Context(), "a", "read -q 0 4096"); err != nil {
-		t.Error(err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/millrace-backup/millrace/blockdev/nbd"
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/host"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/machine"
@@ -371,7 +372,7 @@ func (d *Driver) ReleaseRecord(ctx context.Context, g hypervisor.Guest, rec []by
 
 // Open opens a disk of a guest that is frozen in the name of the driver's job.
 func (d *Driver) Open(ctx context.Context, disk hypervisor.Disk) (hypervisor.OpenDisk, error) {
-	im, err := d.open(ctx, disk)
+	im, err := d.open(ctx, disk, nbd.Allocation)
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", disk.Key, err)
 	}

@@ -19,8 +19,8 @@ type image struct {
 	d *Driver
 }
 
-// open opens a disk of a guest that is frozen in the name of the driver's job, with the
-// contexts that are given besides that of what is allocated.
+// open opens a disk of a guest that is frozen in the name of the driver's job, to be asked
+// about the contexts that are given. QEMU looks into all of them at each question.
 func (d *Driver) open(ctx context.Context, disk hypervisor.Disk, contexts ...string) (*image, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func (d *Driver) open(ctx context.Context, disk hypervisor.Disk, contexts ...str
 		}
 		return conn, nil
 	}
-	c, err := nbd.Dial(ctx, dial, nbd.Options{Export: d.export(disk.Key), Contexts: append([]string{nbd.Allocation}, contexts...), Timeout: readLimit})
+	c, err := nbd.Dial(ctx, dial, nbd.Options{Export: d.export(disk.Key), Contexts: contexts, Timeout: readLimit})
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ type tracked struct {
 	cell    int64
 	block   int64
 	whole   []uint64 // a bit per cell: it is read whole, whatever has changed in it
+	told    kept     // what the tracker has told; written by choose alone, if it is whole then
 }
 
 func (t *tracked) isWhole(cell int64) bool { return t.whole[cell/64]&(1<<(cell%64)) != 0 }
@@ -132,9 +133,14 @@ func (t *tracked) choose(ctx context.Context, f *sidecar.File, dirty *int64) err
 	return nil
 }
 
-// reported is what the driver says has changed, in whole blocks.
+// reported is what the driver says has changed, in whole blocks, each once.
 func (t *tracked) reported(ctx context.Context) iter.Seq2[vdisk.Extent, error] {
+	if t.told.whole {
+		return t.told.all(t.block, t.size)
+	}
 	return func(yield func(vdisk.Extent, error) bool) {
+		var told kept
+		last := int64(0)
 		for r, err := range t.tracker.Changes(ctx, t.disk) {
 			if err == nil && (r.Offset < 0 || r.Length <= 0 || r.Offset > t.size || r.Length > t.size-r.Offset) {
 				err = fmt.Errorf("a change of %d bytes at %d on a disk of %d", r.Length, r.Offset, t.size)
@@ -143,11 +149,19 @@ func (t *tracked) reported(ctx context.Context) iter.Seq2[vdisk.Extent, error] {
 				yield(vdisk.Extent{}, err)
 				return
 			}
-			from := r.Offset / t.block * t.block
-			to := min((r.Offset+r.Length+t.block-1)/t.block*t.block, t.size)
-			if !yield(vdisk.Extent{Offset: from, Length: to - from}, nil) {
+			// Two changes may share a block where the tracker's unit is less.
+			from, to := max(r.Offset/t.block, last), (r.Offset+r.Length+t.block-1)/t.block
+			if from >= to {
+				continue
+			}
+			told.add(from, to)
+			last = to
+			if !yield(vdisk.Extent{Offset: from * t.block, Length: min(to*t.block, t.size) - from*t.block}, nil) {
 				return
 			}
+		}
+		if told.whole = !told.over; told.whole {
+			t.told = told
 		}
 	}
 }
