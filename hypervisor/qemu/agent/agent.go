@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"time"
 )
 
@@ -125,6 +126,8 @@ func (c *Client) until(ctx context.Context) (end func()) {
 func silent(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = ctx.Err()
+	} else if errors.Is(err, os.ErrDeadlineExceeded) { // which is that of ctx, a moment early
+		err = context.DeadlineExceeded
 	}
 	return fmt.Errorf("%w: %w", ErrSilent, err)
 }
