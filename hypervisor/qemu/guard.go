@@ -110,7 +110,8 @@ func Guard(ctx context.Context, in io.Reader) error {
 		return fmt.Errorf("be told what to guard: %w", err)
 	}
 	d := New(j.Path, Options{Vault: j.Vault, Job: j.Job, Folder: j.Folder, State: j.State})
-	defer host.Present(d.tag())()
+	absent := host.Present(d.tag())
+	defer absent()
 	starter := os.Getppid()
 	orders := make(chan order)
 	go func() {
@@ -126,6 +127,14 @@ func Guard(ctx context.Context, in io.Reader) error {
 	for o := range orders { // told of or not, nothing more is asked of us
 		_ = o
 	}
+	go func() {
+		// From when the job is dead on, others may back the guest up: they find what is left
+		// of it. An agent that hangs may keep us for minutes.
+		for ; j.Lock != "" && locked(j.Lock); time.Sleep(lockEvery) {
+			continue
+		}
+		absent()
+	}()
 	if err := d.letGo(ctx); err != nil {
 		return err
 	}

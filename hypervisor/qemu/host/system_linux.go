@@ -79,7 +79,7 @@ func Present(tag string) (end func()) {
 	if err != nil {
 		return func() {}
 	}
-	return func() { _ = l.Close() }
+	return func() { _ = l.Close() } // again does nothing
 }
 
 // Alive reports whether somebody holds the presence of a job's freeze.
