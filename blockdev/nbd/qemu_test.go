@@ -25,6 +25,12 @@ import (
 // the path, and returns a dialler. The server ends with the test.
 func start(t testing.TB, name string, args ...string) func(context.Context) (net.Conn, error) {
 	t.Helper()
+	dial, _ := startProcess(t, name, args...)
+	return dial
+}
+
+func startProcess(t testing.TB, name string, args ...string) (func(context.Context) (net.Conn, error), *os.Process) {
+	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
 		t.Skipf("needs %s", name)
@@ -67,7 +73,7 @@ func start(t testing.TB, name string, args ...string) func(context.Context) (net
 			case <-time.After(10 * time.Millisecond):
 			}
 		}
-	}
+	}, cmd.Process
 }
 
 func dialTest(t testing.TB, dial func(context.Context) (net.Conn, error), o Options) *Client {
