@@ -130,7 +130,7 @@ func (c *Client) Close() error {
 	first := c.over == nil
 	if first {
 		c.over = fmt.Errorf("%w: we have closed it", ErrConnection)
-		_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second)) // also of whoever is sending now
+		_ = c.conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)) // also of whoever is sending now
 	}
 	c.mu.Unlock()
 	if first {

@@ -22,5 +22,7 @@
 // A client does not dial again: who wants to go on after ErrConnection opens a new one.
 // Serving disks is not here.
 //
+// What of the protocol is used, and the bounds: docs/format/nbd.md.
+//
 // Source: the protocol's description, doc/proto.md of the NetworkBlockDevice project.
 package nbd

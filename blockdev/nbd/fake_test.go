@@ -154,7 +154,7 @@ func dialFake(t *testing.T, flags Flags, least uint32, script func(f fake)) *Cli
 	c, err := Dial(t.Context(), serve(t, func(f fake) {
 		f.open(flags, least)
 		script(f)
-	}), Options{Export: "disk", Contexts: []string{Allocation, "other"}, Timeout: 20 * time.Second})
+	}), Options{Export: "disk", Contexts: []string{Allocation, "other"}, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

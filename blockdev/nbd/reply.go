@@ -113,12 +113,9 @@ func (c *Client) reply(r *bufio.Reader) error {
 	return nil
 }
 
-// simple takes in a reply without chunks: whoever asked for structured ones gets those to
-// what has an answer, except that it fails.
+// simple takes in a reply without chunks. To a read or a status it can only be a refusal:
+// complete misses the rest.
 func (x *call) simple(n Errno) error {
-	if n == 0 && (x.kind == cmdRead || x.kind == cmdStatus) {
-		return broken("a simple reply to a request of type %d", x.kind)
-	}
 	if x.chunks > 1 {
 		return broken("a simple reply after chunks")
 	}

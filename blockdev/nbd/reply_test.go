@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -73,9 +74,12 @@ func TestReadReplies(t *testing.T) {
 		"the first error counts":  {append(none0, other(chunkError, uint32(ENOTSUP), uint16(0)), other(chunkError, uint32(EIO), uint16(0))), "", ENOTSUP},
 		"an unknown error":        {append(none0, other(chunkErrorBit|77, uint32(EOVERFLOW), uint16(1), "x and more")), "", EOVERFLOW},
 		"an error outside":        {append(none0, other(chunkErrorOffset, uint32(EIO), uint16(0), uint64(off+n))), "", ErrProtocol},
-		"no error":                {append(none0, other(chunkError, uint32(0), uint16(0))), "", ErrProtocol},
-		"an error cut short":      {append(none0, other(chunkError, uint32(EIO), uint16(9), "short")), "", ErrProtocol},
-		"an error of megabytes":   {append(none0, long(chunkError, 64<<20)), "", ErrProtocol},
+		"chunks without end": {append(none0, func(c uint64, _ uint16) []byte {
+			return bytes.Repeat(chunkOf(c, chunkError, 0, uint32(EIO), uint16(0)), maxChunks+1)
+		}), "", ErrProtocol},
+		"no error":              {append(none0, other(chunkError, uint32(0), uint16(0))), "", ErrProtocol},
+		"an error cut short":    {append(none0, other(chunkError, uint32(EIO), uint16(9), "short")), "", ErrProtocol},
+		"an error of megabytes": {append(none0, long(chunkError, 64<<20)), "", ErrProtocol},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -179,6 +183,26 @@ func TestSplit(t *testing.T) {
 	}
 }
 
+// Those whose reads are split do not wait for each other.
+func TestManySplit(t *testing.T) {
+	c := dialFake(t, HasFlags, 1, func(f fake) {
+		for {
+			a := f.request()
+			f.send(chunkOf(a.cookie, chunkHole, chunkDone, a.off, a.length))
+		}
+	})
+	var all sync.WaitGroup
+	for range 2 * parallel {
+		all.Go(func() {
+			p := bytes.Repeat([]byte{0xdb}, 512<<10)
+			if _, err := c.ReadAt(p, 0); err != nil || bytes.Count(p, []byte{0}) != len(p) {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}
+
 // Who reads inside a block gets what is in it.
 func TestBlocks(t *testing.T) {
 	const block = 4096
@@ -279,10 +303,12 @@ func TestCloseBusy(t *testing.T) {
 	defer close(stop)
 	reading := make(chan struct{})
 	c := dialFake(t, HasFlags|CanFUA, 1, func(f fake) {
+		_ = f.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
 		f.request()
 		close(reading)
 		<-stop
 	})
+	_ = c.raw.(*net.TCPConn).SetWriteBuffer(4 << 10)
 	var all sync.WaitGroup
 	for i := range 100 { // more than are ever under way, and more than the sockets take
 		all.Go(func() {
@@ -298,8 +324,9 @@ func TestCloseBusy(t *testing.T) {
 		})
 	}
 	<-reading
-	if err := c.Close(); err != nil {
-		t.Error(err)
+	began := time.Now()
+	if err := c.Close(); err != nil || time.Since(began) > 30*time.Second { // a request has a minute
+		t.Error(err, time.Since(began))
 	}
 	all.Wait()
 	if err := c.Close(); err != nil {

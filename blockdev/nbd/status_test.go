@@ -104,7 +104,8 @@ func TestStatusReplies(t *testing.T) {
 		"an unknown context": {[]any{wire(extents(99, 4096, 0)...)}, ErrProtocol},
 		"twice":              {[]any{wire(extents(fakeContext, 4096, 0)...), wire(extents(fakeContext, 4096, 0)...)}, ErrProtocol},
 		"the other twice":    {[]any{other, other}, ErrProtocol},
-		"too many":           {[]any{wire(uint32(fakeContext), make([]byte, 8*(maxExtents+1)))}, ErrProtocol},
+		"and an unknown one": {[]any{wire(extents(99, 4096, 0)...), wire(extents(fakeContext, 4096, 0)...)}, ErrProtocol},
+		"too many":           {[]any{wire(uint32(fakeOther), make([]byte, 8*(maxExtents+1))), wire(extents(fakeContext, 4096, 0)...)}, ErrProtocol},
 		"refused":            {[]any{EIO}, EIO},
 		"refused after some": {[]any{wire(extents(fakeContext, 100, 0)...), EOVERFLOW}, EOVERFLOW},
 	} {
@@ -188,11 +189,11 @@ func TestWrites(t *testing.T) {
 	if err != nil || n != 512 || err2 != nil || m != 64<<10+512 {
 		t.Error(n, err, m, err2)
 	}
-	if err := errors.Join(c.WriteZeroes(512, fakeSize-512, NoHole), c.Trim(0, 1024), c.Flush()); err != nil {
+	if err := errors.Join(c.WriteZeroes(512, fakeSize-512, NoHole), c.Trim(0, 1024), c.WriteZeroes(0, 512, FUA)); err != nil {
 		t.Error(err)
 	}
 	want := []did{{asked{0, cmdWrite, 0, 1024, 512}, x}, {asked{0, cmdWrite, 0, 0, 64 << 10}, string(long)}, {asked{0, cmdWrite, 0, 64 << 10, 512}, x}, {asked{0, cmdFlush, 0, 0, 0}, ""},
-		{asked{2, cmdZeroes, 0, 512, fakeSize - 512}, ""}, {asked{0, cmdTrim, 0, 0, 1024}, ""}, {asked{0, cmdFlush, 0, 0, 0}, ""}}
+		{asked{2, cmdZeroes, 0, 512, fakeSize - 512}, ""}, {asked{0, cmdTrim, 0, 0, 1024}, ""}, {asked{0, cmdZeroes, 0, 0, 512}, ""}, {asked{0, cmdFlush, 0, 0, 0}, ""}}
 	if !reflect.DeepEqual(all, want) {
 		t.Errorf("%.300v", all)
 	}
