@@ -25,6 +25,7 @@ type Options struct {
 	Parent  string    // where the folder of the demo is made; "" for the usual one
 	Size    int64     // of the disk, in whole MiB, 32 at least
 	Keep    bool      // leave the folder
+	Running bool      // back up a guest that runs in QEMU too, if there is all that takes
 	Out     io.Writer // the story, and what the program prints
 }
 
@@ -39,6 +40,7 @@ type Result struct {
 	First       Step   `json:"first_backup"`
 	Second      Step   `json:"second_backup"`
 	Restores    []Step `json:"restores"`
+	Guest       []Step `json:"guest_backups,omitempty"` // of one that runs
 }
 
 // Step is one run of the program.
@@ -106,7 +108,7 @@ func (s *story) chapter(title string) { s.say("\n=== %s", title) }
 func (s *story) path(name string) string { return filepath.Join(s.folder, name) }
 
 func (s *story) tell(ctx context.Context) error {
-	for _, chapter := range []func(context.Context) error{s.firstDay, s.vault, s.fullBackup, s.secondDay, s.secondBackup, s.restore, s.prove} {
+	for _, chapter := range []func(context.Context) error{s.firstDay, s.vault, s.fullBackup, s.secondDay, s.secondBackup, s.restore, s.running, s.prove} {
 		if err := chapter(ctx); err != nil {
 			return err
 		}

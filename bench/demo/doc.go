@@ -8,6 +8,10 @@
 // output, and with Options.Keep they can be typed again in the folder that is
 // left. The last line is "demo: everything equal".
 //
+// With Options.Running a small Linux is booted in QEMU, backed up twice while it runs,
+// restored and booted again (package guest); where something for that is missing, it
+// says what.
+//
 // What is guaranteed: nil means that every byte of both restored disks was
 // compared with the disk of that day, that the first restored file system is
 // sound where e2fsck is there to say so, that the vault was read back whole, and

@@ -22,7 +22,8 @@ func (a *app) demoCommand() *cobra.Command {
 		Long: `Show the whole story on this machine in a temporary folder: a VHDX with a file system
 of real files is backed up, changed, backed up again, and both points are restored and
 compared byte for byte. It needs no root, mke2fs and debugfs (Debian: e2fsprogs), and
-room for about four times --size. It exits 4 if anything differs.`,
+room for about four times --size. Where QEMU is installed, and what it takes to make a small
+Linux, one is booted and backed up while it runs. It exits 4 if anything differs.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			bytes, err := humanize.ParseBytes(size)
@@ -36,6 +37,7 @@ room for about four times --size. It exits 4 if anything differs.`,
 	c.Flags().StringVar(&size, "size", "512MiB", "size of the disk, 32MiB at least")
 	c.Flags().StringVar(&o.Files, "files", "/usr", "folder to take the files from")
 	c.Flags().StringVar(&o.Parent, "dir", "", "where to make the folder (default: the one for temporary files)")
+	c.Flags().BoolVar(&o.Running, "running", true, "back up a guest that runs in QEMU too, where there is all that takes")
 	c.Flags().BoolVar(&o.Keep, "keep", false, "leave the folder, with vault and disks")
 	return c
 }
