@@ -3,8 +3,11 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -180,10 +183,11 @@ func TestQEMUWrites(t *testing.T) {
 	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "48M")
 	c := dialTest(t, start(t, "qemu-nbd", "-k", "%s", "-f", "qcow2", "--discard=unmap", path), Options{Contexts: []string{Allocation}})
 	want := vdisktest.NewSparse(48 << 20)
-	p := make([]byte, 33<<20)
-	for i := range p {
-		p[i] = byte(i*i>>8 + 1)
+	pattern := make([]byte, 1<<20+13)
+	for i := range pattern {
+		pattern[i] = byte(i*i>>8 + 1)
 	}
+	p := bytes.Repeat(pattern, 33)[:33<<20]
 	var all sync.WaitGroup
 	for at := int64(0); at < int64(len(p)); at += 11 << 20 {
 		all.Go(func() {
@@ -241,6 +245,33 @@ func TestNBDKit(t *testing.T) {
 			})
 		}
 		all.Wait()
+	})
+	t.Run("TLS", func(t *testing.T) {
+		mine, pool := certificate(t)
+		key, err := x509.MarshalPKCS8PrivateKey(mine.PrivateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		folder := t.TempDir()
+		for name, b := range map[string]*pem.Block{"ca-cert.pem": {Type: "CERTIFICATE", Bytes: mine.Certificate[0]},
+			"server-cert.pem": {Type: "CERTIFICATE", Bytes: mine.Certificate[0]}, "server-key.pem": {Type: "PRIVATE KEY", Bytes: key}} {
+			if err := os.WriteFile(filepath.Join(folder, name), pem.EncodeToMemory(b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dial := start(t, "nbdkit", "-f", "-U", "%s", "--tls=require", "--tls-certificates="+folder, "memory", "64M")
+		var refused *RefusedError
+		if _, err := Dial(t.Context(), dial, Options{}); !errors.As(err, &refused) || refused.Reply != refusedTLS {
+			t.Errorf("in the clear: %v", err)
+		}
+		c := dialTest(t, dial, Options{TLS: &tls.Config{RootCAs: pool, ServerName: "localhost"}})
+		in, out := bytes.Repeat([]byte("sealed, "), 4<<20/8), make([]byte, 4<<20)
+		if _, err := c.WriteAt(in, 7); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.ReadAt(out, 7); err != nil || !bytes.Equal(in, out) {
+			t.Error(err)
+		}
 	})
 	t.Run("blocks", func(t *testing.T) {
 		c := dialTest(t, start(t, "nbdkit", "-f", "-U", "%s", "--filter=blocksize-policy", "pattern", "16M",
