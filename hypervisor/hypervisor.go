@@ -30,6 +30,7 @@ package hypervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"time"
@@ -97,6 +98,15 @@ const (
 	AppRequired  Policy = "app-required"  // applications flushed, or the guest off; else ErrConsistency
 	CrashOnly    Policy = "crash"         // as after a power cut, without asking the guest
 )
+
+// Check is an error for a policy that there is not. An empty one is the zero value.
+func (p Policy) Check() error {
+	switch p {
+	case "", AppPreferred, AppRequired, CrashOnly:
+		return nil
+	}
+	return fmt.Errorf("unknown policy %q", string(p))
+}
 
 // What a freeze obtained. Values are recorded, so they are only ever added.
 const (

@@ -70,10 +70,8 @@ func (a stamp) differs(b stamp) string {
 // Freeze looks for proof that nobody writes to the guest's disks. Consistency
 // is Offline when all of them are leased, else CrashConsistent.
 func (d *Driver) Freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Policy) (hypervisor.Frozen, error) {
-	switch p {
-	case "", hypervisor.AppPreferred, hypervisor.AppRequired, hypervisor.CrashOnly:
-	default:
-		return hypervisor.Frozen{}, fmt.Errorf("freeze %s: unknown policy %q", g.Name, p)
+	if err := p.Check(); err != nil {
+		return hypervisor.Frozen{}, fmt.Errorf("freeze %s: %w", g.Name, err)
 	}
 	f, err := d.freeze(ctx, g, p)
 	if err != nil {

@@ -77,10 +77,8 @@ func (d *Driver) changed() string { return machine.Ours + d.tag() + machine.Chan
 // Freeze makes an instant of all disks of g, and names what is to record changes from
 // there on.
 func (d *Driver) Freeze(ctx context.Context, g hypervisor.Guest, p hypervisor.Policy) (hypervisor.Frozen, error) {
-	switch p {
-	case "", hypervisor.AppPreferred, hypervisor.AppRequired, hypervisor.CrashOnly:
-	default:
-		return hypervisor.Frozen{}, fmt.Errorf("freeze %s: unknown policy %q", g.Name, p)
+	if err := p.Check(); err != nil {
+		return hypervisor.Frozen{}, fmt.Errorf("freeze %s: %w", g.Name, err)
 	}
 	f, err := d.freeze(ctx, g, p)
 	if err != nil {
