@@ -230,7 +230,8 @@ func TestNBDKit(t *testing.T) {
 	})
 	t.Run("delays", func(t *testing.T) {
 		dial := start(t, "nbdkit", "-f", "-U", "%s", "--filter=delay", "pattern", "1G", "rdelay=300ms")
-		c := dialTest(t, dial, Options{Timeout: 50 * time.Millisecond})
+		c := dialTest(t, dial, Options{})
+		c.o.Timeout = 50 * time.Millisecond
 		if _, err := c.ReadAt(make([]byte, 100), 0); !errors.Is(err, ErrConnection) || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Error(err)
 		}
