@@ -243,7 +243,7 @@ func (d *Driver) flushAhead(g hypervisor.Guest) {
 // prepare makes the fleecing file of a disk and the filter that fills it. Nothing of
 // the guest goes through it yet.
 func (h *hold) prepare(ctx context.Context, m *machine.Monitor, v *view) error {
-	f, err := host.Unnamed(h.d.o.Fleece, v.size)
+	f, driver, err := fleeceFile(h.d.o.Fleece, v.size)
 	if err != nil {
 		return fmt.Errorf("make a fleecing file in %s: %w", h.d.o.Fleece, err)
 	}
@@ -254,7 +254,7 @@ func (h *hold) prepare(ctx context.Context, m *machine.Monitor, v *view) error {
 	if err := m.Send(ctx, f, "add-fd", machine.Args{"opaque": machine.Ours + h.tag}, &set); err != nil {
 		return err
 	}
-	fleece := machine.Args{"driver": "raw", "node-name": v.name(h.tag, "fleece"), "file": machine.Args{
+	fleece := machine.Args{"driver": driver, "node-name": v.name(h.tag, "fleece"), "file": machine.Args{
 		"driver": "file", "filename": fmt.Sprintf("/dev/fdset/%d", set.ID), "locking": "off", "discard": "unmap"}}
 	if err := m.Do(ctx, "blockdev-add", fleece, nil); err != nil {
 		return err
