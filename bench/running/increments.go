@@ -68,7 +68,7 @@ func (s *series) run(ctx context.Context, b *bench) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(p.folder)) }()
 	flags := func(granularity int64) []string {
-		return []string{"--codec", s.Codec, "--bitmap-granularity", fmt.Sprint(granularity)}
+		return append([]string{"--codec", s.Codec, "--bitmap-granularity", fmt.Sprint(granularity)}, b.flags...)
 	}
 	later := flags(cmp.Or(s.Then, s.Granularity))
 	if later, err = b.profiled(s.Name, later...); err != nil {

@@ -27,7 +27,8 @@ type bench struct {
 	pages                 int64 // bytes in the page cache of each disk that is frozen
 	increments            int
 	runs, jobs            int
-	profile               string // folder for profiles of increments; empty: none are made
+	flags                 []string // further ones of backups in series
+	profile               string   // folder for profiles of increments; empty: none are made
 	place                 func(ctx context.Context, name string) (place, error)
 	say                   func(format string, args ...any)
 }
@@ -44,7 +45,7 @@ type result struct {
 
 func main() {
 	b := bench{say: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
-	var dir, only, data, size, huge, out string
+	var dir, only, data, size, huge, flags, out string
 	flag.StringVar(&b.program, "millrace", "millrace", "the program to measure")
 	flag.StringVar(&dir, "dir", "", "work folder with room for four times the data (default: a temporary one)")
 	flag.StringVar(&only, "only", "increments,idle,load,freeze", "what to measure")
@@ -55,9 +56,11 @@ func main() {
 	flag.IntVar(&b.increments, "n", 10, "how many increments of each kind")
 	flag.IntVar(&b.runs, "runs", 5, "how often the disk on which nothing changes is backed up")
 	flag.IntVar(&b.jobs, "jobs", 20, "how often a guest is frozen")
+	flag.StringVar(&flags, "flags", "", "further flags of millrace backup for the increments")
 	flag.StringVar(&b.profile, "profile", "", "folder in which each process of the increments leaves a profile of its processor time")
 	flag.StringVar(&out, "out", "", "folder for the result as JSON and Markdown")
 	flag.Parse()
+	b.flags = strings.Fields(flags)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := func() (err error) {
 		for text, to := range map[string]*int64{size: &b.size, data: &b.data, huge: &b.huge} {
