@@ -13,6 +13,7 @@ import (
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/conductor/board"
 	"github.com/millrace-backup/millrace/conductor/crew"
+	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/conductor/lease"
 	"github.com/millrace-backup/millrace/conductor/parallel"
 	"github.com/millrace-backup/millrace/conductor/queue"
@@ -143,7 +144,8 @@ func ptr(s string) *string { return &s }
 
 // room is what the sizes of parcels and arena depend on.
 func (o *Options) room() parallel.Room {
-	return parallel.Room{Workers: o.Parallel, Memory: o.Memory, Inline: o.Transport == flow.Inline}
+	tracked := (o.Scan == "auto" || o.Scan == "incremental") && known.Tracked(o.Catalog, o.Guests)
+	return parallel.Room{Workers: o.Parallel, Memory: o.Memory, Inline: o.Transport == flow.Inline, Tracked: tracked}
 }
 
 // domain is the dedup domain of the job.

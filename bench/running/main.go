@@ -28,6 +28,7 @@ type bench struct {
 	increments            int
 	runs, jobs            int
 	flags                 []string // further ones of backups in series
+	only                  string   // of the series; empty: all
 	profile               string   // folder for profiles of increments; empty: none are made
 	place                 func(ctx context.Context, name string) (place, error)
 	say                   func(format string, args ...any)
@@ -57,6 +58,7 @@ func main() {
 	flag.IntVar(&b.runs, "runs", 5, "how often the disk on which nothing changes is backed up")
 	flag.IntVar(&b.jobs, "jobs", 20, "how often a guest is frozen")
 	flag.StringVar(&flags, "flags", "", "further flags of millrace backup for the increments")
+	flag.StringVar(&b.only, "series", "", "of the series of increments those whose names have this in them")
 	flag.StringVar(&b.profile, "profile", "", "folder in which each process of the increments leaves a profile of its processor time")
 	flag.StringVar(&out, "out", "", "folder for the result as JSON and Markdown")
 	flag.Parse()
@@ -157,7 +159,9 @@ func (b *bench) series() (out []*series) {
 			if s.Name = fmt.Sprintf("%s, %s, bitmap of %d KiB", c.content, c.format, granularity>>10); n == 2 {
 				s.count = 0
 			}
-			out = append(out, s)
+			if strings.Contains(s.Name, b.only) {
+				out = append(out, s)
+			}
 		}
 	}
 	return out

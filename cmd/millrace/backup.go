@@ -101,7 +101,7 @@ what was selected and why.`,
 	f.StringToStringVar(&o.parallel, "parallel", nil, "workers per stage, as chunker=2,seal=3")
 	f.IntVar(&o.cpus, "cpus", 0, "processors to plan for (default: this machine's)")
 	f.StringVar(&o.memory, "memory", "", "size of the arena, as 64MiB")
-	f.StringVar(&o.parcel, "parcel", "", "bytes that travel together, a multiple of the cell size (default: two cells, or one where bytes travel in messages or memory is short)")
+	f.StringVar(&o.parcel, "parcel", "", "bytes that travel together, a multiple of the cell size (default: two cells, four where changes are tracked, or one where bytes travel in messages or memory is short)")
 	f.DurationVar(&o.latency, "guest-latency", 50*time.Millisecond, "how long a running guest's requests to its disks may take, on average, before it is read more slowly; 0: as long as they take")
 	f.StringVar(&o.fleece, "fleece", "", "folder for what guests overwrite while they are backed up (default: the job's, in the state folder)")
 	f.StringVar(&o.blocks, "bitmap-granularity", "", "unit in which new dirty bitmaps tell changes, as 64KiB (default: the finest, from 4KiB, that takes no more than 16 MiB of memory)")

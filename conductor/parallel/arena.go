@@ -13,20 +13,27 @@ type Room struct {
 	Workers map[string]int // per stage
 	Memory  int64          // bytes the arena may have; 0: as many as it needs
 	Inline  bool           // bytes travel in messages
+	Tracked bool           // changes of all disks are known, as far as can be told
 }
 
 // Parcel is how much travels together where nobody says: two cells, which halves what
 // messages cost, where memory has a slot of that size for each who reads or works on
 // raw bytes; one where the bytes are in messages, since a server holds many of
-// those. Cells that are larger than usual are parcels enough.
+// those. Cells that are larger than usual are parcels enough. Where changes are tracked
+// little is read of each parcel: of twice the size one still has less in it, and that
+// makes packs larger too, of which a slot each is held for every parcel.
 func (r Room) Parcel(cell int64, remote bool) int64 {
 	if r.Inline || remote || cell > usual {
 		return cell
 	}
-	if r.Memory > 0 && r.Memory/int64(arena.SealedSize(int(2*cell)))/4 < int64(r.readers()) {
-		return cell
+	cells := int64(2)
+	if r.Tracked {
+		cells = 4
 	}
-	return 2 * cell
+	for r.Memory > 0 && cells > 1 && r.Memory/int64(arena.SealedSize(int(cells*cell)))/4 < int64(r.readers()) {
+		cells /= 2
+	}
+	return cells * cell
 }
 
 // readers counts the workers that have a slot of raw bytes in hand, and two that wait.

@@ -243,7 +243,7 @@ func (d *Driver) flushAhead(g hypervisor.Guest) {
 // prepare makes the fleecing file of a disk and the filter that fills it. Nothing of
 // the guest goes through it yet.
 func (h *hold) prepare(ctx context.Context, m *machine.Monitor, v *view) error {
-	f, driver, err := fleeceFile(h.d.o.Fleece, v.size)
+	f, driver, err := host.Fleece(h.d.o.Fleece, v.size)
 	if err != nil {
 		return fmt.Errorf("make a fleecing file in %s: %w", h.d.o.Fleece, err)
 	}

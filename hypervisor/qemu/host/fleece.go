@@ -1,4 +1,4 @@
-package qemu
+package host
 
 import (
 	"encoding/binary"
@@ -6,20 +6,18 @@ import (
 	"fmt"
 	"os"
 	"syscall"
-
-	"github.com/millrace-backup/millrace/hypervisor/qemu/host"
 )
 
-// fleeceFile makes the fleecing file of a disk, and says which driver QEMU is to open it
+// Fleece makes the fleecing file of a disk, and says which driver QEMU is to open it
 // with. A disk may be larger than a file can be (ext4: 16 TiB); its fleecing file is then
 // one that grows with what is in it.
-func fleeceFile(folder string, size int64) (f *os.File, driver string, err error) {
-	f, err = host.Unnamed(folder, size)
+func Fleece(folder string, size int64) (f *os.File, driver string, err error) {
+	f, err = Unnamed(folder, size)
 	if !errors.Is(err, syscall.EFBIG) {
 		return f, "raw", err
 	}
 	head := emptyQcow2(size)
-	if f, err = host.Unnamed(folder, int64(len(head))); err != nil {
+	if f, err = Unnamed(folder, int64(len(head))); err != nil {
 		return nil, "", err
 	}
 	if _, err := f.WriteAt(head, 0); err != nil {
