@@ -230,7 +230,7 @@ func (r *Result) Print(w io.Writer) error {
 	if err := gauge.Table(w, 1, rows...); err != nil || len(r.Checks) == 0 {
 		return err
 	}
-	fmt.Fprintln(w, "\nNo driver has tracking yet: a disk of holes stands for one of which tracking says that nothing changed.")
+	fmt.Fprintln(w, "\nA disk of holes stands for one of which nothing is read; go run ./bench/running measures one whose bitmap says that nothing changed.")
 	fmt.Fprintln(w)
 	return gauge.PrintChecks(w, r.Checks)
 }

@@ -11,10 +11,11 @@
 // The last point of each series is restored and compared with the disk.
 //
 // Load: a Linux of package guest with a program that writes 4 KiB at random places of a
-// second disk of 1 GiB, four at a time, past its page cache, for twenty seconds, and goes on
-// while a full backup is made. Its processor is emulated, so that it takes a core
-// for itself, and its own work is most of what a write takes: some 10,000 a second. Its images are in the host's page cache, as QEMU has them by
-// default, so that copying before a write costs memory bandwidth and not a disk's time.
+// second disk of 1 GiB, four at a time, past its page cache, before, while and after a full
+// backup is made. Its processor is emulated, so that it takes a core for itself, and its
+// own work is most of what a write takes: some 10,000 a second on an idle machine. Its
+// images are in the host's page cache, as QEMU has them by default, so that copying before
+// a write costs memory bandwidth and not a disk's time.
 //
 // Freeze: four disks, two raw and two qcow2, with 64 MiB each written just before, that
 // are in the host's page cache, and one that is written to meanwhile.

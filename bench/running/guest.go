@@ -16,7 +16,7 @@ import (
 	"github.com/millrace-backup/millrace/bench/guest"
 )
 
-// load is what a guest that writes got done, before and during a backup.
+// load is what a guest that writes got done, before, during and after a backup.
 type load struct {
 	Idle    []float64 `json:"idle_iops"` // of each second
 	During  []float64 `json:"iops_during_backup"`
@@ -26,7 +26,7 @@ type load struct {
 const (
 	writing  = "/srv/writer" // the program in the guest
 	idleTime = 15 * time.Second
-	settling = 5 * time.Second // the first seconds, which do not count
+	settling = 5 * time.Second // the first seconds of idleness, which do not count
 	upload   = "10MiB"
 )
 
@@ -88,24 +88,26 @@ func (b *bench) loaded(ctx context.Context) (l load, err error) {
 		return l, err
 	}
 	took := make(chan error, 1)
-	began, phase := time.Now(), &l.Idle
-	for {
+	began, phase, over := time.Now(), &l.Idle, false
+	for !over || time.Since(began) < settling+idleTime {
 		select {
 		case line, ok := <-lines:
 			if !ok {
 				return l, errors.New("the guest has ended")
 			}
 			var n float64
-			if _, err := fmt.Sscanf(line, "IOPS %f", &n); err == nil && time.Since(began) > settling {
+			if _, err := fmt.Sscanf(line, "IOPS %f", &n); err == nil && (phase == &l.During || time.Since(began) > settling) {
 				*phase = append(*phase, n)
 			}
 		case err := <-took:
-			b.say("guest: %.0f writes a second idle, %.0f while it is backed up for %.0f s", gauge.Of(l.Idle...).Median, gauge.Of(l.During...).Median, l.Seconds)
-			return l, err
+			if err != nil {
+				return l, err
+			}
+			began, phase, over = time.Now(), &l.Idle, true // once more, should the machine have changed
 		case <-ctx.Done():
 			return l, ctx.Err()
 		}
-		if phase == &l.Idle && time.Since(began) > settling+idleTime {
+		if phase == &l.Idle && !over && time.Since(began) > settling+idleTime {
 			phase = &l.During
 			go func() {
 				j, err := p.backup(ctx, m, "--codec", "none", "--limit-upload", upload)
@@ -114,6 +116,8 @@ func (b *bench) loaded(ctx context.Context) (l load, err error) {
 			}()
 		}
 	}
+	b.say("guest: %.0f writes a second idle, %.0f while it is backed up for %.0f s", gauge.Of(l.Idle...).Median, gauge.Of(l.During...).Median, l.Seconds)
+	return l, nil
 }
 
 const leastLoad = 0.8 // of idle

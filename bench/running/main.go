@@ -175,6 +175,10 @@ func (r *result) print(w io.Writer) error {
 		return gauge.Over(s.Increments, func(j job) float64 { return float64(figure(j)) / (1 << 20) }).Text("%.1f")
 	}
 	for _, s := range r.Series {
+		if len(s.Increments) == 0 {
+			rows = append(rows, []string{s.Name, fmt.Sprintf("%.1f", s.Full.Seconds), "", "", "", "", "", "", ""})
+			continue
+		}
 		rows = append(rows, []string{
 			s.Name, fmt.Sprintf("%.1f", s.Full.Seconds), gauge.Over(s.Increments, func(j job) float64 { return j.Seconds }).Text("%.2f"),
 			gauge.Over(s.Increments, func(j job) float64 { return j.CPU }).Text("%.2f"),
