@@ -21,6 +21,7 @@ type load struct {
 	Idle    []float64 `json:"idle_iops"` // of each second
 	During  []float64 `json:"iops_during_backup"`
 	Seconds float64   `json:"backup_s"`
+	CPU     float64   `json:"backup_cpu_s"` // which the guest, on a small machine, has not
 }
 
 const (
@@ -111,12 +112,12 @@ func (b *bench) loaded(ctx context.Context) (l load, err error) {
 			phase = &l.During
 			go func() {
 				j, err := p.backup(ctx, m, "--codec", "none", "--limit-upload", upload)
-				l.Seconds = j.Seconds
+				l.Seconds, l.CPU = j.Seconds, j.CPU
 				took <- err
 			}()
 		}
 	}
-	b.say("guest: %.0f writes a second idle, %.0f while it is backed up for %.0f s", gauge.Of(l.Idle...).Median, gauge.Of(l.During...).Median, l.Seconds)
+	b.say("guest: %.0f writes a second idle, %.0f while it is backed up for %.0f s, which takes %.1f CPU-s", gauge.Of(l.Idle...).Median, gauge.Of(l.During...).Median, l.Seconds, l.CPU)
 	return l, nil
 }
 

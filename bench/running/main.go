@@ -193,7 +193,8 @@ func (r *result) print(w io.Writer) error {
 		fmt.Fprintln(w)
 	}
 	if l := r.Load; l != nil {
-		fmt.Fprintf(w, "Guest: %s writes a second idle, %s during a backup of %.0f s.\n\n", gauge.Of(l.Idle...).Text("%.0f"), gauge.Of(l.During...).Text("%.0f"), l.Seconds)
+		fmt.Fprintf(w, "Guest: %s writes a second idle, %s during a backup of %.0f s and %.1f CPU-s.\n\n",
+			gauge.Of(l.Idle...).Text("%.0f"), gauge.Of(l.During...).Text("%.0f"), l.Seconds, l.CPU)
 	}
 	return gauge.PrintChecks(w, r.Checks)
 }

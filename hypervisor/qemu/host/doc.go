@@ -1,5 +1,5 @@
 // Package host is what the QEMU driver needs of the system that QEMU runs on: files
-// without names ([Unnamed]), sockets in folders whose paths are too long for a socket's
+// without names ([Unnamed], [Fleece]), sockets in folders whose paths are too long for a socket's
 // address ([Listen], [Dial]), and processes, by which it is told whether QEMU is still
 // the same ([Process]), whether a job still lives ([Present], [Alive]), and how one that
 // hangs is ended ([Kill]).
