@@ -9,7 +9,7 @@ RUNS ?= 5
 RESULTS ?= bench-results
 CAMPAIGN ?= all
 
-.PHONY: build demo test check race long fuzz update bench bench-peers bench-increments bench-running campaign
+.PHONY: build demo test check race long guest fuzz update bench bench-peers bench-increments bench-running campaign
 
 build:            ## the one binary, ./millrace
 	$(GO) build -trimpath -o millrace ./cmd/millrace
@@ -29,7 +29,10 @@ check:            ## seconds: format, vet for both systems, the rules of the tre
 race:             ## all tests of the module under the race detector
 	$(GO) test -race ./...
 
-long:             ## what make test leaves out for time: a guest that boots, long ledgers, kills of an inline job
+guest:            ## Linux guests in QEMU: backed up while they run, in all kinds of trouble, and what is restored boots
+	$(GO) test -count=1 -v ./bench/guest
+
+long:             ## what make test leaves out for time: guests that boot, long ledgers, kills of an inline job
 	$(GO) test -count=1 ./bench/guest ./bench/history
 	$(GO) test -count=1 -run '^TestKilledInlineWorkers$$' ./conductor
 

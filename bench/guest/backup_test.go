@@ -39,17 +39,23 @@ func newProduct(ctx context.Context, t *testing.T) *product {
 // run runs the program, which must end well, and returns its stdout.
 func (p *product) run(args ...string) []byte {
 	p.Helper()
+	out, said, err := p.try(args...)
+	if err != nil {
+		p.Fatalf("millrace %s: %v\n%s%s", strings.Join(args, " "), err, out, said)
+	}
+	return out
+}
+
+// try runs the program and returns what it said on stdout and stderr.
+func (p *product) try(args ...string) (out, said []byte, err error) {
 	c := exec.CommandContext(p.ctx, p.exe, args...)
 	c.Env = append(os.Environ(), "MILLRACE_VAULT="+filepath.Join(p.dir, "vault"), "MILLRACE_STATE="+filepath.Join(p.dir, "state"),
 		"MILLRACE_PASSWORD_FILE="+filepath.Join(p.dir, "password"))
 	c.WaitDelay = 5 * time.Second
 	var complaint bytes.Buffer
 	c.Stderr = &complaint
-	out, err := c.Output()
-	if err != nil {
-		p.Fatalf("millrace %s: %v\n%s%s", strings.Join(args, " "), err, out, complaint.Bytes())
-	}
-	return out
+	out, err = c.Output()
+	return out, complaint.Bytes(), err
 }
 
 // summary is what a backup says at its end.

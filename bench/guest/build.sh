@@ -75,7 +75,7 @@ chmod +x "$ram/init"
 
 # --- the root file system -----------------------------------------------------
 root=$work/root
-mkdir -p "$root"/{bin,sbin,dev,proc,sys,etc,var/log,root,tmp,srv}
+mkdir -p "$root"/{bin,sbin,dev,proc,sys,etc,var/log,root,tmp,srv,run}
 cp /bin/busybox "$root/bin/busybox"
 ln -s ../bin/busybox "$root/sbin/init"
 for tool in $(/bin/busybox --list); do
@@ -85,6 +85,7 @@ printf '::sysinit:/etc/start\nttyS0::respawn:/bin/sh -l\n' >"$root/etc/inittab"
 cat >"$root/etc/start" <<'SCRIPT'
 #!/bin/sh
 mount -o remount,rw /
+mount -t tmpfs run /run
 boots=$(cat /var/log/boots 2>/dev/null || echo 0)
 boots=$((boots + 1))
 echo $boots >/var/log/boots
@@ -95,6 +96,8 @@ grep -q -w poweroff /proc/cmdline && poweroff -f
 exit 0
 SCRIPT
 chmod +x "$root/etc/start"
+# The shell must not wait for a file system that is frozen.
+echo 'export HISTFILE=/run/history' >"$root/etc/profile"
 if [ "$agent" = agent ]; then
   ga=${XDG_CACHE_HOME:-$HOME/.cache}/millrace/guest-agent
   if [ ! -d "$ga" ]; then
@@ -109,8 +112,17 @@ if [ "$agent" = agent ]; then
     mkdir -p "$root${lib%/*}"
     cp -L "$lib" "$root$lib"
   done
-  mkdir -p "$root/var/run" "$root/dev/virtio-ports"
-  printf '::respawn:/bin/qemu-ga -m virtio-serial -p /dev/vport0p1 -t /var/run\n' >>"$root/etc/inittab"
+  # Its state is in memory, as it is in a real guest: on a file system that is frozen it
+  # would say so for ever. A test that makes /run/no-agent and kills it has no agent, and
+  # a program /run/hook is asked before each freeze and after each thaw.
+  cat >"$root/etc/agent" <<'SCRIPT'
+#!/bin/sh
+while [ -e /run/no-agent ]; do sleep 0.1; done
+exec qemu-ga -m virtio-serial -p /dev/vport0p1 -t /run -F/etc/hook
+SCRIPT
+  printf '#!/bin/sh\n[ ! -x /run/hook ] || exec /run/hook "$1"\n' >"$root/etc/hook"
+  chmod +x "$root/etc/agent" "$root/etc/hook"
+  printf '::respawn:/etc/agent\n' >>"$root/etc/inittab"
 fi
 [ -z "$payload" ] || cp -a "$payload"/. "$root/srv/"
 mke2fs -q -F -t ext4 -b 4096 -L guestroot -d "$root" "$work/ext4" "${root_mib}M"

@@ -11,7 +11,7 @@
 //
 // [Run] starts a guest and leaves it running: a [Machine] has a shell on its serial port
 // ([Machine.Shell]), the socket of its QMP, and the guest agent if it was made with one
-// ([BuildWithAgent]).
+// ([BuildWithAgent]). It can be reset, turned off and started again.
 //
 // Booting writes to the image (the count of boots, the journal), as a day of
 // work would; who wants to keep an image as it is boots a copy. When Boot

@@ -61,7 +61,7 @@ func build(ctx context.Context, out string, size int64, payload string, more ...
 	said, err := c.CombinedOutput()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 3 {
-		return fmt.Errorf("build guest: kernel package %w: %s", ErrMissing, tail(said))
+		return fmt.Errorf("build guest: a package is %w: %s", ErrMissing, tail(said))
 	}
 	if err != nil {
 		return fmt.Errorf("build guest %s: %w: %s", out, err, tail(said))
@@ -93,7 +93,6 @@ type Ready struct {
 // vpc, qcow2), waits for the guest, turns it off and returns what it said. The
 // context bounds the wait; 5 to 10 seconds are usual, 60 is safe.
 func Boot(ctx context.Context, image, format string) (Ready, error) {
-	const qemu = "qemu-system-x86_64"
 	if err := require(qemu, "qemu-system-x86"); err != nil {
 		return Ready{}, fmt.Errorf("boot %s: %w", image, err)
 	}
@@ -139,17 +138,23 @@ func await(console io.Reader) (Ready, []byte, error) {
 	lines := bufio.NewScanner(console)
 	for lines.Scan() {
 		said = append(append(said, lines.Bytes()...), '\n')
-		_, line, found := strings.Cut(lines.Text(), "GUEST-READY ")
-		if !found {
-			continue
+		if r, found, err := readiness(lines.Text()); found {
+			return r, said, err
 		}
-		var r Ready
-		if _, err := fmt.Sscanf(line, "boots=%d srv=%s", &r.Boots, &r.Srv); err != nil {
-			return Ready{}, said, fmt.Errorf("read %q: %w", line, err)
-		}
-		return r, said, nil
 	}
 	return Ready{}, said, errors.Join(lines.Err(), io.ErrUnexpectedEOF)
+}
+
+// readiness reads the line in which a guest says that it is ready.
+func readiness(line string) (r Ready, found bool, err error) {
+	_, line, found = strings.Cut(line, "GUEST-READY ")
+	if !found {
+		return r, false, nil
+	}
+	if _, err := fmt.Sscanf(line, "boots=%d srv=%s", &r.Boots, &r.Srv); err != nil {
+		return Ready{}, true, fmt.Errorf("read %q: %w", line, err)
+	}
+	return r, true, nil
 }
 
 // tail keeps the last few lines of an output.

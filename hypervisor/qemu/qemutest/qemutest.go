@@ -165,15 +165,18 @@ func (v *VM) Left() []string {
 }
 
 // Remains is Left outside of a test.
-func (v *VM) Remains() (left []string, err error) {
+func (v *VM) Remains() (left []string, err error) { return Remains(v.Try) }
+
+// Remains is Left of any QEMU, which ask runs a command in.
+func Remains(ask func(command string, args, out any) error) (left []string, err error) {
 	var nodes []struct {
 		Name string `json:"node-name"`
 	}
 	var exports []struct{ ID string }
 	var sets []any
 	var status struct{ Status string }
-	err = errors.Join(v.Try("query-named-block-nodes", map[string]bool{"flat": true}, &nodes), v.Try("query-block-exports", nil, &exports),
-		v.Try("query-fdsets", nil, &sets), v.Try("query-status", nil, &status))
+	err = errors.Join(ask("query-named-block-nodes", map[string]bool{"flat": true}, &nodes), ask("query-block-exports", nil, &exports),
+		ask("query-fdsets", nil, &sets), ask("query-status", nil, &status))
 	for _, n := range nodes {
 		if strings.HasPrefix(n.Name, "millrace-") {
 			left = append(left, n.Name)
