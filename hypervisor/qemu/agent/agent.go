@@ -7,8 +7,9 @@
 // The other end is a guest, and may be anything. Nothing it says is believed beyond the
 // shape of an answer, answers are bounded ([MaxLine]), and every call ends when its
 // context does. The line is a byte stream without a session: what was asked before us,
-// by somebody who died, may be answered to us. So Dial, and Thaw, begin with
-// guest-sync-delimited and drop all that comes before its answer.
+// by somebody who died, may be answered to us. So Dial, and Thaw, and whatever follows a
+// call that was given up, begin with guest-sync-delimited and drop all that comes before
+// its answer.
 //
 // Freeze may hang: a file system that waits for a disk, a hook in the guest that never
 // ends. A freeze that was given up may still succeed later, and would leave the guest
@@ -34,6 +35,9 @@ import (
 // MaxLine is the longest answer that is read, in bytes.
 const MaxLine = 1 << 20
 
+// maxSkipped is how much that is not for us may come before the answer to a sync.
+const maxSkipped = 4 * MaxLine
+
 // Errors that callers tell apart.
 var (
 	// ErrSilent says that nobody answers: there is no agent in the guest, it is not
@@ -45,8 +49,9 @@ var (
 
 // Client is a connection to the agent. It is for one goroutine.
 type Client struct {
-	conn net.Conn
-	r    *bufio.Reader
+	conn   net.Conn
+	r      *bufio.Reader
+	behind bool // an answer is owed that nobody waits for any more
 }
 
 // Dial connects to the Unix socket at path and waits until the agent has answered.
@@ -88,39 +93,46 @@ func (c *Client) sync(ctx context.Context) error {
 	if _, err := c.conn.Write(append([]byte{0xff}, request("guest-sync-delimited", map[string]int64{"id": id})...)); err != nil {
 		return silent(ctx, err)
 	}
-	for {
+	for skipped := 0; skipped < maxSkipped; {
 		// All up to the delimiter is what others were to have.
-		for skipped := 0; ; skipped++ {
-			b, err := c.r.ReadByte()
-			if err != nil {
-				return silent(ctx, err)
-			}
-			if b == 0xff {
-				break
-			}
-			if skipped > 16*MaxLine {
-				return fmt.Errorf("%w: it talks without end", ErrSilent)
-			}
+		part, err := c.r.ReadSlice(0xff)
+		skipped += len(part)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		if err != nil {
+			return silent(ctx, err)
 		}
 		line, err := c.line()
 		if err != nil {
 			return silent(ctx, err)
 		}
+		skipped += len(line)
 		var a struct {
 			Return *int64 `json:"return"`
 		}
 		if json.Unmarshal(line, &a) == nil && a.Return != nil && *a.Return == id {
+			c.behind = false
 			return nil
 		}
 	}
+	return fmt.Errorf("%w: it talks without end", ErrSilent)
 }
 
 // until ends reads and writes when ctx does, until the returned function is called.
 func (c *Client) until(ctx context.Context) (end func()) {
 	deadline, _ := ctx.Deadline()
 	_ = c.conn.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop() }
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = c.conn.SetDeadline(time.Unix(1, 0))
+		close(ended)
+	})
+	return func() {
+		if !stop() {
+			<-ended // or it would end the next call: the thaw after a freeze that was given up
+		}
+	}
 }
 
 func silent(ctx context.Context, err error) error {
@@ -132,6 +144,8 @@ func silent(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrSilent, err)
 }
 
+// line reads an answer, without what is left before its delimiter of another that was
+// cut off.
 func (c *Client) line() ([]byte, error) {
 	var line []byte
 	for {
@@ -141,13 +155,19 @@ func (c *Client) line() ([]byte, error) {
 		}
 		line = append(line, part...)
 		if !errors.Is(err, bufio.ErrBufferFull) {
-			return bytes.TrimLeft(line, "\xff"), err
+			return line[bytes.LastIndexByte(line, 0xff)+1:], err
 		}
 	}
 }
 
 // do asks and decodes the answer.
 func (c *Client) do(ctx context.Context, command string, out any) error {
+	if c.behind {
+		if err := c.sync(ctx); err != nil {
+			return fmt.Errorf("%s: %w", command, err)
+		}
+	}
+	c.behind = true
 	end := c.until(ctx)
 	defer end()
 	if _, err := c.conn.Write(request(command, nil)); err != nil {
@@ -157,6 +177,7 @@ func (c *Client) do(ctx context.Context, command string, out any) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, silent(ctx, err))
 	}
+	c.behind = false
 	var a struct {
 		Return json.RawMessage `json:"return"`
 		Error  *struct {
@@ -167,8 +188,10 @@ func (c *Client) do(ctx context.Context, command string, out any) error {
 	switch err := json.Unmarshal(line, &a); {
 	case err != nil:
 		return fmt.Errorf("%s: %w: its answer is none: %w", command, ErrRefused, err)
-	case a.Error != nil:
-		return fmt.Errorf("%s: %w: %s", command, ErrRefused, a.Error.Desc)
+	case a.Error != nil: // in words of the guest, which may be meant for a terminal
+		return fmt.Errorf("%s: %w: %.300q", command, ErrRefused, a.Error.Desc)
+	case len(a.Return) == 0 || string(a.Return) == "null":
+		return fmt.Errorf("%s: %w: its answer says nothing", command, ErrRefused)
 	case out == nil:
 		return nil
 	}
@@ -182,6 +205,9 @@ func (c *Client) do(ctx context.Context, command string, out any) error {
 // how many they are. After an error, or none, they may be frozen: Thaw, or Abandon.
 func (c *Client) Freeze(ctx context.Context) (fileSystems int, err error) {
 	err = c.do(ctx, "guest-fsfreeze-freeze", &fileSystems)
+	if err == nil && fileSystems < 0 {
+		err = fmt.Errorf("guest-fsfreeze-freeze: %w: it counts %d", ErrRefused, fileSystems)
+	}
 	return fileSystems, err
 }
 
@@ -211,13 +237,18 @@ func (c *Client) Thaw(ctx context.Context) error {
 func (c *Client) Frozen(ctx context.Context) (bool, error) {
 	var state string
 	err := c.do(ctx, "guest-fsfreeze-status", &state)
+	if err == nil && state != "frozen" && state != "thawed" {
+		err = fmt.Errorf("guest-fsfreeze-status: %w: it knows of a state %.40q", ErrRefused, state)
+	}
 	return state == "frozen", err
 }
 
 // Abandon queues a thaw behind whatever the agent is at, without waiting for it.
 func (c *Client) Abandon() error {
+	c.behind = true
 	_ = c.conn.SetDeadline(time.Now().Add(time.Second))
-	_, err := c.conn.Write(request("guest-fsfreeze-thaw", nil))
+	// What was asked last may have been cut off half-way, which must not spoil the thaw.
+	_, err := c.conn.Write(append([]byte{0xff}, request("guest-fsfreeze-thaw", nil)...))
 	return err
 }
 

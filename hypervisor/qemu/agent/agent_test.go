@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,9 +24,12 @@ type guest struct {
 	mu       sync.Mutex // guards the rest
 	frozen   bool
 	thaws    int
-	hang     chan struct{} // freeze waits for it
-	refuse   string        // what freeze says, though it freezes
-	leftover string        // said to whoever comes first
+	hang     chan struct{}     // freeze waits for it
+	slow     chan struct{}     // what asks for the system waits for it
+	polite   bool              // a stray byte is not complained of
+	says     map[string]string // commands that are answered with this
+	refuse   string            // what freeze says, though it freezes
+	leftover string            // said to whoever comes first
 	silent   bool
 }
 
@@ -56,6 +60,7 @@ func start(t *testing.T, g *guest) *guest {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		var half []byte // of a line, from somebody who has gone
 		for {
 			c, err := l.Accept()
 			if err != nil {
@@ -71,10 +76,12 @@ func start(t *testing.T, g *guest) *guest {
 			r := bufio.NewReader(c)
 			for {
 				line, err := r.ReadBytes('\n')
+				half = append(half, line...)
 				if err != nil {
 					break
 				}
-				lines <- line
+				lines <- half
+				half = nil
 			}
 			_ = c.Close()
 		}
@@ -93,15 +100,17 @@ func start(t *testing.T, g *guest) *guest {
 
 func (g *guest) obey(line []byte, say func(string)) {
 	g.mu.Lock()
-	silent, hang, refuse := g.silent, g.hang, g.refuse
+	silent, hang, refuse, slow := g.silent, g.hang, g.refuse, g.slow
 	g.mu.Unlock()
 	if silent {
 		return
 	}
 	delimited := ""
-	if line[0] == 0xff {
-		say(`{"error": {"class": "GenericError", "desc": "JSON parse error, stray"}}` + "\n")
-		line = line[1:]
+	if stray := bytes.LastIndexByte(line, 0xff); stray >= 0 {
+		if !g.polite {
+			say(`{"error": {"class": "GenericError", "desc": "JSON parse error, stray"}}` + "\n")
+		}
+		line = line[stray+1:]
 	}
 	var c struct {
 		Execute   string
@@ -138,7 +147,13 @@ func (g *guest) obey(line []byte, say func(string)) {
 		answer = map[bool]string{true: `{"return": "frozen"}`, false: `{"return": "thawed"}`}[g.frozen]
 		g.mu.Unlock()
 	case "guest-get-osinfo":
+		if slow != nil {
+			<-slow
+		}
 		answer = `{"return": {"id": "debian", "name": "Debian"}}`
+	}
+	if says, ok := g.says[c.Execute]; ok {
+		answer = says
 	}
 	say(delimited + answer + "\n")
 }
@@ -161,6 +176,7 @@ func TestFreezeAndThaw(t *testing.T) {
 		"answers to others":         `{"return": {}}` + "\n" + `{"return": 7}` + "\n",
 		"half an answer":            `{"return": {"id": "deb`,
 		"an answer to another sync": "\xff" + `{"return": 42}` + "\n",
+		"half an answer to a sync":  "\xff" + `{"return": 4`,
 		"noise":                     strings.Repeat("\xff\xff x \n", 50),
 	} {
 		t.Run(name, func(t *testing.T) {
