@@ -3,7 +3,7 @@
 package qmp
 
 import (
-	"errors"
+	"fmt"
 	"net"
 	"os"
 )
@@ -11,7 +11,7 @@ import (
 // write sends a line. This system cannot give another process an open file so.
 func write(conn net.Conn, line []byte, file *os.File) error {
 	if file != nil {
-		return errors.New("this system cannot hand an open file to QEMU")
+		return fmt.Errorf("%w: this system cannot hand an open file to QEMU", errUnsent)
 	}
 	_, err := conn.Write(line)
 	return err

@@ -3,7 +3,7 @@
 package qmp
 
 import (
-	"errors"
+	"fmt"
 	"net"
 	"os"
 	"syscall"
@@ -17,18 +17,20 @@ func write(conn net.Conn, line []byte, file *os.File) error {
 	}
 	u, ok := conn.(*net.UnixConn)
 	if !ok {
-		return errors.New("only a Unix socket takes files")
+		return fmt.Errorf("%w: only a Unix socket takes files", errUnsent)
 	}
 	raw, err := file.SyscallConn()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errUnsent, err)
 	}
 	n := 0
-	ctl := raw.Control(func(fd uintptr) {
+	if ctl := raw.Control(func(fd uintptr) {
 		n, _, err = u.WriteMsgUnix(line, syscall.UnixRights(int(fd)), nil)
-	})
-	if err == nil && ctl == nil && n < len(line) {
+	}); ctl != nil {
+		return fmt.Errorf("%w: %w", errUnsent, ctl)
+	}
+	if err == nil && n < len(line) {
 		_, err = conn.Write(line[n:])
 	}
-	return errors.Join(ctl, err)
+	return err
 }

@@ -45,6 +45,9 @@ var (
 	ErrClosed = errors.New("connection to QEMU is over")
 )
 
+// errUnsent says that a file could not be had, so that QEMU has not heard of the command.
+var errUnsent = errors.New("the file cannot be sent")
+
 // Error is QEMU's refusal of a command.
 type Error struct {
 	Command string
@@ -130,15 +133,15 @@ func New(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 	}
 	c := &Client{conn: conn, o: o, waiting: map[string]chan answer{}, done: make(chan struct{}), turn: make(chan struct{}, 1)}
 	lines := bufio.NewReaderSize(conn, 64<<10)
+	_ = conn.SetReadDeadline(time.Now().Add(o.Greeting)) // first, or it would undo the other
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
-	_ = conn.SetReadDeadline(time.Now().Add(o.Greeting))
 	greeting, err := readLine(lines)
 	if !stop() && ctx.Err() != nil {
 		err = ctx.Err()
 	}
 	var a answer
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.Is(err, os.ErrDeadlineExceeded) && len(greeting) == 0:
 		err = ErrBusy
 	case err == nil:
 		if err = json.Unmarshal(greeting, &a); err == nil && a.Greeting == nil {
@@ -196,7 +199,7 @@ func (c *Client) listen(lines *bufio.Reader) {
 			if c.o.Event != nil {
 				c.o.Event(a.Event)
 			}
-		case a.ID != nil:
+		case a.ID != nil && (a.Return == nil) != (a.Error == nil):
 			c.mu.Lock()
 			to := c.waiting[*a.ID]
 			delete(c.waiting, *a.ID)
@@ -205,7 +208,7 @@ func (c *Client) listen(lines *bufio.Reader) {
 				to <- a
 			}
 		default: // QEMU could not make out what the command was, or an id was lost
-			c.end(errors.New("an answer without the id of its command"))
+			c.end(fmt.Errorf("an answer without the id of its command, or that says nothing: %.200q", line))
 			return
 		}
 	}
@@ -261,6 +264,9 @@ func (c *Client) do(ctx context.Context, command string, args, out any, file *os
 	case <-c.done:
 		return fmt.Errorf("%s: %w", command, c.why())
 	}
+	if err := ctx.Err(); err != nil { // nothing has been asked, so nothing is over
+		return fmt.Errorf("%s: %w", command, err)
+	}
 	c.last++
 	name := strconv.FormatUint(c.last, 10)
 	line, err := json.Marshal(struct {
@@ -282,7 +288,16 @@ func (c *Client) do(ctx context.Context, command string, args, out any, file *os
 	limit := time.NewTimer(c.o.Command)
 	defer limit.Stop()
 	_ = c.conn.SetWriteDeadline(time.Now().Add(c.o.Command))
-	if err := write(c.conn, append(line, '\n'), file); err != nil {
+	stop := context.AfterFunc(ctx, func() { c.end(ctx.Err()) }) // QEMU may not read
+	err = write(c.conn, append(line, '\n'), file)
+	stop()
+	if errors.Is(err, errUnsent) {
+		c.mu.Lock()
+		delete(c.waiting, name)
+		c.mu.Unlock()
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	if err != nil {
 		c.end(err)
 		return fmt.Errorf("%s: %w", command, c.why())
 	}

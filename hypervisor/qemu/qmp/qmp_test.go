@@ -99,7 +99,9 @@ func TestAnswers(t *testing.T) {
 // TestBrokenAnswers: each ends the connection, with a reason, for this call and all later.
 func TestBrokenAnswers(t *testing.T) {
 	for name, answer := range map[string]string{
-		"hang up": "hang up", "garbage": "garbage\n", "no id": `{"return": {}}` + "\n", "half a line": `{"return": `, "nothing": "",
+		"hang up": "hang up", "garbage": "garbage\n", "no id": `{"return": {}}` + "\n", "nothing said": `{"id": "2"}` + "\n", "no error": `{"id": "2", "error": null}` + "\n",
+		"all at once": `{"id": "2", "error": {}, "return": {}}` + "\n", "an id that is a number": `{"id": 2, "return": {}}` + "\n", "a list": "[]\n",
+		"half a line": `{"return": `, "nothing": "",
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := New(t.Context(), server(t, hello, func(string, string) string { return answer }), Options{Command: 100 * time.Millisecond})
@@ -171,7 +173,7 @@ func TestCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := d.Send(t.Context(), f, "add-fd", nil, nil); err == nil {
-		t.Error("a file went through a pipe")
+		t.Errorf("a file went through a pipe: %v", err)
 	}
 	_ = d.Close()
 }
