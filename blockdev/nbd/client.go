@@ -90,6 +90,7 @@ func open(ctx context.Context, dial func(context.Context) (net.Conn, error), o O
 		x := &c.calls[i]
 		x.slot, x.done, x.limit = uint64(i), make(chan struct{}, 1), time.NewTimer(time.Hour)
 		x.limit.Stop()
+		x.got = make([]span, 0, 8) // so that the first reads do not allocate either
 		c.free <- x
 	}
 	go c.listen()

@@ -108,6 +108,7 @@ func TestBlockSizes(t *testing.T) {
 
 // Nobody waits for ever for a server that says nothing, or longer than he wants to.
 func TestSilentHandshake(t *testing.T) {
+	t.Parallel()
 	silent := serve(t, func(f fake) {
 		f.send(uint64(magicHello))
 		f.read(1)

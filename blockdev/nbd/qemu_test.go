@@ -179,6 +179,7 @@ func TestQEMU(t *testing.T) {
 
 // What is written through qemu-nbd is in the image.
 func TestQEMUWrites(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "disk.qcow2")
 	vdisktest.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "48M")
 	c := dialTest(t, start(t, "qemu-nbd", "-k", "%s", "-f", "qcow2", "--discard=unmap", path), Options{Contexts: []string{Allocation}})
@@ -220,7 +221,9 @@ func TestQEMUWrites(t *testing.T) {
 
 // What goes wrong at nbdkit is told to whom it concerns.
 func TestNBDKit(t *testing.T) {
+	t.Parallel()
 	t.Run("errors", func(t *testing.T) {
+		t.Parallel()
 		c := dialTest(t, start(t, "nbdkit", "-f", "-U", "%s", "--filter=error", "pattern", "1G", "error-pread=ENOSPC", "error-pread-rate=100%"), Options{Contexts: []string{Allocation}})
 		for range 3 {
 			if n, err := c.ReadAt(make([]byte, 100), 5); n != 0 || !errors.Is(err, ENOSPC) {
@@ -229,6 +232,7 @@ func TestNBDKit(t *testing.T) {
 		}
 	})
 	t.Run("delays", func(t *testing.T) {
+		t.Parallel()
 		dial := start(t, "nbdkit", "-f", "-U", "%s", "--filter=delay", "pattern", "1G", "rdelay=300ms")
 		c := dialTest(t, dial, Options{})
 		c.o.Timeout = 50 * time.Millisecond
@@ -247,34 +251,8 @@ func TestNBDKit(t *testing.T) {
 		}
 		all.Wait()
 	})
-	t.Run("TLS", func(t *testing.T) {
-		mine, pool := certificate(t)
-		key, err := x509.MarshalPKCS8PrivateKey(mine.PrivateKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		folder := t.TempDir()
-		for name, b := range map[string]*pem.Block{"ca-cert.pem": {Type: "CERTIFICATE", Bytes: mine.Certificate[0]},
-			"server-cert.pem": {Type: "CERTIFICATE", Bytes: mine.Certificate[0]}, "server-key.pem": {Type: "PRIVATE KEY", Bytes: key}} {
-			if err := os.WriteFile(filepath.Join(folder, name), pem.EncodeToMemory(b), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		dial := start(t, "nbdkit", "-f", "-U", "%s", "--tls=require", "--tls-certificates="+folder, "memory", "64M")
-		var refused *RefusedError
-		if _, err := Dial(t.Context(), dial, Options{}); !errors.As(err, &refused) || refused.Reply != refusedTLS {
-			t.Errorf("in the clear: %v", err)
-		}
-		c := dialTest(t, dial, Options{TLS: &tls.Config{RootCAs: pool, ServerName: "localhost"}})
-		in, out := bytes.Repeat([]byte("sealed, "), 4<<20/8), make([]byte, 4<<20)
-		if _, err := c.WriteAt(in, 7); err != nil {
-			t.Error(err)
-		}
-		if _, err := c.ReadAt(out, 7); err != nil || !bytes.Equal(in, out) {
-			t.Error(err)
-		}
-	})
 	t.Run("blocks", func(t *testing.T) {
+		t.Parallel()
 		c := dialTest(t, start(t, "nbdkit", "-f", "-U", "%s", "--filter=blocksize-policy", "pattern", "16M",
 			"blocksize-minimum=4096", "blocksize-preferred=65536", "blocksize-maximum=1M", "blocksize-error-policy=error"), Options{Contexts: []string{Allocation}})
 		if c.BlockSize() != (BlockSize{4096, 65536, 1 << 20}) {
@@ -298,6 +276,7 @@ func TestNBDKit(t *testing.T) {
 		}
 	})
 	t.Run("sparse", func(t *testing.T) {
+		t.Parallel()
 		c := dialTest(t, start(t, "nbdkit", "-f", "-U", "%s", "memory", "1T"), Options{Contexts: []string{Allocation}})
 		at := int64(900<<30 - 3)
 		if n, err := c.Write([]byte("far away"), at, FUA); n != 8 || err != nil {
@@ -308,4 +287,34 @@ func TestNBDKit(t *testing.T) {
 			t.Errorf("%v, %v", got, err)
 		}
 	})
+}
+
+// nbdkit is spoken with in the clear only where it wants that.
+func TestNBDKitTLS(t *testing.T) {
+	t.Parallel()
+	mine, pool := certificate(t)
+	key, err := x509.MarshalPKCS8PrivateKey(mine.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	for name, b := range map[string]*pem.Block{"ca-cert.pem": {Type: "CERTIFICATE", Bytes: mine.Certificate[0]},
+		"server-cert.pem": {Type: "CERTIFICATE", Bytes: mine.Certificate[0]}, "server-key.pem": {Type: "PRIVATE KEY", Bytes: key}} {
+		if err := os.WriteFile(filepath.Join(folder, name), pem.EncodeToMemory(b), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dial := start(t, "nbdkit", "-f", "-U", "%s", "--tls=require", "--tls-certificates="+folder, "memory", "64M")
+	var refused *RefusedError
+	if _, err := Dial(t.Context(), dial, Options{}); !errors.As(err, &refused) || refused.Reply != refusedTLS {
+		t.Errorf("in the clear: %v", err)
+	}
+	c := dialTest(t, dial, Options{TLS: &tls.Config{RootCAs: pool, ServerName: "localhost"}})
+	in, out := bytes.Repeat([]byte("sealed, "), 4<<20/8), make([]byte, 4<<20)
+	if _, err := c.WriteAt(in, 7); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.ReadAt(out, 7); err != nil || !bytes.Equal(in, out) {
+		t.Error(err)
+	}
 }

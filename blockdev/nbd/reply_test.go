@@ -185,6 +185,7 @@ func TestSplit(t *testing.T) {
 
 // Those whose reads are split do not wait for each other.
 func TestManySplit(t *testing.T) {
+	t.Parallel()
 	c := dialFake(t, HasFlags, 1, func(f fake) {
 		for {
 			a := f.request()
@@ -233,6 +234,7 @@ func TestBlocks(t *testing.T) {
 
 // A server that falls silent fails everybody, whatever they wait for.
 func TestSilence(t *testing.T) {
+	t.Parallel()
 	c := dialFake(t, HasFlags|CanFlush, 1, func(f fake) { f.read(1 << 20) })
 	c.o.Timeout = 100 * time.Millisecond // not of the handshake, which may be slow where much runs
 	var all sync.WaitGroup
@@ -287,6 +289,7 @@ func TestCancelledStatus(t *testing.T) {
 
 // Close ends what is under way, also where the server reads nothing.
 func TestCloseBusy(t *testing.T) {
+	t.Parallel()
 	stop := make(chan struct{})
 	defer close(stop)
 	reading := make(chan struct{})

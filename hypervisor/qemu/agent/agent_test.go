@@ -204,6 +204,7 @@ func TestFreezeAndThaw(t *testing.T) {
 // TestFreezeThatHangs: who gives up leaves a thaw behind it, and it is carried out when the
 // freeze comes true.
 func TestFreezeThatHangs(t *testing.T) {
+	t.Parallel()
 	g := start(t, &guest{hang: make(chan struct{})})
 	c, err := Dial(within(t, 20*time.Second), g.path)
 	if err != nil {

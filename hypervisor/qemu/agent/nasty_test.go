@@ -3,12 +3,34 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 )
+
+// TestMain looks whether a test, of all those with guests that do wrong, has left a goroutine
+// of a client behind.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	stacks := make([]byte, 1<<20)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		left := string(stacks[:runtime.Stack(stacks, true)])
+		if !strings.Contains(left, "agent.(*Client)") {
+			break
+		}
+		if time.Now().After(end) {
+			fmt.Println("goroutines of clients are left:\n" + left)
+			code = max(code, 1)
+			break
+		}
+	}
+	os.Exit(code)
+}
 
 func dialGuest(t *testing.T, g *guest) *Client {
 	t.Helper()
@@ -76,6 +98,7 @@ func (c *tardy) SetDeadline(d time.Time) error {
 // The end of the time of one call, however late it is heard of, does not end the next:
 // that is the thaw after a freeze.
 func TestLateDeadline(t *testing.T) {
+	t.Parallel()
 	g := &guest{hang: make(chan struct{})}
 	c := dialGuest(t, g)
 	c.conn = &tardy{Conn: c.conn, late: make(chan struct{}), next: make(chan struct{}), done: make(chan struct{})}
@@ -91,6 +114,7 @@ func TestLateDeadline(t *testing.T) {
 
 // What is no answer is a refusal, and nothing is taken for frozen or thawed by it.
 func TestOddAnswers(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]string{
 		"nothing": `{}`, "null": `{"return": null}`, "a list": `[]`, "words": `freezing`, "an object": `{"return": {}}`, "a number below 0": `{"return": -1}`,
 		"an error of nothing": `{"error": {}}`, "empty": "", "for a terminal": `{"error": {"desc": "\u001b[2J"}}`, "a long word": `{"return": "` + strings.Repeat("x", 1000) + `"}`,
@@ -153,6 +177,7 @@ func TestHalfRequest(t *testing.T) {
 
 // Who talks without end is not listened to without end, even where there is no hurry.
 func TestEndlessTalk(t *testing.T) {
+	t.Parallel()
 	for name, talk := range map[string]string{
 		"of others":           strings.Repeat(`{"return": {}}`+"\n", 5000),
 		"without a line":      strings.Repeat("x", 64<<10),

@@ -3,10 +3,33 @@ package qmp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 )
+
+// TestMain looks whether a test, of all those with servers that do wrong, has left a goroutine
+// of a client behind.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	stacks := make([]byte, 1<<20)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		left := string(stacks[:runtime.Stack(stacks, true)])
+		if !strings.Contains(left, "qmp.(*Client)") {
+			break
+		}
+		if time.Now().After(end) {
+			fmt.Println("goroutines of clients are left:\n" + left)
+			code = max(code, 1)
+			break
+		}
+	}
+	os.Exit(code)
+}
 
 // A command whose caller had gone before it was sent leaves the connection to the others.
 func TestCancelledBefore(t *testing.T) {
@@ -74,6 +97,7 @@ func (c *waits) SetReadDeadline(d time.Time) error {
 
 // The time that a greeting has does not make up for a caller who has gone.
 func TestCancelledGreeting(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	began := time.Now()
@@ -85,6 +109,7 @@ func TestCancelledGreeting(t *testing.T) {
 
 // Half a greeting is not that of a QEMU that talks with somebody else.
 func TestHalfGreeting(t *testing.T) {
+	t.Parallel()
 	_, err := New(t.Context(), server(t, hello[:40], nil), Options{Greeting: 50 * time.Millisecond})
 	if err == nil || errors.Is(err, ErrBusy) {
 		t.Error(err)

@@ -104,6 +104,7 @@ func TestBrokenAnswers(t *testing.T) {
 		"half a line": `{"return": `, "nothing": "",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c, err := New(t.Context(), server(t, hello, func(string, string) string { return answer }), Options{Command: 100 * time.Millisecond})
 			if err != nil {
 				t.Fatal(err)
@@ -124,6 +125,7 @@ func TestBrokenAnswers(t *testing.T) {
 }
 
 func TestLongLine(t *testing.T) {
+	t.Parallel()
 	c, err := New(t.Context(), server(t, hello, func(string, string) string { return strings.Repeat("x", MaxLine+1<<20) }), Options{})
 	if err != nil {
 		t.Fatal(err)

