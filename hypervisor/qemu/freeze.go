@@ -198,7 +198,7 @@ func trusted(is *machine.Device, since []byte) (*machine.Bitmap, string) {
 		}
 		return b, ""
 	}
-	return nil, "the bitmap of that point is gone: the guest was started anew from an image that keeps none, the disk has a new image on top, or somebody has removed it"
+	return nil, "the bitmap of that point is gone: the guest was started anew from an image that keeps none, or after its QEMU was killed, the disk has a new image on top, or somebody has removed it"
 }
 
 // tracking is what is said of the disk's changes.

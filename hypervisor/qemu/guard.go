@@ -122,7 +122,8 @@ func Guard(ctx context.Context, in io.Reader) error {
 		}
 	}()
 	if d.obey(ctx, orders, func() { host.Kill(starter) }) {
-		return nil
+		absent()
+		return d.thawLater(ctx) // an agent that hung when the job ended may have frozen the guest
 	}
 	for o := range orders { // told of or not, nothing more is asked of us
 		_ = o
@@ -178,7 +179,7 @@ func (d *Driver) thawLater(ctx context.Context) error {
 		if err != nil || n.Agent == "" {
 			return nil // done, by us or somebody else
 		}
-		if err := d.rescueThaw(ctx, n.Agent); err != nil {
+		if err := d.rescueThaw(ctx, n); err != nil {
 			return err
 		}
 		return errors.New("the agent does not answer yet")

@@ -31,14 +31,13 @@ func (h *hold) still(ctx context.Context, m *machine.Monitor, p hypervisor.Polic
 	case p == hypervisor.CrashOnly:
 		f.Reason = "its agent was not asked, as the policy has it"
 	default:
-		began := time.Now()
-		var thaw func() error
+		var thaw func() (time.Duration, error)
 		thaw, f.Consistency, f.Reason = h.askAgent(ctx, m)
 		if thaw != nil {
 			f.Method += ", agent"
 			defer func() {
-				f.Stood = time.Since(began)
-				if late := thaw(); late != nil { // the instant is whole; that it goes on is the guard's business now
+				var late error
+				if f.Stood, late = thaw(); late != nil { // the instant is whole; that it goes on is the guard's business now
 					f.Reason = "the guest could not be thawed at once: " + late.Error()
 				}
 			}()
@@ -54,8 +53,8 @@ func (h *hold) still(ctx context.Context, m *machine.Monitor, p hypervisor.Polic
 }
 
 // askAgent freezes the guest's file systems through its agent. The returned function
-// thaws them; nil: there is nothing to thaw that the guard does not know of.
-func (h *hold) askAgent(ctx context.Context, m *machine.Monitor) (thaw func() error, consistency, reason string) {
+// thaws them and says how long they were; nil: the guard knows of all there is to thaw.
+func (h *hold) askAgent(ctx context.Context, m *machine.Monitor) (thaw func() (time.Duration, error), consistency, reason string) {
 	const crash = hypervisor.CrashConsistent
 	path, why, err := m.AgentSocket(ctx)
 	if err != nil {
@@ -79,6 +78,7 @@ func (h *hold) askAgent(ctx context.Context, m *machine.Monitor) (thaw func() er
 	h.guard.say(order{Do: held, Limit: h.d.o.AgentWait + pauseLimit})
 	freezing, cancelFreeze := context.WithTimeout(ctx, h.d.o.AgentWait)
 	defer cancelFreeze()
+	began := time.Now()
 	if n, err := a.Freeze(freezing); err != nil || n == 0 {
 		if err == nil {
 			err = errors.New("the guest agent has frozen no file system")
@@ -92,7 +92,10 @@ func (h *hold) askAgent(ctx context.Context, m *machine.Monitor) (thaw func() er
 	if system == "mswindows" {
 		consistency = hypervisor.AppConsistent
 	}
-	return func() error { return h.thaw(ctx, a) }, consistency, ""
+	return func() (time.Duration, error) {
+		err := h.thaw(ctx, a)
+		return time.Since(began), err
+	}, consistency, ""
 }
 
 // thaw lets the guest's file systems go on, and hangs up. If that fails the guard goes

@@ -123,32 +123,30 @@ func (d *Driver) rescue(ctx context.Context, m *machine.Monitor) error {
 		}
 	}
 	if n.Agent != "" {
-		if err := d.rescueThaw(ctx, n.Agent); err != nil {
+		if err := d.rescueThaw(ctx, n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// rescueThaw thaws the guest. An agent that does not answer may hang in a freeze, and
-// has a thaw queued then; that is no reason not to go on.
-func (d *Driver) rescueThaw(ctx context.Context, path string) error {
+// rescueThaw thaws the guest of a note. An agent that does not answer may hang in a
+// freeze, and has a thaw queued then; that is no reason not to go on.
+func (d *Driver) rescueThaw(ctx context.Context, n note.Note) error {
 	trying, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	a, err := agent.Dial(trying, path)
+	a, err := agent.Dial(trying, n.Agent)
 	if err == nil {
+		defer a.Close() // as long as we have the line nobody else freezes, and needs the note
 		if err = a.Thaw(trying); err != nil {
 			_ = a.Abandon()
 		}
-		_ = a.Close()
 	}
 	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil && !errors.Is(err, agent.ErrSilent):
-		return err
 	case err == nil:
-		return d.note(func(n *note.Note) { n.Agent = "" })
+		return note.Change(d.notePath(), n.Process, func(n *note.Note) { n.Agent = "" })
+	case ctx.Err() == nil && errors.Is(err, agent.ErrSilent):
+		return nil
 	}
-	return nil
+	return err
 }
