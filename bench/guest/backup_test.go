@@ -48,14 +48,19 @@ func (p *product) run(args ...string) []byte {
 
 // try runs the program and returns what it said on stdout and stderr.
 func (p *product) try(args ...string) (out, said []byte, err error) {
-	c := exec.CommandContext(p.ctx, p.exe, args...)
-	c.Env = append(os.Environ(), "MILLRACE_VAULT="+filepath.Join(p.dir, "vault"), "MILLRACE_STATE="+filepath.Join(p.dir, "state"),
-		"MILLRACE_PASSWORD_FILE="+filepath.Join(p.dir, "password"))
-	c.WaitDelay = 5 * time.Second
+	c := p.command(args...)
 	var complaint bytes.Buffer
 	c.Stderr = &complaint
 	out, err = c.Output()
 	return out, complaint.Bytes(), err
+}
+
+func (p *product) command(args ...string) *exec.Cmd {
+	c := exec.CommandContext(p.ctx, p.exe, args...)
+	c.Env = append(os.Environ(), "MILLRACE_VAULT="+filepath.Join(p.dir, "vault"), "MILLRACE_STATE="+filepath.Join(p.dir, "state"),
+		"MILLRACE_PASSWORD_FILE="+filepath.Join(p.dir, "password"))
+	c.WaitDelay = 5 * time.Second
+	return c
 }
 
 // summary is what a backup says at its end.

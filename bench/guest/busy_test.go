@@ -96,9 +96,10 @@ func (b *busy) synced() int {
 // goesOn waits until the guest has synced so many files more.
 func (b *busy) goesOn(more int) {
 	b.Helper()
+	end := time.Now().Add(time.Minute)
 	for want := b.synced() + more; b.synced() < want; time.Sleep(50 * time.Millisecond) {
-		if b.ctx.Err() != nil {
-			b.Fatalf("the guest does not get to %d files", want)
+		if time.Now().After(end) {
+			b.Fatalf("the guest does not get to %d files: it stands still", want)
 		}
 	}
 }
