@@ -8,9 +8,9 @@
 // output, and with Options.Keep they can be typed again in the folder that is
 // left. The last line is "demo: everything equal".
 //
-// With Options.Running a small Linux is booted in QEMU, backed up twice while it runs,
-// restored and booted again (package guest); where something for that is missing, it
-// says what.
+// With Options.Running a small Linux is booted in QEMU, backed up twice while it writes,
+// restored and booted again, and finds its files whole (package guest); where something
+// for that is missing, it says what.
 //
 // What is guaranteed: nil means that every byte of both restored disks was
 // compared with the disk of that day, that the first restored file system is

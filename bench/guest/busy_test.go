@@ -156,6 +156,9 @@ func (b *busy) point(flags ...string) (p taken) {
 	p = listed[i]
 	p.files = files
 	for _, f := range b.facts() {
+		if f.Type == "SnapshotReleased" && (f.Verdict != "unchanged" || f.Detail != "" || b.Failed()) {
+			b.Logf("released: %+v", f)
+		}
 		if f.Type == "SnapshotTaken" {
 			p.Stood, p.Why = time.Duration(f.FreezeNS), f.Reason
 			if f.Consistency != p.Consistency {
@@ -177,8 +180,8 @@ func (b *busy) wants(p taken, consistency, scan string) {
 
 // fact is what these tests look at of the facts of a job.
 type fact struct {
-	Type, Consistency, Reason string
-	FreezeNS                  int64 `json:"freeze_ns"`
+	Type, Consistency, Reason, Verdict, Detail string
+	FreezeNS                                   int64 `json:"freeze_ns"`
 }
 
 // facts are those of the newest job.
