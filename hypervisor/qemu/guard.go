@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"time"
@@ -195,7 +194,7 @@ func (d *Driver) letGo(ctx context.Context) error {
 		}
 		m, err := d.connect(ctx)
 		if err != nil {
-			return gone(err)
+			return host.UnlessGone(err)
 		}
 		defer m.Close()
 		if n.Process != d.processNow() {
@@ -223,19 +222,11 @@ func (d *Driver) clear(ctx context.Context, lock string) error {
 	return d.until(ctx, func() error {
 		m, err := d.connect(ctx)
 		if err != nil {
-			return gone(err)
+			return host.UnlessGone(err)
 		}
 		defer m.Close()
 		return errors.Join(d.removeJob(ctx, m, d.tag(), nil), d.forget())
 	})
-}
-
-// gone is nil when there is no QEMU any more, in which nothing can be left.
-func gone(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || host.Refused(err) {
-		return nil
-	}
-	return err
 }
 
 // until tries something again and again until it succeeds, for a while.

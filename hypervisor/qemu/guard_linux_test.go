@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/millrace-backup/millrace/hypervisor/qemu"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/note"
+	"github.com/millrace-backup/millrace/hypervisor/qemu/qemutest"
 	"github.com/millrace-backup/millrace/id"
 )
 
@@ -75,5 +77,23 @@ func TestGuardOutlivesTheJob(t *testing.T) {
 	must(t, <-left)
 	if n, err := note.Last(path); err != nil || frozen.Load() || n.Agent != "" || !n.Server || n.Process != "this one" {
 		t.Errorf("frozen %t; %+v, %v", frozen.Load(), n, err)
+	}
+}
+
+// TestGuardIsToldThatTheGuestGoesOn: a guard that is not would kill who reads the disks
+// when the guest may stand still no longer.
+func TestGuardIsToldThatTheGuestGoesOn(t *testing.T) {
+	path := qemutest.Image(t, "raw", size, noise(1<<20, 1))
+	vm := qemutest.Start(t, []qemutest.Disk{{Name: "a", Path: path, Format: "raw"}})
+	told := filepath.Join(t.TempDir(), "told")
+	j := newJob(t, vm, t.TempDir(), func(o *qemu.Options) { o.Guard = []string{"sh", "-c", `cat > "$0".new; mv "$0".new "$0"`, told} })
+	must(t, j.freeze(j.inspect()).Release(t.Context(), false))
+	var text []byte
+	for end := time.Now().Add(20 * time.Second); len(text) == 0 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		text, _ = os.ReadFile(told)
+	}
+	_, after, ok := strings.Cut(string(text), `{"do":"held"`)
+	if !ok || !strings.Contains(after, `{"do":"free"}`) || strings.Contains(after, "held") || !strings.HasSuffix(after, `{"do":"over"}`+"\n") {
+		t.Errorf("the guard was told\n%s", text)
 	}
 }

@@ -101,6 +101,7 @@ func (h *hold) askAgent(ctx context.Context, m *machine.Monitor) (thaw func() (t
 // thaw lets the guest's file systems go on, and hangs up. If that fails the guard goes
 // on trying: a freeze that hangs may come true yet.
 func (h *hold) thaw(ctx context.Context, a *agent.Client) error {
+	h.guard.say(order{Do: held, Limit: pauseLimit})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	err := a.Thaw(ctx)
@@ -138,6 +139,7 @@ func (h *hold) pause(ctx context.Context, m *machine.Monitor, running bool) (err
 				err = errors.Join(err, late)
 				return
 			}
+			h.guard.say(order{Do: free})
 			err = errors.Join(err, h.d.note(func(n *note.Note) { n.Paused = false }))
 		}()
 	}
