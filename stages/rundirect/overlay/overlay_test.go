@@ -1,0 +1,479 @@
+package overlay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/crashfile"
+)
+
+var cuts = flag.Int("cuts", 300, "power cuts of TestPowerCuts")
+
+const diskSize = 3<<20 + 5*512 // ends inside a unit
+
+// beneath is a disk that is told apart by its bytes, and counts what it is asked for.
+type beneath struct{ asked int64 }
+
+func (b *beneath) ReadAt(p []byte, off int64) (int, error) {
+	b.asked += int64(len(p))
+	for i := range p {
+		p[i] = under(off + int64(i))
+	}
+	return len(p), nil
+}
+
+func under(at int64) byte { return byte(at>>9) ^ byte(at) | 1 }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// model is what an overlay should be: its bytes, and who has written each sector.
+type model struct {
+	bytes []byte
+	kind  []vdisk.Kind
+}
+
+func newModel() *model {
+	m := &model{bytes: make([]byte, diskSize), kind: make([]vdisk.Kind, diskSize/512)}
+	for i := range m.bytes {
+		m.bytes[i] = under(int64(i))
+	}
+	for i := range m.kind {
+		m.kind[i] = vdisk.Inherited
+	}
+	return m
+}
+
+func (m *model) set(off int64, p []byte, kind vdisk.Kind) {
+	copy(m.bytes[off:], p)
+	for s := off / 512; s < (off+int64(len(p)))/512; s++ {
+		m.kind[s] = kind
+	}
+}
+
+// place picks whole sectors.
+func place(r *rand.Rand, most int64) (off, n int64) {
+	n = (1 + r.Int64N(most/512)) * 512
+	if r.IntN(2) == 0 {
+		n = (1 + r.Int64N(max(1, most/4096))) * 4096
+	}
+	off = r.Int64N(diskSize/512) * 512
+	if r.IntN(2) == 0 {
+		off = off / 4096 * 4096
+	}
+	return off, min(n, diskSize-off)
+}
+
+func (m *model) check(t *testing.T, o *Overlay) {
+	t.Helper()
+	got := make([]byte, diskSize)
+	must(t, o.ReadAt(got, 0, &beneath{}))
+	if !bytes.Equal(got, m.bytes) {
+		for i := range got {
+			if got[i] != m.bytes[i] {
+				t.Fatalf("byte %d is %d, not %d", i, got[i], m.bytes[i])
+			}
+		}
+	}
+	at := int64(0)
+	for e, err := range o.Written(t.Context(), 0, diskSize) {
+		must(t, err)
+		if e.Offset != at || e.Length <= 0 {
+			t.Fatalf("extent %+v where one at %d was due", e, at)
+		}
+		for s := at / 512; s < e.End()/512; s++ {
+			// Zeros may be kept as data, where a unit has other sectors too.
+			if k := m.kind[s]; e.Kind != k && !(k == vdisk.Zero && e.Kind == vdisk.Data) {
+				t.Fatalf("sector %d is %v, not %v", s, e.Kind, k)
+			}
+		}
+		at = e.End()
+	}
+	if at != diskSize {
+		t.Fatalf("extents end at %d", at)
+	}
+}
+
+// Whatever is written, the overlay is what a plain disk would be, and so it is when opened again.
+func TestModel(t *testing.T) {
+	folder := t.TempDir()
+	opts := Options{Size: diskSize, Over: "a"}
+	o, err := Create(folder, opts)
+	must(t, err)
+	m, r := newModel(), rand.New(rand.NewPCG(1, 2))
+	for n := range 2000 {
+		off, size := place(r, 1+128<<10)
+		switch r.IntN(12) {
+		case 0:
+			must(t, o.WriteZeroes(off, size))
+			m.set(off, make([]byte, size), vdisk.Zero)
+		case 1:
+			must(t, o.Flush())
+		case 2:
+			p := make([]byte, min(size+int64(r.IntN(500)), diskSize-off))
+			must(t, o.ReadAt(p, off, &beneath{}))
+			if !bytes.Equal(p, m.bytes[off:off+int64(len(p))]) {
+				t.Fatalf("step %d: read %d at %d: other bytes", n, len(p), off)
+			}
+		default:
+			p := make([]byte, size)
+			for i := range p {
+				p[i] = byte(r.Uint32())
+			}
+			got, err := o.WriteAt(p, off)
+			if must(t, err); got != len(p) {
+				t.Fatalf("%d of %d written", got, len(p))
+			}
+			m.set(off, p, vdisk.Data)
+		}
+		if n%500 == 499 {
+			m.check(t, o)
+			must(t, o.Close())
+			o, err = Open(folder, opts)
+			must(t, err)
+			m.check(t, o)
+		}
+	}
+	// What was given back is used again: without that the file would have 256 MB.
+	if s := o.Stats(); s.Data > 5*diskSize {
+		t.Errorf("%+v", s)
+	}
+	if _, err := Open(folder, opts); !errors.Is(err, ErrLocked) {
+		t.Errorf("opened twice: %v", err)
+	}
+	must(t, o.Close())
+	if _, err := o.WriteAt(make([]byte, 512), 0); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("written after closing: %v", err)
+	}
+	if _, err := Open(folder, Options{Size: diskSize, Over: "b"}); !errors.Is(err, ErrOther) {
+		t.Errorf("over another disk: %v", err)
+	}
+	if _, err := Create(folder, opts); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("made twice: %v", err)
+	}
+}
+
+// A short write asks nobody, and a read asks only for what is missing.
+func TestAsksForLittle(t *testing.T) {
+	o, err := Create(t.TempDir(), Options{Size: 1 << 20})
+	must(t, err)
+	defer o.Close()
+	_, err = o.WriteAt(make([]byte, 512), 4096+512)
+	must(t, err)
+	b := &beneath{}
+	must(t, o.ReadAt(make([]byte, 8192), 0, b))
+	if b.asked != 8192-512 {
+		t.Errorf("asked for %d bytes", b.asked)
+	}
+	_, err = o.WriteAt(make([]byte, 4096), 100)
+	if err == nil {
+		t.Error("a write inside a sector")
+	}
+}
+
+// All of a huge disk is trimmed with one record.
+func TestHuge(t *testing.T) {
+	const size = 16 << 40
+	o, err := Create(t.TempDir(), Options{Size: size})
+	must(t, err)
+	defer o.Close()
+	for range 100 {
+		_, err = o.WriteAt(make([]byte, 4096), rand.Int64N(size/4096)*4096)
+		must(t, err)
+	}
+	must(t, o.WriteZeroes(512, size-1024))
+	if s := o.Stats(); s.Runs != 3 || s.Written != 8192 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// disks is an overlay on three files that lose power together.
+type disks struct {
+	data     *crashfile.File
+	journals [2]*crashfile.File
+}
+
+func newDisks() disks {
+	return disks{crashfile.New(), [2]*crashfile.File{crashfile.New(), crashfile.New()}}
+}
+
+func (d disks) over() *Overlay {
+	return over(d.data, [2]vdisk.File{d.journals[0], d.journals[1]}, Options{Size: diskSize})
+}
+
+func (d disks) crash(m crashfile.Mode, seed uint64) disks {
+	return disks{d.data.Crash(m, seed), [2]*crashfile.File{d.journals[0].Crash(m, seed+1), d.journals[1].Crash(m, seed+2)}}
+}
+
+func (d disks) hook(f func()) {
+	d.data.Hook, d.journals[0].Hook, d.journals[1].Hook = f, f, f
+}
+
+// history is what each sector may be after a cut: what it was at the last flush, or anything
+// written since.
+type history struct {
+	flushed []uint64
+	since   map[int64][]uint64
+}
+
+func sectorOf(version uint64) []byte {
+	b := make([]byte, 512)
+	for i := 0; i < 512; i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], version)
+	}
+	return b
+}
+
+// check holds what is left after a cut to what may be there. kept: a process was killed, so
+// what was acknowledged is there.
+func (h *history) check(o *Overlay, kept bool, busy bool) error {
+	got := make([]byte, diskSize)
+	if err := o.ReadAt(got, 0, zeros{}); err != nil {
+		return err
+	}
+	for s := range int64(diskSize / 512) {
+		b := got[s*512 : s*512+512]
+		v := binary.LittleEndian.Uint64(b)
+		if !bytes.Equal(b, sectorOf(v)) {
+			return fmt.Errorf("sector %d is torn", s)
+		}
+		may := append([]uint64{h.flushed[s]}, h.since[s]...)
+		if kept {
+			may = may[len(may)-1:]
+			if n := len(h.since[s]); busy && n > 1 {
+				may = h.since[s][n-2:]
+			} else if busy && n == 1 {
+				may = []uint64{h.flushed[s], h.since[s][0]}
+			}
+		}
+		if !slices.Contains(may, v) {
+			return fmt.Errorf("sector %d is of write %d, which is none of %v", s, v, may)
+		}
+	}
+	return nil
+}
+
+type zeros struct{}
+
+func (zeros) ReadAt(p []byte, _ int64) (int, error) { clear(p); return len(p), nil }
+
+// The power goes at any effect; also while the overlay is being opened after that.
+func TestPowerCuts(t *testing.T) {
+	done := 0
+	for seed := uint64(1); done < *cuts; seed++ {
+		n, err := powerCuts(seed)
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		done += n
+	}
+	t.Logf("%d cuts", done)
+}
+
+func powerCuts(seed uint64) (done int, bad error) {
+	r := rand.New(rand.NewPCG(seed, 7))
+	d := newDisks()
+	o := d.over()
+	if err := o.begin(header{epoch: 1, size: diskSize, name: identity("")}); err != nil {
+		return 0, err
+	}
+	h := &history{flushed: make([]uint64, diskSize/512), since: map[int64][]uint64{}}
+	var turn sync.Mutex // two files are synced at once
+	pick := rand.New(rand.NewPCG(seed, 8))
+	opening := false
+	d.hook(func() {
+		turn.Lock()
+		defer turn.Unlock()
+		if bad != nil || opening || pick.IntN(6) != 0 {
+			return
+		}
+		opening = true
+		defer func() { opening = false }()
+		mode := []crashfile.Mode{crashfile.Lost, crashfile.Random, crashfile.Random, crashfile.Kept}[pick.IntN(4)]
+		left := d.crash(mode, pick.Uint64())
+		done++
+		if bad = cutAgain(left, h, mode, pick); bad != nil {
+			bad = fmt.Errorf("cut %d, %v: %w", done, mode, bad)
+		}
+	})
+	version := uint64(0)
+	for range 250 {
+		switch off, size := place(r, 24<<10); r.IntN(8) {
+		case 0, 1:
+			if err := o.Flush(); err != nil {
+				return done, err
+			}
+			for s, all := range h.since {
+				h.flushed[s] = all[len(all)-1]
+			}
+			clear(h.since)
+		case 2:
+			for s := off / 512; s < (off+size)/512; s++ {
+				h.since[s] = append(h.since[s], 0)
+			}
+			if err := o.WriteZeroes(off, size); err != nil {
+				return done, err
+			}
+		default:
+			version++
+			p := bytes.Repeat(sectorOf(version), int(size/512))
+			for s := off / 512; s < (off+size)/512; s++ {
+				h.since[s] = append(h.since[s], version)
+			}
+			if _, err := o.WriteAt(p, off); err != nil {
+				return done, err
+			}
+		}
+		if bad != nil {
+			return done, bad
+		}
+	}
+	return done, nil
+}
+
+// cutAgain opens what a cut left, with another cut while it does so, checks both, and that
+// what was found stays when the power goes again without a flush.
+func cutAgain(left disks, h *history, mode crashfile.Mode, pick *rand.Rand) error {
+	var second []disks
+	left.hook(func() {
+		if pick.IntN(4) == 0 && len(second) < 2 {
+			second = append(second, left.crash(crashfile.Random, pick.Uint64()))
+		}
+	})
+	o := left.over()
+	if err := o.recover(identity("")); err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	if err := h.check(o, mode == crashfile.Kept, true); err != nil {
+		return err
+	}
+	was := make([]byte, diskSize)
+	if err := o.ReadAt(was, 0, zeros{}); err != nil {
+		return err
+	}
+	left.hook(nil)
+	again := left.crash(crashfile.Lost, 1).over()
+	if err := again.recover(identity("")); err != nil {
+		return fmt.Errorf("open once more: %w", err)
+	}
+	is := make([]byte, diskSize)
+	if err := again.ReadAt(is, 0, zeros{}); err != nil {
+		return err
+	}
+	if !bytes.Equal(was, is) {
+		return errors.New("what was found after a cut is not there after the next")
+	}
+	for _, s := range second {
+		o := s.over()
+		if err := o.recover(identity("")); err != nil {
+			return fmt.Errorf("open after a cut while opening: %w", err)
+		}
+		if err := h.check(o, false, true); err != nil {
+			return fmt.Errorf("after a cut while opening: %w", err)
+		}
+	}
+	return nil
+}
+
+// A flipped bit in what was durable is damage, and never an older disk.
+func TestFlippedJournal(t *testing.T) {
+	folder := t.TempDir()
+	o, err := Create(folder, Options{Size: 1 << 20})
+	must(t, err)
+	for n := range int64(20) {
+		_, err = o.WriteAt(bytes.Repeat([]byte{byte(n)}, 4096), n*8192)
+		must(t, err)
+		must(t, o.Flush())
+	}
+	must(t, o.Close())
+	path := filepath.Join(folder, "journal.0")
+	good, err := os.ReadFile(path)
+	must(t, err)
+	// The last record is the last marker: without it one flush less is known, nothing else.
+	for at := 0; at < len(good)-recordSize; at += 13 {
+		if at > 60 && at < headerSize-4 {
+			continue // all zeros, under the header's sum; a sample of it is enough
+		}
+		bad := slices.Clone(good)
+		bad[at] ^= 0x10
+		must(t, os.WriteFile(path, bad, 0o600))
+		x, err := Open(folder, Options{Size: 1 << 20})
+		if err == nil {
+			_ = x.Close()
+		}
+		if !errors.Is(err, ErrDamaged) {
+			t.Fatalf("bit in byte %d flipped: %v", at, err)
+		}
+	}
+}
+
+// Journals are foreign bytes.
+func FuzzOpen(f *testing.F) {
+	d := newDisks()
+	o := d.over()
+	if err := o.begin(header{epoch: 1, size: diskSize, name: identity("")}); err != nil {
+		f.Fatal(err)
+	}
+	_, _ = o.WriteAt(make([]byte, 9*512), 512)
+	_ = o.WriteZeroes(0, 1<<20)
+	_ = o.Flush()
+	f.Add(d.data.Bytes(), d.journals[0].Bytes()[headerSize:], true)
+	f.Fuzz(func(t *testing.T, data, journal []byte, mend bool) {
+		h := header{epoch: 1, size: diskSize, name: identity("")}
+		if mend { // sums, so that what they protect is met
+			for at := 0; at+recordSize <= len(journal); at += recordSize {
+				r, _ := decode(journal[at:], 1)
+				r = record{kind: journal[at+4], mask: journal[at+5], seq: uint64(at/recordSize) + 1, unit: int64(binary.LittleEndian.Uint64(journal[at+16:])),
+					count: int64(binary.LittleEndian.Uint64(journal[at+24:])), slot: int64(binary.LittleEndian.Uint64(journal[at+32:])), sum: r.sum}
+				r.encode(journal[at:], 1)
+			}
+		}
+		d := newDisks()
+		_, _ = d.data.WriteAt(data, 0)
+		_, _ = d.journals[0].WriteAt(append(h.encode(), journal...), 0)
+		o := d.over()
+		if o.recover(identity("")) != nil {
+			return
+		}
+		if o.ReadAt(make([]byte, diskSize), 0, zeros{}) != nil {
+			return // slots beyond the end of the file
+		}
+		_, err := o.WriteAt(make([]byte, 4096), 0)
+		must(t, err)
+		must(t, o.Flush())
+	})
+}
+
+// BenchmarkWrite writes blocks at random places and flushes after each 32.
+func BenchmarkWrite(b *testing.B) {
+	const size = 8 << 30
+	o, err := Create(b.TempDir(), Options{Size: size})
+	must(b, err)
+	defer o.Close()
+	p := bytes.Repeat([]byte{1, 2, 3, 4}, 1024)
+	b.SetBytes(4096)
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		if _, err := o.WriteAt(p, rand.Int64N(size/4096)*4096); err != nil {
+			b.Fatal(err)
+		}
+		if n%32 == 31 {
+			must(b, o.Flush())
+		}
+	}
+}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package overlay
+
+import "os"
+
+type synced struct{ *os.File }
