@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { printf '\n== %s (%d s)\n' "$*" "$SECONDS"; }
 
-packages="git gcc libc6-dev qemu-utils nbdkit qemu-system-x86 syslinux syslinux-common mtools xz-utils
+packages="git gcc libc6-dev qemu-utils nbdkit libnbd-bin qemu-system-x86 syslinux syslinux-common mtools xz-utils
   busybox-static cpio e2fsprogs restic borgbackup strace"
 if command -v dpkg-query >/dev/null; then
   missing=

@@ -12,6 +12,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 )
 
 // ErrConnection says that the connection is over; every call on it fails so.
@@ -103,7 +105,7 @@ func (c *Client) handshake(ctx context.Context) (err error) {
 	}
 	if c.o.TLS != nil {
 		// Nothing is read ahead here, so nothing sent in the clear can pass for sealed.
-		if err := option(c.raw, optStartTLS, nil, nil); err != nil {
+		if err := option(c.raw, wire.OptStartTLS, nil, nil); err != nil {
 			return err
 		}
 		sealed := tls.Client(c.raw, c.o.TLS)
@@ -135,9 +137,9 @@ func (c *Client) Close() error {
 	}
 	c.mu.Unlock()
 	if first {
-		var bye [requestSize]byte
-		binary.BigEndian.PutUint32(bye[:], magicAsk)
-		binary.BigEndian.PutUint16(bye[6:], cmdDisc)
+		var bye [wire.RequestSize]byte
+		binary.BigEndian.PutUint32(bye[:], wire.MagicAsk)
+		binary.BigEndian.PutUint16(bye[6:], wire.CmdDisc)
 		c.sending.Lock()
 		_, _ = c.conn.Write(bye[:]) // it is a courtesy
 		c.sending.Unlock()
@@ -171,7 +173,7 @@ func (c *Client) begin(x *call) error {
 	x.cookie = cookie
 	_ = c.conn.SetWriteDeadline(time.Now().Add(c.o.Timeout)) // here, so that Close has the last word
 	c.mu.Unlock()
-	binary.BigEndian.PutUint32(x.head[:], magicAsk)
+	binary.BigEndian.PutUint32(x.head[:], wire.MagicAsk)
 	binary.BigEndian.PutUint16(x.head[4:], x.flags)
 	binary.BigEndian.PutUint16(x.head[6:], x.kind)
 	binary.BigEndian.PutUint64(x.head[8:], cookie)
@@ -188,7 +190,7 @@ func (c *Client) begin(x *call) error {
 }
 
 func (c *Client) send(x *call) error {
-	if x.kind != cmdWrite {
+	if x.kind != wire.CmdWrite {
 		_, err := c.conn.Write(x.head[:])
 		return err
 	}

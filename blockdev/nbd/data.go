@@ -3,6 +3,7 @@ package nbd
 import (
 	"fmt"
 
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 	"github.com/millrace-backup/millrace/vdisk"
 )
 
@@ -31,12 +32,12 @@ func (c *Client) readSome(p []byte, off int64) (int, error) {
 		whole -= whole % least
 	}
 	if into == 0 && whole > 0 {
-		return c.transfer("read", request{kind: cmdRead, off: off, p: p[:whole]})
+		return c.transfer("read", request{kind: wire.CmdRead, off: off, p: p[:whole]})
 	}
 	b := c.bounce.Get().(*[]byte)
 	defer c.bounce.Put(b)
 	block := (*b)[:min(least, c.size-(off-into))]
-	if _, err := c.transfer("read", request{kind: cmdRead, off: off - into, p: block}); err != nil {
+	if _, err := c.transfer("read", request{kind: wire.CmdRead, off: off - into, p: block}); err != nil {
 		return 0, err
 	}
 	return copy(p, block[into:]), nil
@@ -114,7 +115,7 @@ func (c *Client) WriteAt(p []byte, off int64) (int, error) { return c.Write(p, o
 
 // Write is WriteAt with flags.
 func (c *Client) Write(p []byte, off int64, flags WriteFlags) (int, error) {
-	r := request{kind: cmdWrite, off: off, length: int64(len(p)), p: p}
+	r := request{kind: wire.CmdWrite, off: off, length: int64(len(p)), p: p}
 	if flags&^FUA != 0 {
 		return 0, c.failure("write", r, EINVAL)
 	}
@@ -131,17 +132,17 @@ func (c *Client) Write(p []byte, off int64, flags WriteFlags) (int, error) {
 
 // WriteZeroes makes a range read as zeros, without sending them.
 func (c *Client) WriteZeroes(off, length int64, flags WriteFlags) error {
-	return c.without("write zeros to", request{kind: cmdZeroes, off: off, length: length}, flags, CanZero)
+	return c.without("write zeros to", request{kind: wire.CmdZeroes, off: off, length: length}, flags, CanZero)
 }
 
 // Trim says that a range is not needed any more: what it reads as afterwards is unknown.
 func (c *Client) Trim(off, length int64) error {
-	return c.without("trim", request{kind: cmdTrim, off: off, length: length}, 0, CanTrim)
+	return c.without("trim", request{kind: wire.CmdTrim, off: off, length: length}, 0, CanTrim)
 }
 
 // Flush returns when all that was written before is durable.
 func (c *Client) Flush() error {
-	r := request{kind: cmdFlush}
+	r := request{kind: wire.CmdFlush}
 	if c.flags&CanFlush == 0 {
 		return fmt.Errorf("flush NBD export %q: %w", c.o.Export, ENOTSUP)
 	}

@@ -20,7 +20,7 @@
 // What a server refuses is an [Errno], and the connection goes on.
 //
 // A client does not dial again: who wants to go on after ErrConnection opens a new one.
-// Serving disks is not here.
+// Serving disks is package server, below this one.
 //
 // What of the protocol is used, and the bounds: docs/format/nbd.md.
 //

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 )
 
 // TestMain looks whether a test, of all those with servers that do wrong, has left a
@@ -33,23 +35,23 @@ func TestMain(m *testing.M) {
 
 // What a server says that it will send takes no room before it comes.
 func TestClaims(t *testing.T) {
-	hello := wire(uint64(magicHello), uint64(magicOption), uint16(flagFixed))
+	hello := joined(uint64(wire.MagicHello), uint64(wire.MagicOption), uint16(wire.FlagFixed))
 	claim := func(cookie uint64, kind uint16, size uint32, parts ...any) []byte {
-		return append(wire(uint32(magicChunk), uint16(0), kind, cookie, size), wire(parts...)...)
+		return append(joined(uint32(wire.MagicChunk), uint16(0), kind, cookie, size), joined(parts...)...)
 	}
 	const read, status = uint64(1 << 8), uint64(2<<8 | 1)
 	for name, says := range map[string][]byte{
-		"an option's reply": wire(hello, uint64(magicReply), uint32(optStructured), uint32(repAck), uint32(1<<32-1)),
-		"data":              claim(read, chunkData, 1<<32-1, uint64(0)),
-		"a hole":            chunkOf(read, chunkHole, 0, uint64(0), uint32(1<<32-1)),
-		"all extents":       claim(status, chunkStatus, 4+8*maxExtents, uint32(7), uint32(1), uint32(1)),
-		"more extents":      claim(status, chunkStatus, 1<<32-4, uint32(7)),
-		"an error":          claim(read, chunkError, 1<<32-1, uint32(EIO), uint16(1<<16-1)),
+		"an option's reply": joined(hello, uint64(wire.MagicReply), uint32(wire.OptStructured), uint32(wire.RepAck), uint32(1<<32-1)),
+		"data":              claim(read, wire.ChunkData, 1<<32-1, uint64(0)),
+		"a hole":            chunkOf(read, wire.ChunkHole, 0, uint64(0), uint32(1<<32-1)),
+		"all extents":       claim(status, wire.ChunkStatus, 4+8*maxExtents, uint32(7), uint32(1), uint32(1)),
+		"more extents":      claim(status, wire.ChunkStatus, 1<<32-4, uint32(7)),
+		"an error":          claim(read, wire.ChunkError, 1<<32-1, uint32(EIO), uint16(1<<16-1)),
 	} {
 		var before, after runtime.MemStats
 		c := &Client{export: export{size: 1 << 40, contexts: []metaContext{{7, Allocation}}}}
-		c.calls[0].request, c.calls[0].cookie = request{kind: cmdRead, length: 16, p: make([]byte, 16)}, read
-		c.calls[1].request, c.calls[1].cookie = request{kind: cmdStatus, length: 1 << 30, context: 7}, status
+		c.calls[0].request, c.calls[0].cookie = request{kind: wire.CmdRead, length: 16, p: make([]byte, 16)}, read
+		c.calls[1].request, c.calls[1].cookie = request{kind: wire.CmdStatus, length: 1 << 30, context: 7}, status
 		in := bufio.NewReaderSize(bytes.NewReader(says), replyBuffer)
 		runtime.ReadMemStats(&before)
 		var err error

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 )
 
 // fake is a server's end of one connection, which does what a test tells it to.
@@ -57,12 +59,12 @@ func (f fake) read(n int) []byte {
 
 // send sends numbers of their own size, strings and bytes.
 func (f fake) send(parts ...any) {
-	if _, err := f.Write(wire(parts...)); err != nil {
+	if _, err := f.Write(joined(parts...)); err != nil {
 		runtime.Goexit()
 	}
 }
 
-func wire(parts ...any) (b []byte) {
+func joined(parts ...any) (b []byte) {
 	for _, p := range parts {
 		switch p := p.(type) {
 		case string:
@@ -83,7 +85,7 @@ func wire(parts ...any) (b []byte) {
 
 // The beginning of a server that knows options.
 func (f fake) greet() {
-	f.send(uint64(magicHello), uint64(magicOption), uint16(flagFixed|flagNoZeroes))
+	f.send(uint64(wire.MagicHello), uint64(wire.MagicOption), uint16(wire.FlagFixed|wire.FlagNoZeroes))
 	f.read(4)
 }
 
@@ -93,8 +95,8 @@ func (f fake) option() (number uint32, data []byte) {
 }
 
 func replyTo(option, kind uint32, parts ...any) []byte {
-	b := wire(parts...)
-	return wire(uint64(magicReply), option, kind, uint32(len(b)), b)
+	b := joined(parts...)
+	return joined(uint64(wire.MagicReply), option, kind, uint32(len(b)), b)
 }
 
 const (
@@ -108,18 +110,18 @@ func (f fake) open(flags Flags, least uint32) {
 	f.greet()
 	for {
 		switch n, data := f.option(); n {
-		case optStructured:
-			f.send(replyTo(n, repAck))
-		case optSetMeta:
-			f.send(replyTo(n, repMeta, uint32(fakeContext), Allocation))
+		case wire.OptStructured:
+			f.send(replyTo(n, wire.RepAck))
+		case wire.OptSetMeta:
+			f.send(replyTo(n, wire.RepMeta, uint32(fakeContext), Allocation))
 			if bytes.Contains(data, []byte("other")) {
-				f.send(replyTo(n, repMeta, uint32(fakeOther), "other"))
+				f.send(replyTo(n, wire.RepMeta, uint32(fakeOther), "other"))
 			}
-			f.send(replyTo(n, repAck))
-		case optGo:
-			f.send(replyTo(n, repInfo, uint16(infoExport), uint64(fakeSize), uint16(flags)),
-				replyTo(n, repInfo, uint16(99), "what nobody knows"),
-				replyTo(n, repInfo, uint16(infoBlockSize), least, uint32(4096), uint32(64<<10)), replyTo(n, repAck))
+			f.send(replyTo(n, wire.RepAck))
+		case wire.OptGo:
+			f.send(replyTo(n, wire.RepInfo, uint16(wire.InfoExport), uint64(fakeSize), uint16(flags)),
+				replyTo(n, wire.RepInfo, uint16(99), "what nobody knows"),
+				replyTo(n, wire.RepInfo, uint16(wire.InfoBlockSize), least, uint32(4096), uint32(64<<10)), replyTo(n, wire.RepAck))
 			return
 		default:
 			panic(fmt.Sprint("option ", n))
@@ -135,17 +137,17 @@ type asked struct {
 }
 
 func (f fake) request() asked {
-	b := f.read(requestSize)
+	b := f.read(wire.RequestSize)
 	return asked{binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:]), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint32(b[24:])}
 }
 
 func chunkOf(cookie uint64, kind, flags uint16, parts ...any) []byte {
-	b := wire(parts...)
-	return wire(uint32(magicChunk), flags, kind, cookie, uint32(len(b)), b)
+	b := joined(parts...)
+	return joined(uint32(wire.MagicChunk), flags, kind, cookie, uint32(len(b)), b)
 }
 
 func simple(cookie uint64, n Errno) []byte {
-	return wire(uint32(magicSimple), uint32(n), cookie)
+	return joined(uint32(wire.MagicSimple), uint32(n), cookie)
 }
 
 // dialFake opens the fake server's export.

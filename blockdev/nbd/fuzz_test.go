@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 )
 
 // talk is a server that says what it says whatever it hears.
@@ -16,14 +18,14 @@ type talk struct {
 }
 
 func FuzzHandshake(f *testing.F) {
-	hello := wire(uint64(magicHello), uint64(magicOption), uint16(flagFixed|flagNoZeroes))
-	structured, opened := replyTo(optStructured, repAck), replyTo(optGo, repAck)
-	meta := wire(replyTo(optSetMeta, repMeta, uint32(1), Allocation), replyTo(optSetMeta, repMeta, uint32(2), DirtyBitmap("x")), replyTo(optSetMeta, repAck))
-	f.Add(wire(hello, structured, meta, exportInfo(1<<40, HasFlags|CanFlush), blockInfo(512, 4096, 1<<25), opened))
-	f.Add(wire(hello, structured, meta, replyTo(optGo, repInfo, uint16(99)), exportInfo(0, HasFlags), opened))
-	f.Add(wire(hello, structured, replyTo(optSetMeta, refusedUnsupported, "no")))
-	f.Add(wire(hello, replyTo(optStructured, refusedTLS, "TLS first")))
-	f.Add(wire(uint64(magicHello), uint64(magicOld), make([]byte, 136)))
+	hello := joined(uint64(wire.MagicHello), uint64(wire.MagicOption), uint16(wire.FlagFixed|wire.FlagNoZeroes))
+	structured, opened := replyTo(wire.OptStructured, wire.RepAck), replyTo(wire.OptGo, wire.RepAck)
+	meta := joined(replyTo(wire.OptSetMeta, wire.RepMeta, uint32(1), Allocation), replyTo(wire.OptSetMeta, wire.RepMeta, uint32(2), DirtyBitmap("x")), replyTo(wire.OptSetMeta, wire.RepAck))
+	f.Add(joined(hello, structured, meta, exportInfo(1<<40, HasFlags|CanFlush), blockInfo(512, 4096, 1<<25), opened))
+	f.Add(joined(hello, structured, meta, replyTo(wire.OptGo, wire.RepInfo, uint16(99)), exportInfo(0, HasFlags), opened))
+	f.Add(joined(hello, structured, replyTo(wire.OptSetMeta, wire.RefusedUnsupported, "no")))
+	f.Add(joined(hello, replyTo(wire.OptStructured, wire.RefusedTLS, "TLS first")))
+	f.Add(joined(uint64(wire.MagicHello), uint64(wire.MagicOld), make([]byte, 136)))
 	contexts := []string{Allocation, DirtyBitmap("x")}
 	f.Fuzz(func(t *testing.T, says []byte) {
 		server := talk{bytes.NewReader(says), io.Discard}
@@ -53,15 +55,15 @@ func FuzzReplies(f *testing.F) {
 	const off, n = 1 << 33, 256
 	read, status, write := uint64(1<<8), uint64(2<<8|1), uint64(3<<8|2)
 	x := strings.Repeat("x", n)
-	f.Add(wire(chunkOf(read, chunkData, chunkDone, uint64(off), x), chunkOf(status, chunkStatus, chunkDone, extents(7, 100, 0, 100, 0, 5000, 1)...), simple(write, 0)))
-	f.Add(wire(chunkOf(write, chunkNone, chunkDone), chunkOf(read, chunkData, 0, uint64(off+96), x[96:]), chunkOf(status, chunkStatus, 0, extents(8, n, 3)...),
-		chunkOf(read, chunkHole, chunkDone, uint64(off), uint32(96)), chunkOf(status, chunkStatus, chunkDone, extents(7, n, 3)...)))
-	f.Add(wire(chunkOf(read, chunkData, 0, uint64(off), x), chunkOf(read, chunkErrorOffset, chunkDone, uint32(EIO), uint16(2), "no", uint64(off+5)),
-		chunkOf(status, chunkError, chunkDone, uint32(ENOMEM), uint16(0)), simple(write, ENOSPC)))
-	f.Add(wire(chunkOf(read, chunkHole, 0, uint64(off), uint32(n)), chunkOf(read, chunkData, chunkDone, uint64(off+n-1), "x")))
+	f.Add(joined(chunkOf(read, wire.ChunkData, wire.ChunkDone, uint64(off), x), chunkOf(status, wire.ChunkStatus, wire.ChunkDone, extents(7, 100, 0, 100, 0, 5000, 1)...), simple(write, 0)))
+	f.Add(joined(chunkOf(write, wire.ChunkNone, wire.ChunkDone), chunkOf(read, wire.ChunkData, 0, uint64(off+96), x[96:]), chunkOf(status, wire.ChunkStatus, 0, extents(8, n, 3)...),
+		chunkOf(read, wire.ChunkHole, wire.ChunkDone, uint64(off), uint32(96)), chunkOf(status, wire.ChunkStatus, wire.ChunkDone, extents(7, n, 3)...)))
+	f.Add(joined(chunkOf(read, wire.ChunkData, 0, uint64(off), x), chunkOf(read, wire.ChunkErrorOffset, wire.ChunkDone, uint32(EIO), uint16(2), "no", uint64(off+5)),
+		chunkOf(status, wire.ChunkError, wire.ChunkDone, uint32(ENOMEM), uint16(0)), simple(write, ENOSPC)))
+	f.Add(joined(chunkOf(read, wire.ChunkHole, 0, uint64(off), uint32(n)), chunkOf(read, wire.ChunkData, wire.ChunkDone, uint64(off+n-1), "x")))
 	f.Fuzz(func(t *testing.T, says []byte) {
 		c := &Client{export: export{size: 1 << 40, contexts: []metaContext{{7, Allocation}, {8, "other"}}}}
-		for i, r := range []request{{kind: cmdRead, p: make([]byte, n)}, {kind: cmdStatus, context: 7}, {kind: cmdWrite}} {
+		for i, r := range []request{{kind: wire.CmdRead, p: make([]byte, n)}, {kind: wire.CmdStatus, context: 7}, {kind: wire.CmdWrite}} {
 			x := &c.calls[i]
 			r.off, r.length = off, n
 			x.request, x.cookie, x.done = r, []uint64{read, status, write}[i], make(chan struct{}, 1)
@@ -80,7 +82,7 @@ func FuzzReplies(f *testing.F) {
 				continue
 			}
 			switch x.kind {
-			case cmdRead:
+			case wire.CmdRead:
 				filled := make([]bool, n)
 				for _, s := range x.got {
 					for at := s.from; at < s.to; at++ {
@@ -93,7 +95,7 @@ func FuzzReplies(f *testing.F) {
 				if slices.Contains(filled, false) {
 					t.Fatal("a byte did not come")
 				}
-			case cmdStatus:
+			case wire.CmdStatus:
 				at := int64(off)
 				for j, s := range x.status {
 					if s.Offset != at || s.Length < 1 || s.Length > off+n-at || j > 0 && x.status[j-1].Flags == s.Flags {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 )
 
 // ErrOldStyle says that the server has no options to negotiate, as those of before 2012.
@@ -25,18 +27,6 @@ func (e *MissingContextError) Error() string {
 // Unwrap returns ErrNoContext.
 func (e *MissingContextError) Unwrap() error { return ErrNoContext }
 
-// Replies to options that refuse.
-const (
-	refusedUnsupported = repErrorBit + 1
-	refusedPolicy      = repErrorBit + 2
-	refusedInvalid     = repErrorBit + 3
-	refusedPlatform    = repErrorBit + 4
-	refusedTLS         = repErrorBit + 5
-	refusedUnknown     = repErrorBit + 6
-	refusedShutdown    = repErrorBit + 7
-	refusedBlockSize   = repErrorBit + 8
-)
-
 // RefusedError is a server's refusal of an option of the handshake.
 type RefusedError struct {
 	Option  uint32
@@ -46,12 +36,12 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string {
 	what := map[uint32]string{
-		optStartTLS: "TLS", optGo: "to open the export", optStructured: "structured replies", optSetMeta: "the metadata contexts",
+		wire.OptStartTLS: "TLS", wire.OptGo: "to open the export", wire.OptStructured: "structured replies", wire.OptSetMeta: "the metadata contexts",
 	}[e.Option]
 	why := map[uint32]string{
-		refusedUnsupported: "it does not know of that", refusedPolicy: "its policy forbids it", refusedInvalid: "it finds it invalid",
-		refusedPlatform: "its system cannot do that", refusedTLS: "it wants TLS", refusedUnknown: "it has no such export",
-		refusedShutdown: "it is shutting down", refusedBlockSize: "it wants its block size to be asked for",
+		wire.RefusedUnsupported: "it does not know of that", wire.RefusedPolicy: "its policy forbids it", wire.RefusedInvalid: "it finds it invalid",
+		wire.RefusedPlatform: "its system cannot do that", wire.RefusedTLS: "it wants TLS", wire.RefusedUnknown: "it has no such export",
+		wire.RefusedShutdown: "it is shutting down", wire.RefusedBlockSize: "it wants its block size to be asked for",
 	}[e.Reply]
 	if why == "" {
 		why = fmt.Sprintf("reply %#x", e.Reply)
@@ -91,19 +81,19 @@ func greet(rw io.ReadWriter) error {
 	}
 	first, second := binary.BigEndian.Uint64(hello[:]), binary.BigEndian.Uint64(hello[8:])
 	switch {
-	case first == magicHello && second == magicOld:
+	case first == wire.MagicHello && second == wire.MagicOld:
 		return ErrOldStyle
-	case first != magicHello || second != magicOption:
+	case first != wire.MagicHello || second != wire.MagicOption:
 		return broken("it begins with %x", hello[:16])
 	}
 	if _, err := io.ReadFull(rw, hello[16:]); err != nil {
 		return err
 	}
 	flags := binary.BigEndian.Uint16(hello[16:])
-	if flags&flagFixed == 0 {
+	if flags&wire.FlagFixed == 0 {
 		return ErrOldStyle
 	}
-	_, err := rw.Write(binary.BigEndian.AppendUint32(nil, uint32(flags&(flagFixed|flagNoZeroes))))
+	_, err := rw.Write(binary.BigEndian.AppendUint32(nil, uint32(flags&(wire.FlagFixed|wire.FlagNoZeroes))))
 	return err
 }
 
@@ -113,7 +103,7 @@ func negotiate(rw io.ReadWriter, name string, contexts []string) (export, error)
 	if len(name) > maxName || len(contexts) > maxContexts || slices.ContainsFunc(contexts, func(c string) bool { return len(c) > maxName }) {
 		return e, fmt.Errorf("a name of more than %d bytes, or more than %d contexts", maxName, maxContexts)
 	}
-	if err := option(rw, optStructured, nil, nil); err != nil {
+	if err := option(rw, wire.OptStructured, nil, nil); err != nil {
 		return e, err
 	}
 	if err := e.setContexts(rw, name, contexts); err != nil {
@@ -121,9 +111,9 @@ func negotiate(rw io.ReadWriter, name string, contexts []string) (export, error)
 	}
 	ask := append(binary.BigEndian.AppendUint32(nil, uint32(len(name))), name...)
 	ask = binary.BigEndian.AppendUint16(ask, 1)
-	ask = binary.BigEndian.AppendUint16(ask, infoBlockSize)
-	err := option(rw, optGo, ask, func(kind uint32, b []byte) error {
-		if kind != repInfo || len(b) < 2 {
+	ask = binary.BigEndian.AppendUint16(ask, wire.InfoBlockSize)
+	err := option(rw, wire.OptGo, ask, func(kind uint32, b []byte) error {
+		if kind != wire.RepInfo || len(b) < 2 {
 			return broken("reply %#x of %d bytes to the opening of the export", kind, len(b))
 		}
 		return e.info(binary.BigEndian.Uint16(b), b[2:])
@@ -136,19 +126,19 @@ func negotiate(rw io.ReadWriter, name string, contexts []string) (export, error)
 
 func (e *export) info(kind uint16, b []byte) error {
 	switch {
-	case kind == infoExport && len(b) == 10 && e.flags == 0:
+	case kind == wire.InfoExport && len(b) == 10 && e.flags == 0:
 		e.size, e.flags = int64(binary.BigEndian.Uint64(b)), Flags(binary.BigEndian.Uint16(b[8:]))
 		if e.size < 0 || e.flags&HasFlags == 0 {
 			return broken("an export of %d bytes with flags %#x", uint64(e.size), uint16(e.flags))
 		}
-	case kind == infoBlockSize && len(b) == 12:
+	case kind == wire.InfoBlockSize && len(b) == 12:
 		least, most := int64(binary.BigEndian.Uint32(b)), int64(binary.BigEndian.Uint32(b[8:]))
 		if least < 1 || least > maxMinBlock || least&(least-1) != 0 || most < max(least, 512) {
 			return broken("requests of %d to %d bytes", least, most)
 		}
 		most = min(most, maxRequest)
 		e.block = BlockSize{Min: least, Preferred: int64(binary.BigEndian.Uint32(b[4:])), Max: most - most%least}
-	case kind == infoExport || kind == infoBlockSize:
+	case kind == wire.InfoExport || kind == wire.InfoBlockSize:
 		return broken("information %d of %d bytes", kind, len(b))
 	}
 	return nil
@@ -163,8 +153,8 @@ func (e *export) setContexts(rw io.ReadWriter, name string, contexts []string) e
 	for _, c := range contexts {
 		b = append(binary.BigEndian.AppendUint32(b, uint32(len(c))), c...)
 	}
-	err := option(rw, optSetMeta, b, func(kind uint32, b []byte) error {
-		if kind != repMeta || len(b) < 4 {
+	err := option(rw, wire.OptSetMeta, b, func(kind uint32, b []byte) error {
+		if kind != wire.RepMeta || len(b) < 4 {
 			return broken("reply %#x of %d bytes to the contexts", kind, len(b))
 		}
 		m := metaContext{id: binary.BigEndian.Uint32(b), name: string(b[4:])}
@@ -175,7 +165,7 @@ func (e *export) setContexts(rw io.ReadWriter, name string, contexts []string) e
 		return nil
 	})
 	var refused *RefusedError
-	if err != nil && !(errors.As(err, &refused) && refused.Reply == refusedUnsupported) {
+	if err != nil && !(errors.As(err, &refused) && refused.Reply == wire.RefusedUnsupported) {
 		return err
 	}
 	var missing []string
@@ -192,7 +182,7 @@ func (e *export) setContexts(rw io.ReadWriter, name string, contexts []string) e
 
 // option sends an option and calls each for the replies before the last.
 func option(rw io.ReadWriter, number uint32, data []byte, each func(kind uint32, b []byte) error) error {
-	b := binary.BigEndian.AppendUint64(nil, magicOption)
+	b := binary.BigEndian.AppendUint64(nil, wire.MagicOption)
 	b = binary.BigEndian.AppendUint32(b, number)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(data)))
 	if _, err := rw.Write(append(b, data...)); err != nil {
@@ -204,7 +194,7 @@ func option(rw io.ReadWriter, number uint32, data []byte, each func(kind uint32,
 			return err
 		}
 		kind, size := binary.BigEndian.Uint32(head[12:]), binary.BigEndian.Uint32(head[16:])
-		if binary.BigEndian.Uint64(head[:]) != magicReply || binary.BigEndian.Uint32(head[8:]) != number || size > maxOptionReply {
+		if binary.BigEndian.Uint64(head[:]) != wire.MagicReply || binary.BigEndian.Uint32(head[8:]) != number || size > maxOptionReply {
 			return broken("reply %x to option %d", head[:], number)
 		}
 		body := make([]byte, size)
@@ -212,9 +202,9 @@ func option(rw io.ReadWriter, number uint32, data []byte, each func(kind uint32,
 			return err
 		}
 		switch {
-		case kind&repErrorBit != 0:
+		case kind&wire.RepErrorBit != 0:
 			return &RefusedError{Option: number, Reply: kind, Message: string(body[:min(len(body), maxError)])}
-		case kind == repAck:
+		case kind == wire.RepAck:
 			return nil
 		case each == nil:
 			return broken("reply %#x to option %d", kind, number)

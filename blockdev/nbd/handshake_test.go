@@ -17,22 +17,24 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 )
 
 // exportInfo is a reply that tells of an export.
 func exportInfo(size uint64, flags Flags) []byte {
-	return replyTo(optGo, repInfo, uint16(infoExport), size, uint16(flags))
+	return replyTo(wire.OptGo, wire.RepInfo, uint16(wire.InfoExport), size, uint16(flags))
 }
 
 func blockInfo(least, preferred, most uint32) []byte {
-	return replyTo(optGo, repInfo, uint16(infoBlockSize), least, preferred, most)
+	return replyTo(wire.OptGo, wire.RepInfo, uint16(wire.InfoBlockSize), least, preferred, most)
 }
 
 func TestHandshakes(t *testing.T) {
-	hello := wire(uint64(magicHello), uint64(magicOption), uint16(flagFixed))
-	structured, opened := replyTo(optStructured, repAck), replyTo(optGo, repAck)
-	meta := wire(replyTo(optSetMeta, repMeta, uint32(1), Allocation), replyTo(optSetMeta, repAck))
-	good := wire(hello, structured, meta)
+	hello := joined(uint64(wire.MagicHello), uint64(wire.MagicOption), uint16(wire.FlagFixed))
+	structured, opened := replyTo(wire.OptStructured, wire.RepAck), replyTo(wire.OptGo, wire.RepAck)
+	meta := joined(replyTo(wire.OptSetMeta, wire.RepMeta, uint32(1), Allocation), replyTo(wire.OptSetMeta, wire.RepAck))
+	good := joined(hello, structured, meta)
 	var refused *RefusedError
 	var missing *MissingContextError
 	for name, c := range map[string]struct {
@@ -41,36 +43,36 @@ func TestHandshakes(t *testing.T) {
 		as   any
 		text string
 	}{
-		"old style":              {wire(uint64(magicHello), uint64(magicOld), make([]byte, 128)), ErrOldStyle, nil, ""},
-		"newstyle without more":  {wire(uint64(magicHello), uint64(magicOption), uint16(flagNoZeroes)), ErrOldStyle, nil, ""},
+		"old style":              {joined(uint64(wire.MagicHello), uint64(wire.MagicOld), make([]byte, 128)), ErrOldStyle, nil, ""},
+		"newstyle without more":  {joined(uint64(wire.MagicHello), uint64(wire.MagicOption), uint16(wire.FlagNoZeroes)), ErrOldStyle, nil, ""},
 		"something else":         {[]byte("SSH-2.0-OpenSSH_9.2p1 Debian\r\n"), ErrProtocol, nil, ""},
 		"nothing":                {nil, nil, nil, "closed the connection"},
 		"half of it":             {hello[:17], nil, nil, "closed the connection"},
 		"closed after the hello": {hello, nil, nil, "closed the connection"},
-		"no structured replies":  {wire(hello, replyTo(optStructured, refusedUnsupported)), nil, &refused, "structured replies"},
-		"it wants TLS":           {wire(hello, replyTo(optStructured, refusedTLS, "first \x1b[31mTLS")), nil, &refused, `wants TLS: "first \x1b[31mTLS"`},
-		"another option's reply": {wire(hello, replyTo(optGo, repAck)), ErrProtocol, nil, ""},
-		"an endless reply":       {wire(hello, uint64(magicReply), uint32(optStructured), uint32(repAck), uint32(1<<31)), ErrProtocol, nil, ""},
-		"information too early":  {wire(hello, replyTo(optStructured, repInfo)), ErrProtocol, nil, ""},
-		"no contexts":            {wire(hello, structured, replyTo(optSetMeta, repAck)), ErrNoContext, &missing, Allocation},
-		"unknown contexts":       {wire(hello, structured, replyTo(optSetMeta, refusedUnsupported)), ErrNoContext, &missing, Allocation},
-		"contexts of nothing":    {wire(hello, structured, replyTo(optSetMeta, refusedUnknown)), nil, &refused, "no such export"},
-		"one not asked for":      {wire(hello, structured, replyTo(optSetMeta, repMeta, uint32(1), "x")), ErrProtocol, nil, ""},
-		"the same twice":         {wire(hello, structured, meta[:len(meta)-20], meta), ErrProtocol, nil, ""},
-		"a context without id":   {wire(hello, structured, replyTo(optSetMeta, repMeta, "abc")), ErrProtocol, nil, ""},
-		"no such export":         {wire(good, replyTo(optGo, refusedUnknown)), nil, &refused, "no such export"},
-		"an unknown refusal":     {wire(good, replyTo(optGo, repErrorBit|4711)), nil, &refused, "0x80001267"},
-		"no size":                {wire(good, opened), ErrProtocol, nil, "how large"},
-		"a negative size":        {wire(good, exportInfo(1<<63, HasFlags), opened), ErrProtocol, nil, ""},
-		"no flags":               {wire(good, exportInfo(1<<20, 0), opened), ErrProtocol, nil, ""},
-		"two sizes":              {wire(good, exportInfo(1<<20, HasFlags), exportInfo(1<<21, HasFlags), opened), ErrProtocol, nil, ""},
-		"information cut short":  {wire(good, replyTo(optGo, repInfo, uint16(infoExport), uint64(5)), opened), ErrProtocol, nil, ""},
-		"no information":         {wire(good, replyTo(optGo, repInfo, uint8(1)), opened), ErrProtocol, nil, ""},
-		"blocks of nothing":      {wire(good, blockInfo(0, 4096, 1<<20)), ErrProtocol, nil, ""},
-		"blocks of 3":            {wire(good, blockInfo(3, 4096, 1<<20)), ErrProtocol, nil, ""},
-		"blocks of a MiB":        {wire(good, blockInfo(1<<20, 1<<20, 1<<20)), ErrProtocol, nil, ""},
-		"requests of nothing":    {wire(good, blockInfo(512, 4096, 511)), ErrProtocol, nil, ""},
-		"endless replies":        {wire(good, bytes.Repeat(replyTo(optGo, repInfo, uint16(99)), maxReplies+1)), ErrProtocol, nil, ""},
+		"no structured replies":  {joined(hello, replyTo(wire.OptStructured, wire.RefusedUnsupported)), nil, &refused, "structured replies"},
+		"it wants TLS":           {joined(hello, replyTo(wire.OptStructured, wire.RefusedTLS, "first \x1b[31mTLS")), nil, &refused, `wants TLS: "first \x1b[31mTLS"`},
+		"another option's reply": {joined(hello, replyTo(wire.OptGo, wire.RepAck)), ErrProtocol, nil, ""},
+		"an endless reply":       {joined(hello, uint64(wire.MagicReply), uint32(wire.OptStructured), uint32(wire.RepAck), uint32(1<<31)), ErrProtocol, nil, ""},
+		"information too early":  {joined(hello, replyTo(wire.OptStructured, wire.RepInfo)), ErrProtocol, nil, ""},
+		"no contexts":            {joined(hello, structured, replyTo(wire.OptSetMeta, wire.RepAck)), ErrNoContext, &missing, Allocation},
+		"unknown contexts":       {joined(hello, structured, replyTo(wire.OptSetMeta, wire.RefusedUnsupported)), ErrNoContext, &missing, Allocation},
+		"contexts of nothing":    {joined(hello, structured, replyTo(wire.OptSetMeta, wire.RefusedUnknown)), nil, &refused, "no such export"},
+		"one not asked for":      {joined(hello, structured, replyTo(wire.OptSetMeta, wire.RepMeta, uint32(1), "x")), ErrProtocol, nil, ""},
+		"the same twice":         {joined(hello, structured, meta[:len(meta)-20], meta), ErrProtocol, nil, ""},
+		"a context without id":   {joined(hello, structured, replyTo(wire.OptSetMeta, wire.RepMeta, "abc")), ErrProtocol, nil, ""},
+		"no such export":         {joined(good, replyTo(wire.OptGo, wire.RefusedUnknown)), nil, &refused, "no such export"},
+		"an unknown refusal":     {joined(good, replyTo(wire.OptGo, wire.RepErrorBit|4711)), nil, &refused, "0x80001267"},
+		"no size":                {joined(good, opened), ErrProtocol, nil, "how large"},
+		"a negative size":        {joined(good, exportInfo(1<<63, HasFlags), opened), ErrProtocol, nil, ""},
+		"no flags":               {joined(good, exportInfo(1<<20, 0), opened), ErrProtocol, nil, ""},
+		"two sizes":              {joined(good, exportInfo(1<<20, HasFlags), exportInfo(1<<21, HasFlags), opened), ErrProtocol, nil, ""},
+		"information cut short":  {joined(good, replyTo(wire.OptGo, wire.RepInfo, uint16(wire.InfoExport), uint64(5)), opened), ErrProtocol, nil, ""},
+		"no information":         {joined(good, replyTo(wire.OptGo, wire.RepInfo, uint8(1)), opened), ErrProtocol, nil, ""},
+		"blocks of nothing":      {joined(good, blockInfo(0, 4096, 1<<20)), ErrProtocol, nil, ""},
+		"blocks of 3":            {joined(good, blockInfo(3, 4096, 1<<20)), ErrProtocol, nil, ""},
+		"blocks of a MiB":        {joined(good, blockInfo(1<<20, 1<<20, 1<<20)), ErrProtocol, nil, ""},
+		"requests of nothing":    {joined(good, blockInfo(512, 4096, 511)), ErrProtocol, nil, ""},
+		"endless replies":        {joined(good, bytes.Repeat(replyTo(wire.OptGo, wire.RepInfo, uint16(99)), maxReplies+1)), ErrProtocol, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Dial(t.Context(), serve(t, func(f fake) {
@@ -98,7 +100,7 @@ func TestBlockSizes(t *testing.T) {
 		e := export{block: BlockSize{1, 4096, maxRequest}}
 		var err error
 		if c.says != nil {
-			err = e.info(infoBlockSize, c.says[22:])
+			err = e.info(wire.InfoBlockSize, c.says[22:])
 		}
 		if err != nil || e.block != c.want {
 			t.Errorf("%v, %v; want %v", e.block, err, c.want)
@@ -110,7 +112,7 @@ func TestBlockSizes(t *testing.T) {
 func TestSilentHandshake(t *testing.T) {
 	t.Parallel()
 	silent := serve(t, func(f fake) {
-		f.send(uint64(magicHello))
+		f.send(uint64(wire.MagicHello))
 		f.read(1)
 	})
 	if _, err := Dial(t.Context(), silent, Options{Timeout: 50 * time.Millisecond}); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -159,21 +161,21 @@ func TestTLS(t *testing.T) {
 		return serve(t, func(f fake) {
 			f.greet()
 			n, _ := f.option()
-			if n != optStartTLS {
+			if n != wire.OptStartTLS {
 				t.Errorf("option %d in the clear", n)
 			}
-			f.send(replyTo(n, repAck), early)
+			f.send(replyTo(n, wire.RepAck), early)
 			f.Conn = tls.Server(f.Conn, &tls.Config{Certificates: []tls.Certificate{mine}})
 			for {
 				switch n, _ := f.option(); n {
-				case optGo:
-					f.send(exportInfo(fakeSize, HasFlags), replyTo(n, repAck))
+				case wire.OptGo:
+					f.send(exportInfo(fakeSize, HasFlags), replyTo(n, wire.RepAck))
 					a := f.request()
-					f.send(chunkOf(a.cookie, chunkData, chunkDone, a.off, "sealed"))
+					f.send(chunkOf(a.cookie, wire.ChunkData, wire.ChunkDone, a.off, "sealed"))
 					f.request()
 					return
 				default:
-					f.send(replyTo(n, repAck))
+					f.send(replyTo(n, wire.RepAck))
 				}
 			}
 		})
@@ -193,17 +195,17 @@ func TestTLS(t *testing.T) {
 	if _, err := Dial(t.Context(), sealed(""), Options{TLS: &tls.Config{ServerName: "localhost"}}); err == nil || !strings.Contains(err.Error(), "TLS") {
 		t.Errorf("a stranger's certificate: %v", err)
 	}
-	if _, err := Dial(t.Context(), sealed(string(replyTo(optStructured, repAck))), Options{TLS: trusting}); err == nil {
+	if _, err := Dial(t.Context(), sealed(string(replyTo(wire.OptStructured, wire.RepAck))), Options{TLS: trusting}); err == nil {
 		t.Error("what was sent in the clear passes for sealed")
 	}
 	var refused *RefusedError
 	clear := serve(t, func(f fake) {
 		f.greet()
 		n, _ := f.option()
-		f.send(replyTo(n, refusedUnsupported))
+		f.send(replyTo(n, wire.RefusedUnsupported))
 		f.read(1)
 	})
-	if _, err := Dial(t.Context(), clear, Options{TLS: trusting}); !errors.As(err, &refused) || refused.Option != optStartTLS {
+	if _, err := Dial(t.Context(), clear, Options{TLS: trusting}); !errors.As(err, &refused) || refused.Option != wire.OptStartTLS {
 		t.Errorf("a server without TLS: %v", err)
 	}
 }

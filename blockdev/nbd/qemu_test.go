@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
@@ -168,7 +169,7 @@ func TestQEMU(t *testing.T) {
 			t.Error(err)
 		}
 		var refused *RefusedError
-		if _, err = Dial(t.Context(), dial, Options{Export: "nothing"}); !errors.As(err, &refused) || refused.Reply != refusedUnknown {
+		if _, err = Dial(t.Context(), dial, Options{Export: "nothing"}); !errors.As(err, &refused) || refused.Reply != wire.RefusedUnknown {
 			t.Error(err)
 		}
 		if _, err := c.WriteAt([]byte("x"), 0); !errors.Is(err, EPERM) {
@@ -244,7 +245,7 @@ func TestNBDKit(t *testing.T) {
 		for i := range int64(8) {
 			all.Go(func() {
 				p := make([]byte, 16)
-				if _, err := patient.ReadAt(p, i*800); err != nil || !bytes.Equal(p, wire(uint64(i*800), uint64(i*800+8))) {
+				if _, err := patient.ReadAt(p, i*800); err != nil || !bytes.Equal(p, joined(uint64(i*800), uint64(i*800+8))) {
 					t.Error(p, err)
 				}
 			})
@@ -306,7 +307,7 @@ func TestNBDKitTLS(t *testing.T) {
 	}
 	dial := start(t, "nbdkit", "-f", "-U", "%s", "--tls=require", "--tls-certificates="+folder, "memory", "64M")
 	var refused *RefusedError
-	if _, err := Dial(t.Context(), dial, Options{}); !errors.As(err, &refused) || refused.Reply != refusedTLS {
+	if _, err := Dial(t.Context(), dial, Options{}); !errors.As(err, &refused) || refused.Reply != wire.RefusedTLS {
 		t.Errorf("in the clear: %v", err)
 	}
 	c := dialTest(t, dial, Options{TLS: &tls.Config{RootCAs: pool, ServerName: "localhost"}})

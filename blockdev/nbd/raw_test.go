@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
@@ -82,9 +83,9 @@ func TestBadReplyFailsAll(t *testing.T) {
 		for range readers {
 			all = append(all, f.request())
 		}
-		f.send(chunkOf(all[3].cookie, chunkData, chunkDone, all[3].off+1, "xx"))
+		f.send(chunkOf(all[3].cookie, wire.ChunkData, wire.ChunkDone, all[3].off+1, "xx"))
 		for _, a := range all {
-			_, _ = f.Write(chunkOf(a.cookie, chunkData, chunkDone, a.off, "xx"))
+			_, _ = f.Write(chunkOf(a.cookie, wire.ChunkData, wire.ChunkDone, a.off, "xx"))
 		}
 	})
 	var all sync.WaitGroup

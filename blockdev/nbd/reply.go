@@ -8,6 +8,8 @@ import (
 	"io"
 	"slices"
 	"time"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 )
 
 // call is a request that is under way, or a place for one.
@@ -18,7 +20,7 @@ type call struct {
 	answer // belongs to the goroutine that reads replies while there is a cookie
 	done   chan struct{}
 	limit  *time.Timer
-	head   [requestSize]byte
+	head   [wire.RequestSize]byte
 }
 
 // request is what a call asks for.
@@ -59,10 +61,10 @@ func readHead(r *bufio.Reader) (h head, err error) {
 	}
 	h.cookie = binary.BigEndian.Uint64(b[8:])
 	switch magic := binary.BigEndian.Uint32(b); magic {
-	case magicSimple:
-		h.simple, h.flags, h.errno = true, chunkDone, Errno(binary.BigEndian.Uint32(b[4:]))
+	case wire.MagicSimple:
+		h.simple, h.flags, h.errno = true, wire.ChunkDone, Errno(binary.BigEndian.Uint32(b[4:]))
 		_, err = r.Discard(16)
-	case magicChunk:
+	case wire.MagicChunk:
 		if b, err = r.Peek(20); err != nil {
 			return h, err
 		}
@@ -98,7 +100,7 @@ func (c *Client) reply(r *bufio.Reader) error {
 	} else {
 		err = c.chunk(x, r, h)
 	}
-	if err != nil || h.flags&chunkDone == 0 {
+	if err != nil || h.flags&wire.ChunkDone == 0 {
 		return err
 	}
 	if x.err == nil {
@@ -128,19 +130,19 @@ func (x *call) simple(n Errno) error {
 // chunk takes in what a chunk says.
 func (c *Client) chunk(x *call, r *bufio.Reader, h head) error {
 	switch {
-	case h.kind == chunkNone && h.size == 0 && h.flags&chunkDone != 0:
+	case h.kind == wire.ChunkNone && h.size == 0 && h.flags&wire.ChunkDone != 0:
 		return nil
-	case h.kind == chunkData && x.kind == cmdRead && h.size > 8:
+	case h.kind == wire.ChunkData && x.kind == wire.CmdRead && h.size > 8:
 		part, err := x.part(r, int64(h.size)-8)
 		if err == nil {
 			_, err = io.ReadFull(r, part)
 		}
 		return err
-	case h.kind == chunkHole && x.kind == cmdRead && h.size == 12:
+	case h.kind == wire.ChunkHole && x.kind == wire.CmdRead && h.size == 12:
 		return x.hole(r)
-	case h.kind == chunkStatus && x.kind == cmdStatus && h.size > 4 && h.size%8 == 4:
+	case h.kind == wire.ChunkStatus && x.kind == wire.CmdStatus && h.size > 4 && h.size%8 == 4:
 		return c.statuses(x, r, h.size/8)
-	case h.kind&chunkErrorBit != 0 && h.size >= 6 && h.size <= maxError+64:
+	case h.kind&wire.ChunkErrorBit != 0 && h.size >= 6 && h.size <= maxError+64:
 		return x.failed(r, h)
 	}
 	return broken("a chunk of type %d with %d bytes in reply to a request of type %d", h.kind, h.size, x.kind)
@@ -154,14 +156,14 @@ func (x *call) failed(r *bufio.Reader, h head) error {
 	}
 	n, text := Errno(binary.BigEndian.Uint32(b)), int(binary.BigEndian.Uint16(b[4:]))
 	rest := len(b) - 6 - text // after the text; unknown kinds of errors may have anything there
-	if n == 0 || rest < 0 || h.kind == chunkError && rest != 0 || h.kind == chunkErrorOffset && rest != 8 {
+	if n == 0 || rest < 0 || h.kind == wire.ChunkError && rest != 0 || h.kind == wire.ChunkErrorOffset && rest != 8 {
 		return broken("an error chunk %.100x of type %#x", b, h.kind)
 	}
 	if x.err != nil {
 		return nil
 	}
 	x.err = n
-	if h.kind == chunkErrorOffset {
+	if h.kind == wire.ChunkErrorOffset {
 		at := int64(binary.BigEndian.Uint64(b[6+text:]))
 		if at < x.off || at-x.off >= x.length {
 			return broken("an error at %d in reply to a request of %d bytes at %d", uint64(at), x.length, x.off)
@@ -208,10 +210,10 @@ func (x *call) hole(r *bufio.Reader) error {
 
 // complete reports whether what came is what was asked for: of a read every byte once.
 func (x *call) complete() error {
-	if x.kind == cmdStatus && len(x.status) == 0 {
+	if x.kind == wire.CmdStatus && len(x.status) == 0 {
 		return broken("it does not say what was asked about %d bytes at %d", x.length, x.off)
 	}
-	if x.kind != cmdRead {
+	if x.kind != wire.CmdRead {
 		return nil
 	}
 	slices.SortFunc(x.got, func(a, b span) int { return cmp.Compare(a.from, b.from) })

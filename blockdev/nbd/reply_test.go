@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 )
 
 // What a server may answer to a read of 4 KiB at 8 KiB.
@@ -19,23 +21,23 @@ func TestReadReplies(t *testing.T) {
 	const off, n = 8 << 10, 4 << 10
 	x := strings.Repeat("x", n)
 	data := func(at uint64, p string) func(uint64, uint16) []byte {
-		return func(c uint64, flags uint16) []byte { return chunkOf(c, chunkData, flags, at, p) }
+		return func(c uint64, flags uint16) []byte { return chunkOf(c, wire.ChunkData, flags, at, p) }
 	}
 	hole := func(at uint64, size uint32) func(uint64, uint16) []byte {
-		return func(c uint64, flags uint16) []byte { return chunkOf(c, chunkHole, flags, at, size) }
+		return func(c uint64, flags uint16) []byte { return chunkOf(c, wire.ChunkHole, flags, at, size) }
 	}
 	other := func(kind uint16, parts ...any) func(uint64, uint16) []byte {
 		return func(c uint64, flags uint16) []byte { return chunkOf(c, kind, flags, parts...) }
 	}
 	raw := func(parts ...any) func(uint64, uint16) []byte {
-		return func(uint64, uint16) []byte { return wire(parts...) }
+		return func(uint64, uint16) []byte { return joined(parts...) }
 	}
 	long := func(kind uint16, size uint32, parts ...any) func(uint64, uint16) []byte {
 		return func(c uint64, flags uint16) []byte {
-			return append(wire(uint32(magicChunk), flags, kind, c, size), wire(parts...)...)
+			return append(joined(uint32(wire.MagicChunk), flags, kind, c, size), joined(parts...)...)
 		}
 	}
-	none := other(chunkNone)
+	none := other(wire.ChunkNone)
 	for name, c := range map[string]struct {
 		chunks []func(cookie uint64, flags uint16) []byte // the last one gets the flag that it is
 		want   string
@@ -56,30 +58,30 @@ func TestReadReplies(t *testing.T) {
 		"an empty hole":           {append(none0, hole(off, 0), data(off, x)), "", ErrProtocol},
 		"empty data":              {append(none0, data(off, ""), data(off, x)), "", ErrProtocol},
 		"a huge hole":             {append(none0, hole(off, 1<<32-1)), "", ErrProtocol},
-		"huge data":               {append(none0, long(chunkData, 1<<32-1, uint64(off))), "", ErrProtocol},
-		"status":                  {append(none0, other(chunkStatus, uint32(fakeContext), uint32(n), uint32(0))), "", ErrProtocol},
+		"huge data":               {append(none0, long(wire.ChunkData, 1<<32-1, uint64(off))), "", ErrProtocol},
+		"status":                  {append(none0, other(wire.ChunkStatus, uint32(fakeContext), uint32(n), uint32(0))), "", ErrProtocol},
 		"an unknown chunk":        {append(none0, other(1234)), "", ErrProtocol},
 		"none that is not last":   {append(none0, none, data(off, x)), "", ErrProtocol},
 		"a simple reply":          {append(none0, func(c uint64, _ uint16) []byte { return append(simple(c, 0), x...) }), "", ErrProtocol},
 		"a simple one after data": {append(none0, data(off, x), func(c uint64, _ uint16) []byte { return simple(c, EIO) }), "", ErrProtocol},
-		"wrong handle":            {append(none0, func(c uint64, fl uint16) []byte { return chunkOf(c+1<<8, chunkData, fl, uint64(off), x) }), "", ErrProtocol},
-		"handle of nobody":        {append(none0, func(uint64, uint16) []byte { return chunkOf(0xff, chunkData, 1, uint64(off), x) }), "", ErrProtocol},
+		"wrong handle":            {append(none0, func(c uint64, fl uint16) []byte { return chunkOf(c+1<<8, wire.ChunkData, fl, uint64(off), x) }), "", ErrProtocol},
+		"handle of nobody":        {append(none0, func(uint64, uint16) []byte { return chunkOf(0xff, wire.ChunkData, 1, uint64(off), x) }), "", ErrProtocol},
 		"no reply":                {append(none0, raw("not a reply at all, but long enough")), "", ErrProtocol},
-		"end inside a head":       {append(none0, raw(uint32(magicChunk))), "", ErrConnection},
-		"end inside data":         {append(none0, long(chunkData, n+8, uint64(off), x[:99])), "", ErrConnection},
+		"end inside a head":       {append(none0, raw(uint32(wire.MagicChunk))), "", ErrConnection},
+		"end inside data":         {append(none0, long(wire.ChunkData, n+8, uint64(off), x[:99])), "", ErrConnection},
 		"refused, simply":         {append(none0, func(c uint64, _ uint16) []byte { return simple(c, EIO) }), "", EIO},
-		"refused":                 {append(none0, other(chunkError, uint32(ENOMEM), uint16(4), "full")), "", ENOMEM},
-		"refused after data":      {append(none0, data(off, x), other(chunkError, uint32(EIO), uint16(0))), "", EIO},
-		"data after refused":      {append(none0, other(chunkErrorOffset, uint32(EIO), uint16(0), uint64(off+n-1)), data(off, x)), "", EIO},
-		"the first error counts":  {append(none0, other(chunkError, uint32(ENOTSUP), uint16(0)), other(chunkError, uint32(EIO), uint16(0))), "", ENOTSUP},
-		"an unknown error":        {append(none0, other(chunkErrorBit|77, uint32(EOVERFLOW), uint16(1), "x and more")), "", EOVERFLOW},
-		"an error outside":        {append(none0, other(chunkErrorOffset, uint32(EIO), uint16(0), uint64(off+n))), "", ErrProtocol},
+		"refused":                 {append(none0, other(wire.ChunkError, uint32(ENOMEM), uint16(4), "full")), "", ENOMEM},
+		"refused after data":      {append(none0, data(off, x), other(wire.ChunkError, uint32(EIO), uint16(0))), "", EIO},
+		"data after refused":      {append(none0, other(wire.ChunkErrorOffset, uint32(EIO), uint16(0), uint64(off+n-1)), data(off, x)), "", EIO},
+		"the first error counts":  {append(none0, other(wire.ChunkError, uint32(ENOTSUP), uint16(0)), other(wire.ChunkError, uint32(EIO), uint16(0))), "", ENOTSUP},
+		"an unknown error":        {append(none0, other(wire.ChunkErrorBit|77, uint32(EOVERFLOW), uint16(1), "x and more")), "", EOVERFLOW},
+		"an error outside":        {append(none0, other(wire.ChunkErrorOffset, uint32(EIO), uint16(0), uint64(off+n))), "", ErrProtocol},
 		"chunks without end": {append(none0, func(c uint64, _ uint16) []byte {
-			return bytes.Repeat(chunkOf(c, chunkError, 0, uint32(EIO), uint16(0)), maxChunks+1)
+			return bytes.Repeat(chunkOf(c, wire.ChunkError, 0, uint32(EIO), uint16(0)), maxChunks+1)
 		}), "", ErrProtocol},
-		"no error":              {append(none0, other(chunkError, uint32(0), uint16(0))), "", ErrProtocol},
-		"an error cut short":    {append(none0, other(chunkError, uint32(EIO), uint16(9), "short")), "", ErrProtocol},
-		"an error of megabytes": {append(none0, long(chunkError, 64<<20)), "", ErrProtocol},
+		"no error":              {append(none0, other(wire.ChunkError, uint32(0), uint16(0))), "", ErrProtocol},
+		"an error cut short":    {append(none0, other(wire.ChunkError, uint32(EIO), uint16(9), "short")), "", ErrProtocol},
+		"an error of megabytes": {append(none0, long(wire.ChunkError, 64<<20)), "", ErrProtocol},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -88,7 +90,7 @@ func TestReadReplies(t *testing.T) {
 				for i, chunk := range c.chunks {
 					flags := uint16(0)
 					if i == len(c.chunks)-1 {
-						flags = chunkDone
+						flags = wire.ChunkDone
 					}
 					f.send(chunk(a.cookie, flags))
 				}
@@ -96,7 +98,7 @@ func TestReadReplies(t *testing.T) {
 					return
 				}
 				b := f.request() // the connection goes on
-				f.send(chunkOf(b.cookie, chunkData, chunkDone, b.off, "y"))
+				f.send(chunkOf(b.cookie, wire.ChunkData, wire.ChunkDone, b.off, "y"))
 				f.request()
 			})
 			p := bytes.Repeat([]byte{0xdb}, n)
@@ -128,10 +130,10 @@ func TestManyAtOnce(t *testing.T) {
 			}
 			for i := range all { // backwards, in two chunks
 				a := all[len(all)-1-i]
-				f.send(chunkOf(a.cookie, chunkHole, 0, a.off, uint32(8)))
+				f.send(chunkOf(a.cookie, wire.ChunkHole, 0, a.off, uint32(8)))
 			}
 			for _, a := range all {
-				f.send(chunkOf(a.cookie, chunkData, chunkDone, a.off+8, a.off))
+				f.send(chunkOf(a.cookie, wire.ChunkData, wire.ChunkDone, a.off+8, a.off))
 			}
 		}
 	})
@@ -140,7 +142,7 @@ func TestManyAtOnce(t *testing.T) {
 		all.Go(func() {
 			for n := range uint64(10) {
 				p, off := make([]byte, 16), (i*10+n)*16
-				if _, err := c.ReadAt(p, int64(off)); err != nil || !bytes.Equal(p, wire(uint64(0), off)) {
+				if _, err := c.ReadAt(p, int64(off)); err != nil || !bytes.Equal(p, joined(uint64(0), off)) {
 					t.Errorf("at %d: %x, %v", off, p, err)
 				}
 			}
@@ -165,7 +167,7 @@ func TestSplit(t *testing.T) {
 			} else if a.off >= 9*limit {
 				f.send(simple(a.cookie, EIO))
 			} else {
-				f.send(chunkOf(a.cookie, chunkData, chunkDone, a.off, bytes.Repeat([]byte{byte(a.off / limit)}, int(a.length))))
+				f.send(chunkOf(a.cookie, wire.ChunkData, wire.ChunkDone, a.off, bytes.Repeat([]byte{byte(a.off / limit)}, int(a.length))))
 				under = append(under, f.request())
 			}
 		}
@@ -189,7 +191,7 @@ func TestManySplit(t *testing.T) {
 	c := dialFake(t, HasFlags, 1, func(f fake) {
 		for {
 			a := f.request()
-			f.send(chunkOf(a.cookie, chunkHole, chunkDone, a.off, a.length))
+			f.send(chunkOf(a.cookie, wire.ChunkHole, wire.ChunkDone, a.off, a.length))
 		}
 	})
 	var all sync.WaitGroup
@@ -218,7 +220,7 @@ func TestBlocks(t *testing.T) {
 				f.send(simple(a.cookie, EINVAL))
 				continue
 			}
-			f.send(chunkOf(a.cookie, chunkData, chunkDone, a.off, disk[a.off:a.off+uint64(a.length)]))
+			f.send(chunkOf(a.cookie, wire.ChunkData, wire.ChunkDone, a.off, disk[a.off:a.off+uint64(a.length)]))
 		}
 	})
 	for _, at := range []struct{ off, n int64 }{{0, 1}, {0, block}, {1, block}, {1, block - 1}, {block - 1, 2}, {5, 3*block + 7}, {fakeSize - 5, 5}, {100, 300 << 10}} {
@@ -271,9 +273,9 @@ func TestCancelledStatus(t *testing.T) {
 		a := f.request()
 		cancel()
 		answer.Wait()
-		f.send(chunkOf(a.cookie, chunkStatus, chunkDone, uint32(fakeContext), uint32(1<<20), uint32(0)))
+		f.send(chunkOf(a.cookie, wire.ChunkStatus, wire.ChunkDone, uint32(fakeContext), uint32(1<<20), uint32(0)))
 		a = f.request()
-		f.send(chunkOf(a.cookie, chunkData, chunkDone, a.off, "x"))
+		f.send(chunkOf(a.cookie, wire.ChunkData, wire.ChunkDone, a.off, "x"))
 		f.request()
 	})
 	for _, err := range c.BlockStatus(ctx, Allocation, 0, fakeSize) {

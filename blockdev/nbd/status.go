@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 )
 
 // Allocation is the context that every server has: [Hole] and [Zero] are its flags.
@@ -159,7 +161,7 @@ func (c *Client) statusAt(ctx context.Context, id uint32, off, length int64) ([]
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	x.request = request{kind: cmdStatus, off: off, length: length, context: id}
+	x.request = request{kind: wire.CmdStatus, off: off, length: length, context: id}
 	if err := c.begin(x); err != nil {
 		c.release(x)
 		return nil, err

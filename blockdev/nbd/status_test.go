@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace-backup/millrace/blockdev/nbd/wire"
 	"github.com/millrace-backup/millrace/vdisk"
 	"github.com/millrace-backup/millrace/vdisk/vdisktest"
 )
@@ -34,14 +35,14 @@ func TestStatus(t *testing.T) {
 			a := f.request()
 			asks = append(asks, a)
 			rest := a.length
-			f.send(chunkOf(a.cookie, chunkStatus, 0, extents(fakeOther, rest, 9)...))
+			f.send(chunkOf(a.cookie, wire.ChunkStatus, 0, extents(fakeOther, rest, 9)...))
 			switch i {
 			case 0:
-				f.send(chunkOf(a.cookie, chunkStatus, chunkDone, extents(fakeContext, 10, 3, 20, 3, 30, 0)...))
+				f.send(chunkOf(a.cookie, wire.ChunkStatus, wire.ChunkDone, extents(fakeContext, 10, 3, 20, 3, 30, 0)...))
 			case 1:
-				f.send(chunkOf(a.cookie, chunkStatus, chunkDone, extents(fakeContext, 40, 0, 50, 1)...))
+				f.send(chunkOf(a.cookie, wire.ChunkStatus, wire.ChunkDone, extents(fakeContext, 40, 0, 50, 1)...))
 			default: // the last one goes beyond what was asked for
-				f.send(chunkOf(a.cookie, chunkStatus, chunkDone, extents(fakeContext, 1, 1, 1<<32-1, 2)...))
+				f.send(chunkOf(a.cookie, wire.ChunkStatus, wire.ChunkDone, extents(fakeContext, 1, 1, 1<<32-1, 2)...))
 			}
 		}
 	})
@@ -79,8 +80,8 @@ func TestStatusBlocks(t *testing.T) {
 				f.send(simple(a.cookie, EINVAL))
 				continue
 			}
-			f.send(chunkOf(a.cookie, chunkStatus, 0, extents(fakeOther, a.length, 9)...),
-				chunkOf(a.cookie, chunkStatus, chunkDone, extents(fakeContext, 4096, uint32(a.off/4096))...))
+			f.send(chunkOf(a.cookie, wire.ChunkStatus, 0, extents(fakeOther, a.length, 9)...),
+				chunkOf(a.cookie, wire.ChunkStatus, wire.ChunkDone, extents(fakeContext, 4096, uint32(a.off/4096))...))
 		}
 	})
 	got, err := statusOf(c, Allocation, 5000, 8000)
@@ -90,36 +91,36 @@ func TestStatusBlocks(t *testing.T) {
 }
 
 func TestStatusReplies(t *testing.T) {
-	other := wire(extents(fakeOther, 4096, 0)...)
+	other := joined(extents(fakeOther, 4096, 0)...)
 	for name, c := range map[string]struct {
 		chunks []any // bytes: a status chunk; Errno: a refusal
 		err    error
 	}{
 		"nothing":            {[]any{other}, ErrProtocol},
-		"no extents":         {[]any{wire(uint32(fakeContext))}, ErrProtocol},
-		"half an extent":     {[]any{wire(uint32(fakeContext), uint32(4096))}, ErrProtocol},
-		"an empty extent":    {[]any{wire(extents(fakeContext, 100, 0, 0, 1, 100, 0)...)}, ErrProtocol},
-		"beyond the request": {[]any{wire(extents(fakeContext, 4096, 0, 1, 1)...)}, ErrProtocol},
-		"too far at once":    {[]any{wire(extents(fakeContext, 1<<32-1, 0, 1, 1)...)}, ErrProtocol},
-		"an unknown context": {[]any{wire(extents(99, 4096, 0)...)}, ErrProtocol},
-		"twice":              {[]any{wire(extents(fakeContext, 4096, 0)...), wire(extents(fakeContext, 4096, 0)...)}, ErrProtocol},
+		"no extents":         {[]any{joined(uint32(fakeContext))}, ErrProtocol},
+		"half an extent":     {[]any{joined(uint32(fakeContext), uint32(4096))}, ErrProtocol},
+		"an empty extent":    {[]any{joined(extents(fakeContext, 100, 0, 0, 1, 100, 0)...)}, ErrProtocol},
+		"beyond the request": {[]any{joined(extents(fakeContext, 4096, 0, 1, 1)...)}, ErrProtocol},
+		"too far at once":    {[]any{joined(extents(fakeContext, 1<<32-1, 0, 1, 1)...)}, ErrProtocol},
+		"an unknown context": {[]any{joined(extents(99, 4096, 0)...)}, ErrProtocol},
+		"twice":              {[]any{joined(extents(fakeContext, 4096, 0)...), joined(extents(fakeContext, 4096, 0)...)}, ErrProtocol},
 		"the other twice":    {[]any{other, other}, ErrProtocol},
-		"and an unknown one": {[]any{wire(extents(99, 4096, 0)...), wire(extents(fakeContext, 4096, 0)...)}, ErrProtocol},
-		"too many":           {[]any{wire(uint32(fakeOther), make([]byte, 8*(maxExtents+1))), wire(extents(fakeContext, 4096, 0)...)}, ErrProtocol},
+		"and an unknown one": {[]any{joined(extents(99, 4096, 0)...), joined(extents(fakeContext, 4096, 0)...)}, ErrProtocol},
+		"too many":           {[]any{joined(uint32(fakeOther), make([]byte, 8*(maxExtents+1))), joined(extents(fakeContext, 4096, 0)...)}, ErrProtocol},
 		"refused":            {[]any{EIO}, EIO},
-		"refused after some": {[]any{wire(extents(fakeContext, 100, 0)...), EOVERFLOW}, EOVERFLOW},
+		"refused after some": {[]any{joined(extents(fakeContext, 100, 0)...), EOVERFLOW}, EOVERFLOW},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			client := dialFake(t, HasFlags, 1, func(f fake) {
 				a := f.request()
 				for i, p := range c.chunks {
-					kind, flags := uint16(chunkStatus), uint16(0)
+					kind, flags := uint16(wire.ChunkStatus), uint16(0)
 					if n, ok := p.(Errno); ok {
-						kind, p = chunkError, wire(uint32(n), uint16(0))
+						kind, p = wire.ChunkError, joined(uint32(n), uint16(0))
 					}
 					if i == len(c.chunks)-1 {
-						flags = chunkDone
+						flags = wire.ChunkDone
 					}
 					f.send(chunkOf(a.cookie, kind, flags, p))
 				}
@@ -138,7 +139,7 @@ func TestStatusBytewise(t *testing.T) {
 	c := dialFake(t, HasFlags, 1, func(f fake) {
 		for n := uint32(0); ; n++ {
 			a := f.request()
-			f.send(chunkOf(a.cookie, chunkStatus, chunkDone, extents(fakeContext, 1, n%2)...))
+			f.send(chunkOf(a.cookie, wire.ChunkStatus, wire.ChunkDone, extents(fakeContext, 1, n%2)...))
 		}
 	})
 	got, err := statusOf(c, Allocation, 0, fakeSize)
@@ -152,7 +153,7 @@ func TestImageKinds(t *testing.T) {
 	c := dialFake(t, HasFlags, 1, func(f fake) {
 		for {
 			a := f.request()
-			f.send(chunkOf(a.cookie, chunkStatus, chunkDone, extents(fakeContext, 100, 0, 100, Hole, 100, Zero, 100, Hole|Zero, 100, 4, fakeSize, Zero|8)...))
+			f.send(chunkOf(a.cookie, wire.ChunkStatus, wire.ChunkDone, extents(fakeContext, 100, 0, 100, Hole, 100, Zero, 100, Hole|Zero, 100, 4, fakeSize, Zero|8)...))
 		}
 	})
 	got, err := vdisktest.Collect(Image{c}.Extents(t.Context(), 0, fakeSize))
@@ -174,7 +175,7 @@ func TestWrites(t *testing.T) {
 		for {
 			a := f.request()
 			d := did{a, ""}
-			if a.kind == cmdWrite {
+			if a.kind == wire.CmdWrite {
 				d.p = string(f.read(int(a.length)))
 			}
 			d.cookie = 0
@@ -192,8 +193,8 @@ func TestWrites(t *testing.T) {
 	if err := errors.Join(c.WriteZeroes(512, fakeSize-512, NoHole), c.Trim(0, 1024), c.WriteZeroes(0, 512, FUA)); err != nil {
 		t.Error(err)
 	}
-	want := []did{{asked{0, cmdWrite, 0, 1024, 512}, x}, {asked{0, cmdWrite, 0, 0, 64 << 10}, string(long)}, {asked{0, cmdWrite, 0, 64 << 10, 512}, x}, {asked{0, cmdFlush, 0, 0, 0}, ""},
-		{asked{2, cmdZeroes, 0, 512, fakeSize - 512}, ""}, {asked{0, cmdTrim, 0, 0, 1024}, ""}, {asked{0, cmdZeroes, 0, 0, 512}, ""}, {asked{0, cmdFlush, 0, 0, 0}, ""}}
+	want := []did{{asked{0, wire.CmdWrite, 0, 1024, 512}, x}, {asked{0, wire.CmdWrite, 0, 0, 64 << 10}, string(long)}, {asked{0, wire.CmdWrite, 0, 64 << 10, 512}, x}, {asked{0, wire.CmdFlush, 0, 0, 0}, ""},
+		{asked{2, wire.CmdZeroes, 0, 512, fakeSize - 512}, ""}, {asked{0, wire.CmdTrim, 0, 0, 1024}, ""}, {asked{0, wire.CmdZeroes, 0, 0, 512}, ""}, {asked{0, wire.CmdFlush, 0, 0, 0}, ""}}
 	if !reflect.DeepEqual(all, want) {
 		t.Errorf("%.300v", all)
 	}

@@ -5,52 +5,6 @@ import (
 	"fmt"
 )
 
-// What the protocol is made of. All integers are big-endian.
-const (
-	magicHello  = 0x4e42444d41474943 // "NBDMAGIC"
-	magicOption = 0x49484156454f5054 // "IHAVEOPT"
-	magicOld    = 0x00420281861253   // after magicHello, of a server without options
-	magicReply  = 0x0003e889045565a9 // to an option
-	magicAsk    = 0x25609513
-	magicSimple = 0x67446698
-	magicChunk  = 0x668e33ef
-
-	flagFixed    = 1 << 0 // of the handshake, both ways
-	flagNoZeroes = 1 << 1
-
-	optStartTLS   = 5
-	optGo         = 7
-	optStructured = 8
-	optSetMeta    = 10
-
-	repAck      = 1
-	repInfo     = 3
-	repMeta     = 4
-	repErrorBit = 1 << 31
-
-	infoExport    = 0
-	infoBlockSize = 3
-
-	cmdRead   = 0
-	cmdWrite  = 1
-	cmdDisc   = 2
-	cmdFlush  = 3
-	cmdTrim   = 4
-	cmdZeroes = 6
-	cmdStatus = 7
-
-	chunkNone        = 0
-	chunkData        = 1
-	chunkHole        = 2
-	chunkStatus      = 5
-	chunkErrorBit    = 1 << 15
-	chunkError       = chunkErrorBit + 1
-	chunkErrorOffset = chunkErrorBit + 2
-	chunkDone        = 1 // flag
-
-	requestSize = 28
-)
-
 // Bounds of what a peer may send.
 const (
 	maxOptionReply = 64 << 10
