@@ -477,3 +477,22 @@ func BenchmarkWrite(b *testing.B) {
 		}
 	}
 }
+
+// The form on disk: docs/format/overlay.md.
+func TestForm(t *testing.T) {
+	h := header{epoch: 0x0102030405060708, size: 1 << 40, name: identity("point/disk")}
+	b := h.encode()
+	if len(b) != 4096 || string(b[:8]) != "MLRCOVL1" || b[8] != 8 || b[15] != 1 || b[21] != 1 || binary.LittleEndian.Uint32(b[4092:]) != 0xc9577bcb {
+		t.Errorf("header %x ... %x", b[:56], b[4092:])
+	}
+	r := record{kind: kindData, mask: 0x81, seq: 7, unit: 0x1122334455, count: 1, slot: 9, sum: 0xaabbccdd}
+	line := make([]byte, recordSize)
+	r.encode(line, 0x0102030405060708)
+	if got := fmt.Sprintf("%x", line); got != "80246c2b018100000700000000000000554433221100000001000000000000000900000000000000ddccbbaa08070605" {
+		t.Errorf("record %s", got)
+	}
+	back, ok := decode(line, 0x0102030405060708)
+	if !ok || back != r {
+		t.Errorf("decoded %+v, %v", back, ok)
+	}
+}
