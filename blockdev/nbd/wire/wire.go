@@ -1,4 +1,8 @@
-// Package wire has the numbers of the NBD protocol, which the client and the server share.
+// Package wire has the numbers of the NBD protocol, which the client (package nbd) and the
+// server (package server) share: magic words, options of the handshake and replies to them,
+// commands, their flags, and chunks of structured replies. It has no code and no bounds:
+// what is believed of a peer is decided where it is read.
+//
 // All integers are big-endian on the wire.
 //
 // Source: doc/proto.md of the NetworkBlockDevice project.
