@@ -17,6 +17,7 @@ import (
 	"github.com/millrace-backup/millrace/cmd/millrace/live"
 	"github.com/millrace-backup/millrace/cmd/millrace/prove"
 	"github.com/millrace-backup/millrace/cmd/millrace/read"
+	"github.com/millrace-backup/millrace/cmd/millrace/runs"
 	"github.com/millrace-backup/millrace/cmd/millrace/serve"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/cmd/millrace/sets"
@@ -38,6 +39,7 @@ func (a *app) verbs() []*cobra.Command {
 		read.Show(a.App),
 		read.Restore(a.App),
 		check.Verify(a.App, version().Version),
+		runs.Command(a.App),
 		sets.Command(a.App),
 		keep.Forget(a.App),
 		keep.Prune(a.App, version().Version),

@@ -16,6 +16,7 @@ import (
 	"github.com/millrace-backup/millrace/chunk"
 	"github.com/millrace-backup/millrace/cmd/millrace/drivers"
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/cmd/millrace/runs"
 	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/conductor/logfile"
 	"github.com/millrace-backup/millrace/flow"
@@ -42,6 +43,9 @@ func (a *app) stageCommand() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if args[0] == runs.StageName {
+				return runs.Stage(c.Context(), a.App)
+			}
 			if !slices.Contains(flow.Stages(), args[0]) {
 				return fault.Usage("there is no stage %q", args[0])
 			}

@@ -24,13 +24,16 @@ import (
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/conductor/control"
+	"github.com/millrace-backup/millrace/conductor/runs"
 	"github.com/millrace-backup/millrace/domain"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
+	"github.com/millrace-backup/millrace/hypervisor/qemu/launch"
 	"github.com/millrace-backup/millrace/ledger"
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/restore/tree"
 	"github.com/millrace-backup/millrace/selection"
+	"github.com/millrace-backup/millrace/stages/rundirect/overlay"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vdisk"
@@ -163,6 +166,11 @@ func Kinds() []Kind {
 		{"kept", nil, ExitFailed, "unpin the point first, or say --force if it really is to go"},
 		{"no-tree", tree.ErrNone, ExitFailed, "restore without --with-checkpoints; a point has a tree when its source is a machine that Hyper-V exported, no disks were chosen, and --no-checkpoints was not given"},
 		{"not-running", control.ErrNotRunning, ExitFailed, "millrace audit show tells how jobs went; top and tune see those that run on this machine with this --state"},
+		{"no-run", runs.ErrNone, ExitFailed, "see millrace run list; runs are those of this machine, with this --state"},
+		{"run-going", runs.ErrRunning, ExitFailed, "see millrace run list; millrace run stop ends a run"},
+		{"overlay-damaged", overlay.ErrDamaged, ExitDamage, "keep the run's folder under runs/ in the state folder, and check the disk below it: what the guest wrote is in there; the backup is whole"},
+		{"no-qemu", launch.ErrNoQEMU, ExitFailed, "install QEMU (Debian package qemu-system-x86), or leave out --host to have the disks served alone"},
+		{"guest-ended", launch.ErrGone, ExitFailed, "see qemu.log and serial.log in the run's folder under runs/ in the state folder"},
 		{"vanished", control.ErrVanished, ExitFailed, "it was killed, or its machine is in trouble: run the backup again, which finds what was stored; its logs are under jobs/ in the state folder"},
 		{"ambiguous", catalog.ErrAmbiguous, ExitFailed, "give more of the name: the message lists what could be meant"},
 		{"image-truncated", vdisk.ErrTruncated, ExitFailed, "the disk image is shorter than it says: copy or export it again"},

@@ -53,3 +53,20 @@ func (a *App) Hold(ctx context.Context, o *Vault, purpose string, points []id.Po
 		}
 	}, nil
 }
+
+// runPinned is how long a run that nobody ended holds its point.
+const runPinned = 365 * 24 * time.Hour
+
+// PinRun keeps what a run reads from being deleted, or lets it go. Where nothing can be written
+// the run relies on the time that retired objects stay.
+func (a *App) PinRun(ctx context.Context, o *Vault, run id.Job, point id.Point, released bool) error {
+	f := events.ReaderPinned{Purpose: "run", Points: []id.Point{point}, PID: os.Getpid(), Until: events.At(a.Now().Add(runPinned)), Released: released}
+	f.Host, _ = os.Hostname()
+	next, _, _ := o.Ledger.Head()
+	_, err := a.Decide(ctx, o, run, &ledger.Guard{Next: next}, f)
+	if errors.Is(err, store.ErrReadOnly) || errors.Is(err, store.ErrFull) {
+		a.Note("millrace: %v; the run relies on what is read being kept for a week after it is forgotten and pruned", err)
+		return nil
+	}
+	return err
+}
