@@ -6,8 +6,8 @@ import (
 	"iter"
 	"sync/atomic"
 
+	"github.com/millrace-backup/millrace/blockdev/overlay"
 	"github.com/millrace-backup/millrace/restore/live"
-	"github.com/millrace-backup/millrace/stages/rundirect/overlay"
 	"github.com/millrace-backup/millrace/vdisk"
 )
 

@@ -7,7 +7,7 @@
 //
 // Reads: from the overlay what the guest has written, else from memory the chunks that were
 // fetched before (restore/live), else from the vault. Writes: into the overlay of the
-// disk (stages/rundirect/overlay), never into the vault. It notes in which order a guest reads
+// disk (blockdev/overlay), never into the vault. It notes in which order a guest reads
 // its disks while it boots (trace.go), so that the next run of that guest has those bytes
 // fetched before they are asked for.
 //

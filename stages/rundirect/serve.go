@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"github.com/millrace-backup/millrace/blockdev/nbd/server"
+	"github.com/millrace-backup/millrace/blockdev/overlay"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/restore/live"
-	"github.com/millrace-backup/millrace/stages/rundirect/overlay"
 	"github.com/millrace-backup/millrace/vault"
 )
 

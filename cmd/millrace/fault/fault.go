@@ -21,6 +21,7 @@ import (
 	"syscall"
 
 	"github.com/millrace-backup/millrace/audit/replay"
+	"github.com/millrace-backup/millrace/blockdev/overlay"
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/trust"
 	"github.com/millrace-backup/millrace/conductor/control"
@@ -33,7 +34,6 @@ import (
 	"github.com/millrace-backup/millrace/restore"
 	"github.com/millrace-backup/millrace/restore/tree"
 	"github.com/millrace-backup/millrace/selection"
-	"github.com/millrace-backup/millrace/stages/rundirect/overlay"
 	"github.com/millrace-backup/millrace/vault"
 	"github.com/millrace-backup/millrace/vault/store"
 	"github.com/millrace-backup/millrace/vdisk"
