@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -267,6 +268,55 @@ func TestRunGuest(t *testing.T) {
 	if is := c.shell("cat /srv/note && sha256sum /srv/noise"); is != sum {
 		t.Errorf("after the power went: %q, was %q", is, sum)
 	}
-	p.run(0, "run", "stop", "one", "--discard")
+	// It moves home while it writes, and stays what it is.
+	c.shell("(while :; do dd if=/dev/urandom of=/srv/busy bs=4k count=64 conv=fsync 2>/dev/null; done) & true")
+	home := p.path("home")
+	var moved struct {
+		Files  []string
+		Paused float64 `json:"paused_s"`
+	}
+	p.show("run", &moved, "finalize", "one", "--to", home)
+	if len(moved.Files) != 1 || moved.Paused <= 0 || moved.Paused > 1 {
+		t.Errorf("moved %+v", moved)
+	}
+	if len(r.processes("rundirect"))+len(r.processes("supervise")) > 0 {
+		t.Error("the disks are served still")
+	}
+	if is := c.shell("kill %1; sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum /srv/noise"); is != sum {
+		t.Errorf("at home: %q, was %q", is, sum)
+	}
+	c.shell("echo home > /srv/note && sync")
+	must(t, syscall.Kill(r.PID, syscall.SIGKILL))
+	must(t, os.Rename(p.vault, p.vault+".away")) // which it needs no more
+	p.resumeAtHome(sum)
+	must(t, os.Rename(p.vault+".away", p.vault))
+	p.run(0, "run", "stop", "one")
+	fsck(t, moved.Files[0])
 	p.verify()
+}
+
+// resumeAtHome starts the guest again from its own disks.
+func (p *place) resumeAtHome(sum string) {
+	p.Helper()
+	p.run(0, "run", "resume", "one")
+	var all []runOf
+	p.show("run", &all, "list")
+	c := all[0].console(p.T)
+	c.until("GUEST-READY boots=3")
+	if is := c.shell("cat /srv/note && sha256sum /srv/noise"); is != sum || all[0].State != "running, at home" {
+		p.Errorf("started at home: %q, was %q, %s", is, sum, all[0].State)
+	}
+	if is := c.shell("cat /srv/note"); is != "home" {
+		p.Errorf("the note says %q", is)
+	}
+	c.shell("mount -o remount,ro / ; sync")
+}
+
+// fsck wants the guest's file system to be in order.
+func fsck(t *testing.T, disk string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "/sbin/e2fsck", "-fn", disk+"?offset=34603008").CombinedOutput()
+	if err != nil {
+		t.Errorf("e2fsck: %v\n%s", err, out)
+	}
 }

@@ -54,6 +54,10 @@ type Run struct {
 	CPUs      int                `json:"guest_cpus"`   // 0: as configured
 	Sockets   string             `json:"sockets"`      // folder of them; its path is short
 	Traces    string             `json:"traces"`
+	// Moving is the folder that the disks are being moved to; Homes are the files that they are
+	// in when that is done: then the overlays count no more.
+	Moving string   `json:"moving,omitempty"`
+	Homes  []string `json:"homes,omitempty"`
 
 	folder string
 }
@@ -94,12 +98,17 @@ func Create(state string, r *Run) (err error) {
 	if err := rundirect.Prepare(r.Work()); err != nil {
 		return err
 	}
+	// Overlays before the file that names them: a crash in between leaves a folder that is
+	// no run, which sweep removes.
+	return r.save()
+}
+
+// save makes run.json say what r does.
+func (r *Run) save() error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	// Overlays before the file that names them: a crash in between leaves a folder that is
-	// no run, which sweep removes.
 	return replaceFile(filepath.Join(r.folder, fileName), b)
 }
 

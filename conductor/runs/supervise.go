@@ -71,6 +71,13 @@ func Supervise(ctx context.Context, s Supervisor) error {
 			cancel()
 		}
 	}()
+	if s.Run.Homes != nil { // nothing needs to be served
+		notes, err := s.guest(ctx)
+		if err == nil {
+			s.Ready(notes)
+		}
+		return err
+	}
 	var once sync.Once
 	var failed error
 	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
@@ -213,7 +220,11 @@ func (s Supervisor) guest(ctx context.Context) (notes []string, err error) {
 		}
 	}
 	for n, d := range r.Disks {
-		spec.Disks = append(spec.Disks, launch.Disk{Key: d.Key, Socket: r.Socket(), Export: rundirect.ExportName(n)})
+		disk := launch.Disk{Key: d.Key, Socket: r.Socket(), Export: rundirect.ExportName(n)}
+		if r.Homes != nil {
+			disk.File = r.Homes[n]
+		}
+		spec.Disks = append(spec.Disks, disk)
 	}
 	_, more, err := launch.Start(ctx, spec)
 	return append(notes, more...), err

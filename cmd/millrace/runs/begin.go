@@ -46,13 +46,14 @@ func (a verb) superviseCommand() *cobra.Command {
 	}
 }
 
-// supervised starts the supervisor of a run, and returns when the guest runs or its disks are
-// served. It has the keys that reading needs, and no others.
-func (a verb) supervised(ctx context.Context, v *session.Vault, r *runs.Run) (notes []string, err error) {
-	grant, err := v.Keys.Grant(vault.PartMeta | vault.PartData | vault.PartIDs)
-	if err != nil {
-		return nil, err
-	}
+// readingKeys are the keys that reading needs, and no others.
+func readingKeys(v *session.Vault) ([]byte, error) {
+	return v.Keys.Grant(vault.PartMeta | vault.PartData | vault.PartIDs)
+}
+
+// supervised starts the supervisor of a run with these keys, and returns when the guest runs or
+// its disks are served.
+func (a verb) supervised(ctx context.Context, grant []byte, r *runs.Run) (notes []string, err error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err

@@ -36,7 +36,7 @@ vault what it needs and writes to an overlay in the state folder; the backup nev
 The command can end: the guest goes on, supervised by a process of its own. After a crash or a
 reboot, millrace run resume goes on with all that the guest has flushed.`,
 	}
-	c.AddCommand(a.start(), a.list(), a.resume(), a.stop(), a.superviseCommand())
+	c.AddCommand(a.start(), a.list(), a.resume(), a.finalize(), a.stop(), a.superviseCommand())
 	return c
 }
 
@@ -86,6 +86,7 @@ type about struct {
 	Console   string   `json:"console,omitempty"` // socket into the guest's serial port
 	Serial    string   `json:"serial,omitempty"`  // what came out of it
 	PID       int      `json:"pid,omitempty"`     // of QEMU
+	Files     []string `json:"files,omitempty"`   // of a run that is final: its disks
 	rundirect.Counts
 	Notes    []string `json:"notes,omitempty"`
 	Duration float64  `json:"duration_s,omitempty"` // until the guest ran, or clients could connect
@@ -114,6 +115,10 @@ func describe(ctx context.Context, r *runs.Run) about {
 		default:
 			out.State = status
 		}
+	}
+	if r.Homes != nil {
+		out.State, out.Exports, out.Files = out.State+", at home", nil, r.Homes
+		return out
 	}
 	if !r.Running() {
 		if out.State == "off" || r.Host == "" {
@@ -177,7 +182,11 @@ func (a verb) startRun(ctx context.Context, name string, o startOptions) error {
 	if _, err := a.Record(ctx, v, fact); err != nil {
 		return errors.Join(err, a.discard(ctx, v, r, "it could not be recorded"))
 	}
-	notes, err := a.supervised(ctx, v, r)
+	grant, err := readingKeys(v)
+	var notes []string
+	if err == nil {
+		notes, err = a.supervised(ctx, grant, r)
+	}
 	if err != nil {
 		return errors.Join(fault.At("start run of point", id.Short(r.Point), err), a.discard(context.WithoutCancel(ctx), v, r, "it did not start"))
 	}
@@ -243,11 +252,17 @@ started.`,
 			if r.Running() {
 				return fault.At("resume run", id.Short(r.ID), runs.ErrRunning)
 			}
-			v, err := a.vaultOf(ctx, r)
-			if err != nil {
-				return err
+			var grant []byte
+			if r.Homes == nil { // else it needs no vault
+				v, err := a.vaultOf(ctx, r)
+				if err != nil {
+					return err
+				}
+				if grant, err = readingKeys(v); err != nil {
+					return err
+				}
 			}
-			notes, err := a.supervised(ctx, v, r)
+			notes, err := a.supervised(ctx, grant, r)
 			if err != nil {
 				return fault.At("resume run", id.Short(r.ID), err)
 			}
@@ -274,14 +289,19 @@ func (a verb) stop() *cobra.Command {
 	var grace time.Duration
 	c := &cobra.Command{
 		Use: "stop RUN --discard", Short: "End a run and throw away what its guest wrote", Args: cobra.ExactArgs(1),
+		Long: `End a run: its guest is switched off, and with --discard all that it has written is thrown away.
+Of a run that is final only the guest is switched off; its disks stay where they are.`,
 		RunE: func(c *cobra.Command, args []string) error {
-			if !discard {
-				return fault.Usage("run stop throws away what the guest has written: say --discard")
-			}
 			ctx := c.Context()
 			r, err := runs.Find(a.Settings.State, args[0])
 			if err != nil {
 				return fault.At("find run", args[0], err)
+			}
+			if r.Homes != nil {
+				return a.leave(ctx, r, grace)
+			}
+			if !discard {
+				return fault.Usage("run stop throws away what the guest has written: say --discard")
 			}
 			v, err := a.vaultOf(ctx, r)
 			if err != nil {
@@ -311,6 +331,27 @@ func (a verb) stop() *cobra.Command {
 	c.Flags().BoolVar(&discard, "discard", false, "throw away what the guest has written")
 	c.Flags().DurationVar(&grace, "grace", 0, "how long the guest may take to shut down before it is switched off")
 	return c
+}
+
+// leave ends the guest of a run that is final, and forgets the run.
+func (a verb) leave(ctx context.Context, r *runs.Run, grace time.Duration) error {
+	err := r.Machine().Stop(ctx, grace)
+	if err == nil {
+		err = runs.Remove(r)
+	}
+	if err != nil {
+		return fault.At("stop run", id.Short(r.ID), err)
+	}
+	if a.Settings.JSON {
+		a.PrintJSON(struct {
+			Type  string   `json:"type"`
+			Run   id.Job   `json:"run"`
+			Files []string `json:"files"`
+		}{"summary", r.ID, r.Homes})
+		return nil
+	}
+	fmt.Fprintf(a.Stdout, "run %s  %s ended; its disks are %s\n", id.Short(r.ID), session.Plain(r.Name), session.Plain(strings.Join(r.Homes, ", ")))
+	return nil
 }
 
 // discard ends what is left of a run, says so, and deletes what its guest wrote: in this

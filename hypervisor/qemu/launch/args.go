@@ -36,6 +36,7 @@ type Disk struct {
 	Socket   string // path of the NBD server's
 	Export   string
 	ReadOnly bool
+	File     string // a raw file instead, which nobody has to serve
 }
 
 const (
@@ -163,6 +164,9 @@ func (b *builder) disks() {
 		}
 		b.add("-blockdev", fmt.Sprintf("driver=nbd,node-name=%s,server.type=unix,server.path=%s,export=%s,reconnect-delay=%d,discard=unmap,detect-zeroes=unmap,read-only=%s",
 			node, quote(d.Socket), quote(d.Export), int(wait.Seconds()), readOnly))
+		if d.File != "" {
+			b.args[len(b.args)-1] = fmt.Sprintf("driver=raw,node-name=%s,discard=unmap,read-only=%s,file.driver=file,file.discard=unmap,file.filename=%s", node, readOnly, quote(d.File))
+		}
 		device, boot, serial := "virtio-blk-pci", n+1, ""
 		for _, c := range b.spec.Config.Disks {
 			if c.Key == d.Key {
