@@ -291,6 +291,15 @@ func TestRunGuest(t *testing.T) {
 	p.resumeAtHome(sum)
 	must(t, os.Rename(p.vault+".away", p.vault))
 	p.run(0, "run", "stop", "one")
+	keep := p.path("keep")
+	p.run(0, "verify", "--boot", "latest", "--boot-keep", keep)
+	if pictures, _ := filepath.Glob(filepath.Join(keep, "*.png")); len(pictures) != 1 {
+		t.Errorf("pictures %v", pictures)
+	}
+	p.run(1, "verify", "--boot", "latest", "--boot-wait", "30ms")
+	if p.show("run", &[]runOf{}, "list"); len(r.processes("")) > 0 {
+		t.Error("left running")
+	}
 	fsck(t, moved.Files[0])
 	p.verify()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-backup/millrace/cmd/millrace/fault"
+	"github.com/millrace-backup/millrace/cmd/millrace/runs"
 	"github.com/millrace-backup/millrace/cmd/millrace/session"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/heal"
@@ -32,6 +33,8 @@ type verb struct{ *session.App }
 func Verify(app *session.App, version string) *cobra.Command {
 	a := verb{app}
 	var readData string
+	var boot runs.BootOptions
+	var boots bool
 	c := &cobra.Command{
 		Use:   "verify [POINT...]",
 		Short: "Prove that points can be restored",
@@ -51,8 +54,14 @@ recorded in the ledger, and ends in exit code 4. What is wrong is looked at twic
 a vault that is away, or answers late, is no damage. Chunks that are damaged are
 withdrawn: no backup refers to them any more, points that need them are marked, named
 or not, and the next backup that sees the same data stores it again. Then all these
-points read right once more, which verify --read-data confirms.`,
+points read right once more, which verify --read-data confirms.
+
+With --boot the guest of each point is started from it instead, isolated, and thrown away
+again when it has come up: when its agent answers, or a line on its serial port says so.`,
 		RunE: func(c *cobra.Command, args []string) error {
+			if boots {
+				return runs.VerifyBoot(c.Context(), a.App, args, boot)
+			}
 			percent, err := strconv.Atoi(strings.TrimSuffix(readData, "%"))
 			if err != nil || percent < 0 || percent > 100 {
 				return fault.Usage("--read-data %s: not a percentage", readData)
@@ -62,6 +71,8 @@ points read right once more, which verify --read-data confirms.`,
 	}
 	c.Flags().StringVar(&readData, "read-data", "0", "percentage of the chunks to read and check")
 	c.Flags().Lookup("read-data").NoOptDefVal = "100"
+	c.Flags().BoolVar(&boots, "boot", false, "boot the points' guests, isolated, and throw them away")
+	boot.AddFlags(c)
 	return c
 }
 

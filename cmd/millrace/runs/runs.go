@@ -132,33 +132,43 @@ func describe(ctx context.Context, r *runs.Run) about {
 
 func (a verb) startRun(ctx context.Context, name string, o startOptions) error {
 	begun := a.Now()
-	if o.host != "" && o.host != "qemu:" {
-		return fault.Usage("--host %s: there is qemu: (QEMU on this machine); without --host the disks are served", o.host)
-	}
-	memory, err := size("--memory", o.memory)
-	if err != nil {
-		return err
-	}
-	ram, err := size("--guest-memory", o.ram)
-	if err != nil {
-		return err
-	}
 	v, err := a.OpenVault(ctx)
 	if err != nil {
 		return err
 	}
-	found, err := v.FindPoint(ctx, name, session.Past{})
+	r, notes, err := a.begin(ctx, v, name, o)
 	if err != nil {
 		return err
 	}
+	a.print(ctx, r, notes, a.Now().Sub(begun))
+	return nil
+}
+
+// begin starts a run and returns when its guest runs, or its disks are served.
+func (a verb) begin(ctx context.Context, v *session.Vault, name string, o startOptions) (_ *runs.Run, notes []string, err error) {
+	if o.host != "" && o.host != "qemu:" {
+		return nil, nil, fault.Usage("--host %s: there is qemu: (QEMU on this machine); without --host the disks are served", o.host)
+	}
+	memory, err := size("--memory", o.memory)
+	if err != nil {
+		return nil, nil, err
+	}
+	ram, err := size("--guest-memory", o.ram)
+	if err != nil {
+		return nil, nil, err
+	}
+	found, err := v.FindPoint(ctx, name, session.Past{})
+	if err != nil {
+		return nil, nil, err
+	}
 	run := id.NewJob()
 	if err := a.PinRun(ctx, v, run, found.Point, false); err != nil {
-		return fault.At("pin point", id.Short(found.Point), err)
+		return nil, nil, fault.At("pin point", id.Short(found.Point), err)
 	}
 	// What was said before the pin counts: it may have been forgotten meanwhile.
 	point := found.Point
 	if found, err = v.FindPoint(ctx, point.String(), session.Past{}); err != nil {
-		return errors.Join(err, a.PinRun(ctx, v, run, point, true))
+		return nil, nil, errors.Join(err, a.PinRun(ctx, v, run, point, true))
 	}
 	r := &runs.Run{
 		ID: run, Vault: v.Location, VaultID: v.ID, Point: found.Point, PointTime: found.Time.Time(), Guest: found.Guest, GuestName: found.GuestName, Name: o.name,
@@ -173,25 +183,23 @@ func (a verb) startRun(ctx context.Context, name string, o startOptions) error {
 		err = runs.Create(state, r)
 	}
 	if err != nil {
-		return errors.Join(fault.At("start run of point", id.Short(found.Point), err), a.PinRun(ctx, v, run, found.Point, true))
+		return nil, nil, errors.Join(fault.At("start run of point", id.Short(found.Point), err), a.PinRun(ctx, v, run, found.Point, true))
 	}
 	fact := events.RunStarted{Run: run, Point: r.Point, Guest: r.Guest, Name: r.Name, Hypervisor: r.Host, Serving: "nbd", Overlay: r.Folder(), Network: "as before"}
 	if fact.Host, _ = os.Hostname(); r.Isolated {
 		fact.Network = "isolated"
 	}
 	if _, err := a.Record(ctx, v, fact); err != nil {
-		return errors.Join(err, a.discard(ctx, v, r, "it could not be recorded"))
+		return nil, nil, errors.Join(err, a.discard(ctx, v, r, "it could not be recorded"))
 	}
 	grant, err := readingKeys(v)
-	var notes []string
 	if err == nil {
 		notes, err = a.supervised(ctx, grant, r)
 	}
 	if err != nil {
-		return errors.Join(fault.At("start run of point", id.Short(r.Point), err), a.discard(context.WithoutCancel(ctx), v, r, "it did not start"))
+		return nil, nil, errors.Join(fault.At("start run of point", id.Short(r.Point), err), a.discard(context.WithoutCancel(ctx), v, r, "it did not start"))
 	}
-	a.print(ctx, r, notes, a.Now().Sub(begun))
-	return nil
+	return r, notes, nil
 }
 
 func (a verb) print(ctx context.Context, r *runs.Run, notes []string, took time.Duration) {

@@ -221,7 +221,7 @@ func (g *Guest) Await(ctx context.Context, r Ready) (string, error) {
 				return "agent", nil
 			}
 		}
-		if _, err := g.Status(ctx); err != nil && ctx.Err() == nil {
+		if _, err := g.Status(ctx); errors.Is(err, ErrGone) {
 			return "", fmt.Errorf("wait for the guest: %w", err)
 		}
 		select {
