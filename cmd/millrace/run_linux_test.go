@@ -134,6 +134,16 @@ func TestRunDisks(t *testing.T) {
 		t.Fatalf("listed %+v", all)
 	}
 	p.run(1, "run", "stop", "no such run", "--discard")
+	// An overlay that cannot be read is said, and left as it is.
+	journals, err := filepath.Glob(filepath.Join(r.folder(), "disks", "0", "journal.?"))
+	must(t, err)
+	for _, j := range journals {
+		must(t, os.Rename(j, j+".away"))
+	}
+	p.run(1, "run", "resume", "one")
+	for _, j := range journals {
+		must(t, os.Rename(j+".away", j))
+	}
 	p.show("run", &r, "resume", "one")
 	p.run(1, "run", "resume", "one") // it is supervised
 	c = r.dial(t)

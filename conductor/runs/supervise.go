@@ -34,6 +34,10 @@ type Settings struct {
 	Grant   []byte         `json:"grant"` // keys
 }
 
+// maxAttempts is how often a stage is started that never gets as far as serving: what keeps it
+// from that does not go away. One that has served is started again for ever: its guest waits.
+const maxAttempts = 3
+
 // MaxSettings bounds the line.
 const MaxSettings = 64 << 20
 
@@ -80,9 +84,11 @@ func Supervise(ctx context.Context, s Supervisor) error {
 	}
 	var once sync.Once
 	var failed error
+	served, attempts := false, 0
 	for wait := 50 * time.Millisecond; ctx.Err() == nil; {
 		begun := time.Now()
 		err := s.stage(ctx, func() error {
+			served = true
 			notes, err := s.guest(ctx)
 			if err != nil {
 				failed = err
@@ -96,6 +102,9 @@ func Supervise(ctx context.Context, s Supervisor) error {
 		}
 		if ctx.Err() != nil {
 			return nil
+		}
+		if attempts++; !served && attempts == maxAttempts {
+			return fmt.Errorf("the disks cannot be served, see stage.log in %s: %w", s.Run.folder, err)
 		}
 		s.Log.Warn("the stage has ended; it is started again", zap.Error(err))
 		if time.Since(begun) > 10*time.Second {
