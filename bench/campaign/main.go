@@ -32,6 +32,7 @@ import (
 	"github.com/millrace-backup/millrace/bench/campaign/flips"
 	"github.com/millrace-backup/millrace/bench/campaign/keykills"
 	"github.com/millrace-backup/millrace/bench/campaign/kills"
+	"github.com/millrace-backup/millrace/bench/campaign/overlaycut"
 	"github.com/millrace-backup/millrace/bench/campaign/prunes"
 	"github.com/millrace-backup/millrace/bench/campaign/queues"
 	"github.com/millrace-backup/millrace/bench/campaign/resume"
@@ -45,7 +46,7 @@ import (
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
 	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign(), vhdxcut.Campaign(), prunes.Campaign(),
-		upkeep.Campaign(), keykills.Campaign(), queues.Campaign(), running.Campaign()}
+		upkeep.Campaign(), keykills.Campaign(), queues.Campaign(), running.Campaign(), overlaycut.Campaign()}
 }
 
 func main() {

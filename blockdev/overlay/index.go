@@ -105,6 +105,7 @@ type space struct {
 	hand   int64   // where the search for free ones goes on
 	fresh  []slots // given back since the last flush began
 	synced []slots // ... what replaced them is durable; the marker that says so is not yet
+	waits  int64   // how many are fresh
 }
 
 type slots struct{ at, count int64 }
@@ -142,7 +143,16 @@ func (s *space) take(count int64) int64 {
 }
 
 // giveBack says that nothing needs the slots any more once what was written by now is durable.
-func (s *space) giveBack(at, count int64) { s.fresh = append(s.fresh, slots{at, count}) }
+func (s *space) giveBack(at, count int64) {
+	s.fresh = append(s.fresh, slots{at, count})
+	s.waits += count
+}
+
+// wait makes the slots that are free wait for a flush first.
+func (s *space) wait() {
+	s.free.Scan(func(f slots) bool { s.giveBack(f.at, f.count); return true })
+	s.free.Clear()
+}
 
 // unused makes slots free.
 func (s *space) unused(at, count int64) {

@@ -38,6 +38,7 @@ type header struct {
 	epoch uint64
 	size  int64 // of the disk, bytes
 	name  [32]byte
+	lines int64 // records that were durable before the header was
 }
 
 func identity(name string) [32]byte { return sha256.Sum256([]byte(name)) }
@@ -48,12 +49,13 @@ func (h header) encode() []byte {
 	binary.LittleEndian.PutUint64(b[8:], h.epoch)
 	binary.LittleEndian.PutUint64(b[16:], uint64(h.size))
 	copy(b[24:], h.name[:])
+	binary.LittleEndian.PutUint64(b[56:], uint64(h.lines))
 	binary.LittleEndian.PutUint32(b[headerSize-4:], crc32.Checksum(b[:headerSize-4], castagnoli))
 	return b
 }
 
-// readHeader returns the header of a journal, of epoch 0 if there is none: a file that is
-// empty, or that was being made when the power went.
+// readHeader returns the header of a journal, of epoch 0 if there is none: a journal that does
+// not count, or that was being made when the power went.
 func readHeader(f vdisk.File) (header, error) {
 	b := make([]byte, headerSize)
 	if n, err := f.ReadAt(b, 0); n < headerSize {
@@ -62,7 +64,8 @@ func readHeader(f vdisk.File) (header, error) {
 		}
 		return header{}, err
 	}
-	h := header{epoch: binary.LittleEndian.Uint64(b[8:]), size: int64(binary.LittleEndian.Uint64(b[16:]))}
+	h := header{epoch: binary.LittleEndian.Uint64(b[8:]), size: int64(binary.LittleEndian.Uint64(b[16:])),
+		lines: int64(binary.LittleEndian.Uint64(b[56:]))}
 	copy(h.name[:], b[24:])
 	if binary.LittleEndian.Uint32(b[headerSize-4:]) != crc32.Checksum(b[:headerSize-4], castagnoli) || !bytes.HasPrefix(b, []byte(magic)) {
 		return header{}, nil
@@ -71,7 +74,9 @@ func readHeader(f vdisk.File) (header, error) {
 }
 
 // record is a line of the journal. Of data count units lie in count slots from slot on; mask
-// says which sectors of a single unit are there.
+// says which sectors of a single unit are there. Of a marker, unit is the number below which
+// all records and their slots are durable: those between it and the marker came while
+// the marker's flush was under way.
 type record struct {
 	kind  uint8
 	mask  uint8
@@ -120,65 +125,88 @@ func (r record) check(units int64) error {
 	return nil
 }
 
-// replay calls apply for the records of a journal in their order; tail says that one is
-// behind the last marker. The journal ends where there is no record of its epoch with the next
-// number. If there are such further on, behind which a marker stands, that was no end.
-func replay(f vdisk.File, h header, units int64, apply func(r record, tail bool) error) error {
-	good, last, err := survey(f, h)
+// below is what a marker says: records with lower numbers are durable. In overlays of the
+// first days it said nothing, and was meant for all before it.
+func (r record) below() uint64 {
+	if r.unit == 0 {
+		return r.seq
+	}
+	return uint64(r.unit)
+}
+
+// extent is how far a journal goes.
+type extent struct {
+	good int64  // records that are there
+	safe uint64 // those with lower numbers are durable
+	more bool   // behind a gap there are others
+}
+
+// replay calls apply for the records of a journal in their order; tail says that one was
+// not called durable. The journal ends where there is no record of its epoch with the next
+// number. If one of those that are durable is not readable, that was no end.
+func replay(f vdisk.File, h header, units int64, apply func(r record, tail bool) error) (extent, error) {
+	x, err := survey(f, h)
 	if err != nil {
-		return err
+		return x, err
 	}
 	buf := make([]byte, 1024*recordSize)
-	for n := int64(0); n < good; {
-		part := buf[:min(int64(len(buf)), (good-n)*recordSize)]
+	for n := int64(0); n < x.good; {
+		part := buf[:min(int64(len(buf)), (x.good-n)*recordSize)]
 		if _, err := f.ReadAt(part, headerSize+n*recordSize); err != nil && !errors.Is(err, io.EOF) {
-			return err
+			return x, err
 		}
 		for len(part) > 0 {
 			r, ok := decode(part, h.epoch)
 			err := r.check(units)
 			if !ok || err != nil {
-				return fmt.Errorf("journal at %d: %w", headerSize+n*recordSize, errors.Join(ErrDamaged, err))
+				return x, fmt.Errorf("journal at %d: %w", headerSize+n*recordSize, errors.Join(ErrDamaged, err))
 			}
-			if err := apply(r, n > last); err != nil {
-				return err
+			if err := apply(r, n >= h.lines && r.seq >= x.safe); err != nil {
+				return x, err
 			}
 			part, n = part[recordSize:], n+1
 		}
 	}
-	return nil
+	return x, nil
 }
 
-// survey counts the good records at the front, and finds the last marker among them; -1 if
-// there is none.
-func survey(f vdisk.File, h header) (good, last int64, err error) {
+// survey looks how far a journal goes.
+func survey(f vdisk.File, h header) (x extent, err error) {
 	buf := make([]byte, 1024*recordSize)
-	last = -1
-	broken := false
 	var next uint64
+	over := false
 	for n := int64(0); ; {
 		size, err := f.ReadAt(buf, headerSize+n*recordSize)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return 0, 0, err
+			return x, err
 		}
 		size -= size % recordSize
 		for part := buf[:size]; len(part) > 0; part = part[recordSize:] {
 			r, ok := decode(part, h.epoch)
-			switch {
-			case broken && ok && r.kind == kindMarker && r.seq > next:
-				return 0, 0, fmt.Errorf("journal at %d: %w: a record is not readable that a later one calls durable", headerSize+good*recordSize, ErrDamaged)
-			case broken:
-			case !ok || n > 0 && r.seq != next:
-				broken = true
+			over = over || !ok || n > 0 && r.seq != next
+			switch marker := r.kind == kindMarker; {
+			case over && ok && marker && r.below() > next:
+				return x, unreadable(x.good)
+			case over:
+				x.more = x.more || ok
 			default:
-				if good, next = n+1, r.seq+1; r.kind == kindMarker {
-					last = n
+				if marker {
+					x.safe = max(x.safe, r.below())
 				}
+				next = r.seq + 1
+				x.good++
 			}
 			n++
 		}
-		if size < len(buf)-recordSize {
-			return good, last, nil
+		if size < len(buf) {
+			if x.good < h.lines {
+				return x, unreadable(x.good)
+			}
+			return x, nil
 		}
 	}
+}
+
+func unreadable(n int64) error {
+	return fmt.Errorf("journal at %d: %w: a record is not readable that was durable", headerSize+n*recordSize, ErrDamaged)
 }

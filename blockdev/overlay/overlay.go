@@ -1,16 +1,19 @@
 package overlay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/millrace-backup/millrace/vault/store/dir"
 	"github.com/millrace-backup/millrace/vdisk"
@@ -24,12 +27,25 @@ const (
 
 	// A journal of which this many records are of no use any more is written anew.
 	leastDead = 1 << 16
+
+	// So many slots of no use any more, or records, may wait for a flush: a guest that never
+	// asks for one would fill the disk.
+	mostBehind = 1 << 16
 )
 
 // Options say what an overlay is over.
 type Options struct {
 	Size int64  // of the disk in bytes, a multiple of 512
 	Over string // what lies beneath; an overlay is not opened over something else
+	Seam *Seam  // for tests
+}
+
+// Seam is what tests put in the place of a folder's files and of limits.
+type Seam struct {
+	Data     vdisk.File
+	Journals [2]vdisk.File
+	Dead     int64 // records of no use that a journal has at least when it is written anew
+	Behind   int64 // slots, or records, that may wait for a flush before the overlay does one itself
 }
 
 // ErrLocked says that another process has the overlay open.
@@ -55,26 +71,38 @@ type Overlay struct {
 	safe  uint64 // records below it are durable
 	stale error  // why nothing is written any more
 	room  [unitSize]byte
+	line  [recordSize]byte
+
+	dead, behind int64       // see Seam
+	again        int64       // of the journal's lines, when it is tried once more to write it anew
+	late         atomic.Bool // the overlay has to flush itself
 
 	generation atomic.Uint64
 }
 
 // Create makes an overlay in a folder that has none; it is fs.ErrExist if there is one. It is
-// durable when Create returns.
+// durable when Create returns, and so is the folder. One whose making was cut short is made
+// again.
 func Create(folder string, o Options) (*Overlay, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(filepath.Join(folder, "data")); err == nil {
-		return nil, fmt.Errorf("make overlay in %s: %w", folder, fs.ErrExist)
-	}
 	x, err := openFiles(folder, o, os.O_RDWR|os.O_CREATE)
+	if errors.Is(err, ErrLocked) {
+		err = errors.Join(err, fs.ErrExist)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make overlay in %s: %w", folder, err)
 	}
-	err = x.begin(header{epoch: 1, size: o.Size, name: identity(o.Over)})
+	empty, err := x.empty()
+	if err == nil && !empty {
+		err = fs.ErrExist
+	}
 	if err == nil {
-		err = dir.OS().SyncDir(folder)
+		err = x.begin(header{epoch: 1, size: o.Size, name: identity(o.Over)})
+	}
+	if err == nil && o.Seam == nil {
+		err = errors.Join(dir.OS().SyncDir(folder), dir.OS().SyncDir(filepath.Dir(folder)))
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make overlay in %s: %w", folder, err), x.Close())
@@ -106,7 +134,11 @@ func (o Options) check() error {
 }
 
 func openFiles(folder string, o Options, flag int) (*Overlay, error) {
-	x := &Overlay{size: o.Size, index: newIndex(), space: newSpace()}
+	x := &Overlay{size: o.Size, index: newIndex(), space: newSpace(), dead: leastDead, behind: mostBehind}
+	if s := o.Seam; s != nil {
+		x.data, x.journals, x.dead, x.behind = s.Data, s.Journals, cmp.Or(s.Dead, leastDead), cmp.Or(s.Behind, mostBehind)
+		return x, nil
+	}
 	for n, name := range []string{"data", "journal.0", "journal.1"} {
 		f, err := os.OpenFile(filepath.Join(folder, name), flag, 0o600)
 		if err != nil {
@@ -114,10 +146,10 @@ func openFiles(folder string, o Options, flag int) (*Overlay, error) {
 		}
 		x.files = append(x.files, f)
 		if n > 0 {
-			x.journals[n-1] = synced{f}
+			x.journals[n-1] = file{f}
 			continue
 		}
-		x.data = synced{f}
+		x.data = file{f}
 		free, err := filelock.Try(f, 0)
 		if err == nil && !free {
 			err = ErrLocked
@@ -127,11 +159,6 @@ func openFiles(folder string, o Options, flag int) (*Overlay, error) {
 		}
 	}
 	return x, nil
-}
-
-// over returns an overlay in these files, for tests.
-func over(data vdisk.File, journals [2]vdisk.File, o Options) *Overlay {
-	return &Overlay{size: o.Size, index: newIndex(), space: newSpace(), data: data, journals: journals}
 }
 
 // Close closes the files. What was not flushed is as safe as before.
@@ -151,18 +178,39 @@ func (o *Overlay) Close() error {
 	return err
 }
 
-// begin makes the first journal.
+// begin makes the first journal, and room for the other one's header.
 func (o *Overlay) begin(h header) error {
-	if _, err := o.journals[0].WriteAt(h.encode(), 0); err != nil {
+	_, err := o.journals[1].WriteAt(make([]byte, headerSize), 0)
+	if err == nil {
+		_, err = o.journals[0].WriteAt(h.encode(), 0)
+	}
+	if err != nil {
 		return err
 	}
 	o.head, o.seq, o.wrote, o.safe = h, 1, 0, 1
 	return errors.Join(o.data.Sync(), o.journals[0].Sync(), o.journals[1].Sync())
 }
 
-// recover reads the journal that counts, keeps what holds up, and makes the other journal
-// say so.
-func (o *Overlay) recover(name [32]byte) error {
+// empty reports whether nothing was ever written: no header is readable, and nothing is where
+// only something that has a header has anything.
+func (o *Overlay) empty() (bool, error) {
+	for n, f := range []vdisk.File{o.data, o.journals[0], o.journals[1]} {
+		at := int64(0)
+		if n > 0 {
+			at = headerSize
+			if h, err := readHeader(f); err != nil || h.epoch > 0 {
+				return false, err
+			}
+		}
+		if n, err := f.ReadAt(make([]byte, 1), at); n > 0 || !errors.Is(err, io.EOF) {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// headers chooses the journal that counts.
+func (o *Overlay) headers(name [32]byte) error {
 	for n, f := range o.journals {
 		h, err := readHeader(f)
 		if err != nil {
@@ -172,21 +220,36 @@ func (o *Overlay) recover(name [32]byte) error {
 			o.head, o.now = h, n
 		}
 	}
-	switch {
+	switch empty, err := o.empty(); {
+	case err != nil:
+		return err
+	case empty:
+		return fmt.Errorf("%w: its making was never finished", fs.ErrNotExist)
 	case o.head.epoch == 0:
 		return fmt.Errorf("%w: neither journal has a readable header", ErrDamaged)
 	case o.head.name != name || o.head.size != o.size:
 		return fmt.Errorf("%w: of one of %d bytes, wanted is one of %d", ErrOther, o.head.size, o.size)
 	}
+	return nil
+}
+
+// recover reads the journal that counts, keeps what holds up, and makes the other journal
+// say so.
+func (o *Overlay) recover(name [32]byte) error {
+	if err := o.headers(name); err != nil {
+		return err
+	}
 	o.seq = 1
+	whole := true
 	buf := make([]byte, 256*unitSize)
-	err := replay(o.journals[o.now], o.head, o.units(), func(r record, tail bool) error {
+	far, err := replay(o.journals[o.now], o.head, o.units(), func(r record, tail bool) error {
 		o.seq = r.seq + 1
 		if r.kind == kindMarker {
 			return nil
 		}
 		if r.kind == kindData && tail {
-			if whole, err := o.holds(r, buf); err != nil || !whole {
+			if holds, err := o.holds(r, buf); err != nil || !holds {
+				whole = false
 				return err // never flushed, and its bytes never came: as if it had not been written
 			}
 		}
@@ -194,14 +257,25 @@ func (o *Overlay) recover(name [32]byte) error {
 		return nil
 	})
 	if err != nil {
+		return fmt.Errorf("journal.%d: %w", o.now, err)
+	}
+	if o.space, err = o.unmapped(); err != nil {
 		return err
 	}
-	o.space = o.unmapped()
-	if err := o.data.Sync(); err != nil {
+	// A process that was killed has left things that count and are not durable: its journal
+	// has to be before the other one, which is what a power cut would find, is written over.
+	if err := errors.Join(o.data.Sync(), o.journals[o.now].Sync()); err != nil {
 		return err
 	}
 	// A crash from here on finds the old journal, or the new one and the same in it.
-	return o.rewrite()
+	err = o.rewrite()
+	if o.stale == nil && whole && !far.more && errors.Is(err, syscall.ENOSPC) {
+		// All was good, so the old one can go on: the guest can read, and writes when there is room.
+		o.lines, o.wrote, o.safe = far.good, o.seq-1, o.seq
+		o.space.wait()
+		return nil
+	}
+	return err
 }
 
 // holds reports whether the slots of a record have the bytes that it was written for.
@@ -235,8 +309,8 @@ func (o *Overlay) put(r record) {
 	o.index.put(run{unit: r.unit, count: r.count, slot: slot, mask: mask}, o.space.giveBack)
 }
 
-// unmapped is the space that no run has.
-func (o *Overlay) unmapped() space {
+// unmapped is the space that no run has. No two runs have the same, and the file has all of it.
+func (o *Overlay) unmapped() (space, error) {
 	var used []slots
 	o.index.tree.Scan(func(r run) bool {
 		if r.slot >= 0 {
@@ -244,22 +318,35 @@ func (o *Overlay) unmapped() space {
 		}
 		return true
 	})
-	slices.SortFunc(used, func(a, b slots) int { return int(min(max(a.at-b.at, -1), 1)) })
+	slices.SortFunc(used, func(a, b slots) int { return cmp.Compare(a.at, b.at) })
 	s := newSpace()
 	for _, u := range used {
+		if u.at < s.next {
+			return s, fmt.Errorf("%w: slot %d is that of two places on the disk", ErrDamaged, u.at)
+		}
 		if u.at > s.next {
 			s.unused(s.next, u.at-s.next)
 		}
-		s.next = max(s.next, u.at+u.count)
+		s.next = u.at + u.count
 	}
-	return s
+	if n, err := o.data.ReadAt(o.room[:1], s.next*unitSize-1); s.next > 0 && n < 1 {
+		if errors.Is(err, io.EOF) {
+			err = ErrDamaged
+		}
+		return s, fmt.Errorf("data is shorter than %d bytes: %w", s.next*unitSize, err)
+	}
+	return s, nil
 }
 
 // rewrite makes the journal that does not count say what the index says, durably, and then
-// count. All data is durable already. The caller keeps others out.
+// count. All data is durable already. The caller keeps others out. If there is no room for it
+// the old one goes on; after any other failure nobody knows which of the two counts, and nothing
+// is written any more.
 func (o *Overlay) rewrite() error {
 	to, h := o.journals[1-o.now], o.head
-	h.epoch++
+	// Not the next one: the journal may have records of an attempt that a crash ended, and
+	// they must not be taken for this one's.
+	h.epoch += 1 + rand.Uint64N(1<<31)
 	var lines int64
 	var failed error
 	buf := make([]byte, 0, 4096*recordSize)
@@ -286,24 +373,39 @@ func (o *Overlay) rewrite() error {
 		}
 		return failed == nil
 	})
-	add(record{kind: kindMarker})
 	write()
-	if failed == nil {
-		failed = to.Sync()
+	if failed != nil {
+		return fmt.Errorf("write journal: %w", failed)
 	}
-	if failed == nil {
+	h.lines = lines
+	// The old header goes when the new one is durable: were both there, and a bit of the new
+	// one flipped, an older disk would be found. Each step is durable before the next.
+	old := o.journals[o.now]
+	if failed = to.Sync(); failed == nil {
 		_, failed = to.WriteAt(h.encode(), 0)
 	}
 	if failed == nil {
 		failed = to.Sync()
 	}
-	if failed != nil {
-		return fmt.Errorf("write journal: %w", failed)
+	if failed == nil {
+		_, failed = old.WriteAt(make([]byte, headerSize), 0)
 	}
-	o.now, o.head, o.lines = 1-o.now, h, lines
+	if failed == nil {
+		failed = old.Sync()
+	}
+	if failed != nil {
+		return o.fail(fmt.Errorf("write journal: %w", failed))
+	}
+	o.now, o.head, o.lines, o.again = 1-o.now, h, lines, 0
 	o.seq += uint64(lines)
 	o.wrote, o.safe = o.seq-1, o.seq
 	return nil
+}
+
+// fail says that nothing is written any more.
+func (o *Overlay) fail(err error) error {
+	o.stale = fmt.Errorf("the disk could not make durable what was written, nothing more is: %w", err)
+	return o.stale
 }
 
 func (o *Overlay) units() int64 { return (o.size + unitSize - 1) / unitSize }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -18,8 +17,6 @@ import (
 	"github.com/millrace-backup/millrace/vdisk/crashfile"
 )
 
-var cuts = flag.Int("cuts", 300, "power cuts of TestPowerCuts")
-
 const diskSize = 3<<20 + 5*512 // ends inside a unit
 
 // beneath is a disk that is told apart by its bytes, and counts what it is asked for.
@@ -27,13 +24,16 @@ type beneath struct{ asked int64 }
 
 func (b *beneath) ReadAt(p []byte, off int64) (int, error) {
 	b.asked += int64(len(p))
-	for i := range p {
-		p[i] = under(off + int64(i))
-	}
-	return len(p), nil
+	return copy(p, beneathBytes()[off:]), nil
 }
 
-func under(at int64) byte { return byte(at>>9) ^ byte(at) | 1 }
+var beneathBytes = sync.OnceValue(func() []byte {
+	b := make([]byte, diskSize)
+	for at := range b {
+		b[at] = byte(at>>9) ^ byte(at) | 1
+	}
+	return b
+})
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -49,10 +49,7 @@ type model struct {
 }
 
 func newModel() *model {
-	m := &model{bytes: make([]byte, diskSize), kind: make([]vdisk.Kind, diskSize/512)}
-	for i := range m.bytes {
-		m.bytes[i] = under(int64(i))
-	}
+	m := &model{bytes: slices.Clone(beneathBytes()), kind: make([]vdisk.Kind, diskSize/512)}
 	for i := range m.kind {
 		m.kind[i] = vdisk.Inherited
 	}
@@ -115,9 +112,12 @@ func TestModel(t *testing.T) {
 	opts := Options{Size: diskSize, Over: "a"}
 	o, err := Create(folder, opts)
 	must(t, err)
-	m, r := newModel(), rand.New(rand.NewPCG(1, 2))
+	m, r, noise := newModel(), rand.New(rand.NewPCG(1, 2)), rand.NewChaCha8([32]byte{3})
 	for n := range 2000 {
 		off, size := place(r, 1+128<<10)
+		if n%100 == 99 {
+			off, size = place(r, 2<<20)
+		}
 		switch r.IntN(12) {
 		case 0:
 			must(t, o.WriteZeroes(off, size))
@@ -132,9 +132,7 @@ func TestModel(t *testing.T) {
 			}
 		default:
 			p := make([]byte, size)
-			for i := range p {
-				p[i] = byte(r.Uint32())
-			}
+			_, _ = noise.Read(p)
 			got, err := o.WriteAt(p, off)
 			if must(t, err); got != len(p) {
 				t.Fatalf("%d of %d written", got, len(p))
@@ -213,182 +211,20 @@ func newDisks() disks {
 }
 
 func (d disks) over() *Overlay {
-	return over(d.data, [2]vdisk.File{d.journals[0], d.journals[1]}, Options{Size: diskSize})
+	o, err := openFiles("", Options{Size: diskSize, Seam: &Seam{Data: d.data, Journals: [2]vdisk.File{d.journals[0], d.journals[1]}}}, 0)
+	if err != nil {
+		panic(err)
+	}
+	return o
 }
 
 func (d disks) crash(m crashfile.Mode, seed uint64) disks {
 	return disks{d.data.Crash(m, seed), [2]*crashfile.File{d.journals[0].Crash(m, seed+1), d.journals[1].Crash(m, seed+2)}}
 }
 
-func (d disks) hook(f func()) {
-	d.data.Hook, d.journals[0].Hook, d.journals[1].Hook = f, f, f
-}
-
-// history is what each sector may be after a cut: what it was at the last flush, or anything
-// written since.
-type history struct {
-	flushed []uint64
-	since   map[int64][]uint64
-}
-
-func sectorOf(version uint64) []byte {
-	b := make([]byte, 512)
-	for i := 0; i < 512; i += 8 {
-		binary.LittleEndian.PutUint64(b[i:], version)
-	}
-	return b
-}
-
-// check holds what is left after a cut to what may be there. kept: a process was killed, so
-// what was acknowledged is there.
-func (h *history) check(o *Overlay, kept bool, busy bool) error {
-	got := make([]byte, diskSize)
-	if err := o.ReadAt(got, 0, zeros{}); err != nil {
-		return err
-	}
-	for s := range int64(diskSize / 512) {
-		b := got[s*512 : s*512+512]
-		v := binary.LittleEndian.Uint64(b)
-		if !bytes.Equal(b, sectorOf(v)) {
-			return fmt.Errorf("sector %d is torn", s)
-		}
-		may := append([]uint64{h.flushed[s]}, h.since[s]...)
-		if kept {
-			may = may[len(may)-1:]
-			if n := len(h.since[s]); busy && n > 1 {
-				may = h.since[s][n-2:]
-			} else if busy && n == 1 {
-				may = []uint64{h.flushed[s], h.since[s][0]}
-			}
-		}
-		if !slices.Contains(may, v) {
-			return fmt.Errorf("sector %d is of write %d, which is none of %v", s, v, may)
-		}
-	}
-	return nil
-}
-
 type zeros struct{}
 
 func (zeros) ReadAt(p []byte, _ int64) (int, error) { clear(p); return len(p), nil }
-
-// The power goes at any effect; also while the overlay is being opened after that.
-func TestPowerCuts(t *testing.T) {
-	done := 0
-	for seed := uint64(1); done < *cuts; seed++ {
-		n, err := powerCuts(seed)
-		if err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
-		}
-		done += n
-	}
-	t.Logf("%d cuts", done)
-}
-
-func powerCuts(seed uint64) (done int, bad error) {
-	r := rand.New(rand.NewPCG(seed, 7))
-	d := newDisks()
-	o := d.over()
-	if err := o.begin(header{epoch: 1, size: diskSize, name: identity("")}); err != nil {
-		return 0, err
-	}
-	h := &history{flushed: make([]uint64, diskSize/512), since: map[int64][]uint64{}}
-	var turn sync.Mutex // two files are synced at once
-	pick := rand.New(rand.NewPCG(seed, 8))
-	opening := false
-	d.hook(func() {
-		turn.Lock()
-		defer turn.Unlock()
-		if bad != nil || opening || pick.IntN(6) != 0 {
-			return
-		}
-		opening = true
-		defer func() { opening = false }()
-		mode := []crashfile.Mode{crashfile.Lost, crashfile.Random, crashfile.Random, crashfile.Kept}[pick.IntN(4)]
-		left := d.crash(mode, pick.Uint64())
-		done++
-		if bad = cutAgain(left, h, mode, pick); bad != nil {
-			bad = fmt.Errorf("cut %d, %v: %w", done, mode, bad)
-		}
-	})
-	version := uint64(0)
-	for range 250 {
-		switch off, size := place(r, 24<<10); r.IntN(8) {
-		case 0, 1:
-			if err := o.Flush(); err != nil {
-				return done, err
-			}
-			for s, all := range h.since {
-				h.flushed[s] = all[len(all)-1]
-			}
-			clear(h.since)
-		case 2:
-			for s := off / 512; s < (off+size)/512; s++ {
-				h.since[s] = append(h.since[s], 0)
-			}
-			if err := o.WriteZeroes(off, size); err != nil {
-				return done, err
-			}
-		default:
-			version++
-			p := bytes.Repeat(sectorOf(version), int(size/512))
-			for s := off / 512; s < (off+size)/512; s++ {
-				h.since[s] = append(h.since[s], version)
-			}
-			if _, err := o.WriteAt(p, off); err != nil {
-				return done, err
-			}
-		}
-		if bad != nil {
-			return done, bad
-		}
-	}
-	return done, nil
-}
-
-// cutAgain opens what a cut left, with another cut while it does so, checks both, and that
-// what was found stays when the power goes again without a flush.
-func cutAgain(left disks, h *history, mode crashfile.Mode, pick *rand.Rand) error {
-	var second []disks
-	left.hook(func() {
-		if pick.IntN(4) == 0 && len(second) < 2 {
-			second = append(second, left.crash(crashfile.Random, pick.Uint64()))
-		}
-	})
-	o := left.over()
-	if err := o.recover(identity("")); err != nil {
-		return fmt.Errorf("open: %w", err)
-	}
-	if err := h.check(o, mode == crashfile.Kept, true); err != nil {
-		return err
-	}
-	was := make([]byte, diskSize)
-	if err := o.ReadAt(was, 0, zeros{}); err != nil {
-		return err
-	}
-	left.hook(nil)
-	again := left.crash(crashfile.Lost, 1).over()
-	if err := again.recover(identity("")); err != nil {
-		return fmt.Errorf("open once more: %w", err)
-	}
-	is := make([]byte, diskSize)
-	if err := again.ReadAt(is, 0, zeros{}); err != nil {
-		return err
-	}
-	if !bytes.Equal(was, is) {
-		return errors.New("what was found after a cut is not there after the next")
-	}
-	for _, s := range second {
-		o := s.over()
-		if err := o.recover(identity("")); err != nil {
-			return fmt.Errorf("open after a cut while opening: %w", err)
-		}
-		if err := h.check(o, false, true); err != nil {
-			return fmt.Errorf("after a cut while opening: %w", err)
-		}
-	}
-	return nil
-}
 
 // A flipped bit in what was durable is damage, and never an older disk.
 func TestFlippedJournal(t *testing.T) {
@@ -480,10 +316,10 @@ func BenchmarkWrite(b *testing.B) {
 
 // The form on disk: docs/format/overlay.md.
 func TestForm(t *testing.T) {
-	h := header{epoch: 0x0102030405060708, size: 1 << 40, name: identity("point/disk")}
+	h := header{epoch: 0x0102030405060708, size: 1 << 40, name: identity("point/disk"), lines: 0x0a0b0c}
 	b := h.encode()
-	if len(b) != 4096 || string(b[:8]) != "MLRCOVL1" || b[8] != 8 || b[15] != 1 || b[21] != 1 || binary.LittleEndian.Uint32(b[4092:]) != 0xc9577bcb {
-		t.Errorf("header %x ... %x", b[:56], b[4092:])
+	if len(b) != 4096 || string(b[:8]) != "MLRCOVL1" || b[8] != 8 || b[15] != 1 || b[21] != 1 || b[56] != 0x0c || b[58] != 0x0a || binary.LittleEndian.Uint32(b[4092:]) != 0x2749d0b0 {
+		t.Errorf("header %x ... %x", b[:64], b[4092:])
 	}
 	r := record{kind: kindData, mask: 0x81, seq: 7, unit: 0x1122334455, count: 1, slot: 9, sum: 0xaabbccdd}
 	line := make([]byte, recordSize)

@@ -45,6 +45,9 @@ func (o *Overlay) ReadAt(p []byte, off int64, base io.ReaderAt) error {
 	missing(at, end)
 	for _, g := range gaps {
 		if n, err := base.ReadAt(p[g.from-off:g.to-off], g.from); n < int(g.to-g.from) {
+			if err == nil {
+				err = io.ErrUnexpectedEOF
+			}
 			return fmt.Errorf("read what lies under the overlay: %w", err)
 		}
 	}

@@ -38,7 +38,16 @@ func (o *Overlay) WriteAt(p []byte, off int64) (int, error) {
 		}
 		done += n
 	}
+	o.relieve()
 	return done, nil
+}
+
+// relieve flushes for a guest that has not done so for very long. If it fails the next call says
+// so: what was written is as well off as it was.
+func (o *Overlay) relieve() {
+	if o.late.Swap(false) {
+		_ = o.Flush()
+	}
 }
 
 // writeUnits writes whole units.
@@ -56,12 +65,19 @@ func (o *Overlay) writeUnits(p []byte, unit int64) error {
 	_, err := o.data.WriteAt(p, r.slot*unitSize)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if err == nil {
-		// Bytes before record: a kill in between leaves slots that nothing names.
-		err = o.note(r)
-	}
+	return o.settle(r, err)
+}
+
+// settle notes a record whose bytes are written, or gives its slots back.
+func (o *Overlay) settle(r record, err error) error {
 	if err != nil {
 		o.space.unused(r.slot, r.count)
+		return err
+	}
+	// Bytes before record: a kill in between leaves slots that nothing names.
+	if err = o.note(r); err != nil {
+		// The record may be there all the same, until the next one takes its place.
+		o.space.giveBack(r.slot, r.count)
 	}
 	return err
 }
@@ -95,13 +111,7 @@ func (o *Overlay) writePart(p []byte, off int64) error {
 	}
 	r.slot, r.sum = o.space.take(1), crc32.Checksum(o.room[:], castagnoli)
 	_, err := o.data.WriteAt(o.room[:], r.slot*unitSize)
-	if err == nil {
-		err = o.note(r)
-	}
-	if err != nil {
-		o.space.unused(r.slot, 1)
-	}
-	return err
+	return o.settle(r, err)
 }
 
 // note appends a record and applies it. The caller holds the lock.
@@ -109,11 +119,10 @@ func (o *Overlay) note(r record) error {
 	if o.stale != nil {
 		return o.stale
 	}
-	var b [recordSize]byte
 	r.seq = o.seq
-	r.encode(b[:], o.head.epoch)
+	r.encode(o.line[:], o.head.epoch)
 	// A record that is there in part is written over by the next one.
-	if _, err := o.journals[o.now].WriteAt(b[:], headerSize+o.lines*recordSize); err != nil {
+	if _, err := o.journals[o.now].WriteAt(o.line[:], headerSize+o.lines*recordSize); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
 	o.seq++
@@ -122,6 +131,9 @@ func (o *Overlay) note(r record) error {
 		o.wrote = r.seq
 		o.put(r)
 		o.generation.Add(1)
+		if o.space.waits > o.behind || o.seq-o.safe > uint64(o.behind)*16 {
+			o.late.Store(true)
+		}
 	}
 	return nil
 }
@@ -152,7 +164,9 @@ func (o *Overlay) WriteZeroes(off, length int64) error {
 	if err != nil {
 		return fmt.Errorf("zero in overlay: %w", err)
 	}
-	return o.zeroParts(min(last*unitSize, end), end, end)
+	err = o.zeroParts(min(last*unitSize, end), end, end)
+	o.relieve()
+	return err
 }
 
 // zeroParts writes zeros to [a, b) and [b, c), neither of which is a whole unit.
@@ -188,7 +202,7 @@ func (o *Overlay) Flush() error {
 	}
 	journal, until := o.journals[o.now], o.seq
 	freed, free := o.space.fresh, o.space.synced
-	o.space.fresh, o.space.synced = nil, nil
+	o.space.fresh, o.space.synced, o.space.waits = nil, nil, 0
 	o.mu.Unlock()
 
 	failed := make(chan error, 1)
@@ -200,37 +214,38 @@ func (o *Overlay) Flush() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err != nil {
-		o.stale = fmt.Errorf("the disk could not make durable what was written, nothing more is: %w", err)
-		return fmt.Errorf("flush overlay: %w", err)
+		return fmt.Errorf("flush overlay: %w", o.fail(err))
 	}
 	o.safe = until
 	// The marker that says so for these slots was part of this flush.
 	for _, f := range free {
 		o.space.unused(f.at, f.count)
 	}
-	if o.note(record{kind: kindMarker}) == nil {
+	if o.note(record{kind: kindMarker, unit: int64(until)}) == nil {
 		o.space.synced = freed
 	} else {
 		o.space.fresh = append(o.space.fresh, freed...) // no room for the marker: they wait for the next
 	}
-	if dead := o.lines - int64(o.index.tree.Len()); dead > leastDead && dead > o.lines/4*3 {
+	if dead := o.lines - int64(o.index.tree.Len()); dead > o.dead && dead > o.lines/4*3 && o.lines >= o.again {
 		o.compact()
 	}
 	return nil
 }
 
-// compact writes the journal anew. If it cannot the old one goes on.
+// compact writes the journal anew. If there is no room for that the old one goes on.
 func (o *Overlay) compact() {
 	// What came since the flush is durable too before the new journal says that it is.
 	if err := o.data.Sync(); err != nil {
-		o.stale = fmt.Errorf("the disk could not make durable what was written, nothing more is: %w", err)
+		_ = o.fail(err)
 		return
 	}
-	fresh := append(o.space.fresh, o.space.synced...)
-	if o.rewrite() == nil {
-		o.space.fresh, o.space.synced = nil, nil
-		for _, f := range fresh {
-			o.space.unused(f.at, f.count)
-		}
+	waited := append(o.space.fresh, o.space.synced...)
+	if o.rewrite() != nil {
+		o.again = 2 * o.lines
+		return
+	}
+	o.space.fresh, o.space.synced, o.space.waits = nil, nil, 0
+	for _, f := range waited {
+		o.space.unused(f.at, f.count)
 	}
 }

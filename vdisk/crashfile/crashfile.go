@@ -41,10 +41,11 @@ type Mode uint8
 const (
 	Lost   Mode = iota // nothing
 	Random             // some of it, torn and out of order, by the seed
-	Kept               // all of it, as when the process is killed
+	Kept               // all of it
+	Killed             // no cut: a process was killed, all of it is seen and as little durable as before
 )
 
-func (m Mode) String() string { return [...]string{"lost", "random", "kept"}[m] }
+func (m Mode) String() string { return [...]string{"lost", "random", "kept", "killed"}[m] }
 
 // File is a file in memory. Its methods may be called in parallel.
 type File struct {
@@ -54,7 +55,7 @@ type File struct {
 	// Lie says, by their number, which syncs do nothing: a planted fault.
 	Lie func(sync int) bool
 
-	turn    sync.Mutex // held while an effect is made and its hook runs
+	turn    *sync.Mutex // held while an effect is made and its hook runs
 	mu      sync.RWMutex
 	now     state
 	durable state
@@ -76,7 +77,16 @@ type effect struct {
 
 // New returns an empty file.
 func New() *File {
-	return &File{now: state{pages: map[int64]*[pageSize]byte{}}, durable: state{pages: map[int64]*[pageSize]byte{}}}
+	return &File{now: state{pages: map[int64]*[pageSize]byte{}}, durable: state{pages: map[int64]*[pageSize]byte{}}, turn: new(sync.Mutex)}
+}
+
+// Together makes files lie on one disk: while the hook of one runs nothing happens to the
+// others either, so that it can crash all of them at one instant. It is called before they
+// are used.
+func Together(files ...*File) {
+	for _, f := range files {
+		f.turn = files[0].turn
+	}
 }
 
 // Effects is the number of effects so far.
@@ -138,6 +148,9 @@ func (f *File) Sync() error {
 func (f *File) Crash(m Mode, seed uint64) *File {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	if m == Killed {
+		return &File{now: f.now.clone(), durable: f.durable.clone(), pending: slices.Clone(f.pending), turn: new(sync.Mutex)}
+	}
 	s := f.durable.clone()
 	rnd := rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15))
 	// Some seeds lose nearly everything, some nearly nothing: bugs sit at both ends.
@@ -153,7 +166,7 @@ func (f *File) Crash(m Mode, seed uint64) *File {
 			s.tear(e, rnd)
 		}
 	}
-	return &File{now: s, durable: s.clone()}
+	return &File{now: s, durable: s.clone(), turn: new(sync.Mutex)}
 }
 
 func (s *state) clone() state { return state{s.size, maps.Clone(s.pages)} }

@@ -2,6 +2,9 @@ package crashfile_test
 
 import (
 	"bytes"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/millrace-backup/millrace/vdisk/crashfile"
@@ -96,4 +99,48 @@ func TestImage(t *testing.T) {
 		_, _ = want.WriteAt(b, off)
 	}
 	vdisktest.Run(t, f, want)
+}
+
+// What a killed process leaves is all there, and no more durable than it was.
+func TestKilled(t *testing.T) {
+	f := crashfile.New()
+	write(t, f, []byte("old"), 0)
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, []byte("new"), 0)
+	k := f.Crash(crashfile.Killed, 1)
+	if now, cut := string(k.Bytes()), string(k.Crash(crashfile.Lost, 1).Bytes()); now != "new" || cut != "old" {
+		t.Errorf("killed: %q, and after a cut %q", now, cut)
+	}
+	if err := k.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if cut := string(k.Crash(crashfile.Lost, 1).Bytes()); cut != "new" {
+		t.Errorf("killed, synced and cut: %q", cut)
+	}
+}
+
+// While the hook of one file runs nothing happens to those that lie with it.
+func TestTogether(t *testing.T) {
+	a, b := crashfile.New(), crashfile.New()
+	crashfile.Together(a, b)
+	var in atomic.Int32
+	hook := func() {
+		if in.Add(1) > 1 {
+			t.Error("two hooks at once")
+		}
+		runtime.Gosched()
+		in.Add(-1)
+	}
+	a.Hook, b.Hook = hook, hook
+	var all sync.WaitGroup
+	for _, f := range []*crashfile.File{a, b} {
+		all.Go(func() {
+			for n := range int64(500) {
+				write(t, f, []byte{1}, n)
+			}
+		})
+	}
+	all.Wait()
 }
