@@ -67,7 +67,7 @@ func TestClonesWhosePacksAreLost(t *testing.T) {
 	}
 	var once sync.Once
 	o.Started = func(stage string, _ uint32, _ int) {
-		if stage == flow.Snapshot { // the last: all is planned
+		if stage == flow.Reader { // before snapshot, with which work begins: a guest of ten cells is soon committed
 			once.Do(func() {
 				if err := os.RemoveAll(lost); err != nil {
 					t.Error(err)

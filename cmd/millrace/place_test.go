@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -163,7 +164,8 @@ func (r *process) end(code int) line {
 		last = r.lines[len(r.lines)-2]
 	}
 	if got := r.cmd.ProcessState.ExitCode(); got != code {
-		r.p.Fatalf("%v: exit code %d, want %d\n%+v\n%s", r.cmd.Args[1:], got, code, last, r.stderr.String())
+		faults := slices.DeleteFunc(slices.Clone(r.lines), func(l line) bool { return l.Type != "error" })
+		r.p.Fatalf("%v: exit code %d, want %d\n%+v\nerrors: %+v\n%s", r.cmd.Args[1:], got, code, last, faults, r.stderr.String())
 	}
 	return last
 }

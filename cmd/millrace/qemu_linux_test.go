@@ -53,12 +53,13 @@ type listed struct {
 // backup makes a point, which must restore as the disks are, and says what is listed of it.
 func (g *guest) backup(args ...string) (line, listed) {
 	g.Helper()
-	s := g.run(0, append([]string{"backup", "qemu:" + g.vm.Socket}, args...)...)
+	r := g.start(append([]string{"backup", "qemu:" + g.vm.Socket}, args...)...)
+	s := r.end(0)
 	if s.Zero+s.Unchanged+s.Known+s.New != s.Disk {
 		g.Errorf("the kinds of bytes do not add up: %+v", s)
 	}
 	if left := g.vm.Left(); len(left) > 0 {
-		g.Errorf("left in QEMU: %v", left)
+		g.Errorf("left in QEMU after job %s: %v\n%s", s.Job, left, r.stderr.String())
 	}
 	out := filepath.Join(g.T.TempDir(), "out")
 	g.run(0, "restore", "latest", "--to", out, "--format", "raw")

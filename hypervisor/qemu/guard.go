@@ -96,6 +96,7 @@ const (
 	rescueEvery = time.Second
 	rescueFor   = 10 * time.Minute
 	lockEvery   = 300 * time.Millisecond
+	lingering   = 20 * lockEvery // of a guard whose job is dead, at most
 )
 
 // Guard is the whole life of a guard process: it is told by in what a freeze does to a

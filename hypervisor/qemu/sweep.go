@@ -25,7 +25,7 @@ func (d *Driver) sweep(ctx context.Context, m *machine.Monitor) error {
 		return err
 	}
 	for _, tag := range tags {
-		if tag != d.tag() && host.Alive(tag) {
+		if tag != d.tag() && !host.Ended(ctx, tag, lingering) {
 			return fmt.Errorf("job …%s is backing up this guest through the same QEMU: wait until it has ended", tag)
 		}
 		if err := d.removeJob(ctx, m, tag, nil); err != nil {
