@@ -153,12 +153,12 @@ func (j *job) plan(ctx context.Context) {
 			wg.Parent, wg.ScanReason = id.Point{}, fmt.Sprintf("what of the parent is damaged cannot be told: %v", err)
 			old, cells = make([]*events.PointDisk, len(disks)), make([][]int64, len(disks))
 		}
-		newest := func(id.Disk) []byte { return nil }
-		if known := o.Catalog.Guests[g.ID]; known != nil && len(known.Points) > 0 {
-			newest = func(d id.Disk) []byte { return points.Since(&known.Points[len(known.Points)-1].PointCommitted, d) }
+		var with events.PointCommitted
+		if p := known.Point(o.Catalog, g.ID, o.Parents[g.ID]); p != nil {
+			with = p.PointCommitted
 		}
 		for i, d := range disks {
-			j.work.Disks = append(j.work.Disks, flow.WorkDisk{Guest: uint32(n), Info: d, Parent: old[i], Uncompared: cells[i], Since: newest(d.Disk)})
+			j.work.Disks = append(j.work.Disks, flow.WorkDisk{Guest: uint32(n), Info: d, Parent: old[i], Uncompared: cells[i], Since: points.Since(&with, d.Disk)})
 		}
 		j.work.Guests = append(j.work.Guests, wg)
 		if p := o.Catalog.Points[wg.Parent]; p != nil {

@@ -43,6 +43,7 @@ type Options struct {
 	Failed  []events.GuestOutcome // sources that could not be inspected: recorded, and the job is done in part
 	Sources []string              // as the user named them
 	Set     string
+	Parents map[id.Guest]id.Point  // points to compare with instead of the guest's newest
 	Domain  id.Domain              // dedup domain of all the guests, which Catalog knows; zero: the vault's default
 	Chosen  *events.GuestsSelected // what the set found and protects; nil without a set
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/millrace-backup/millrace/catalog"
 	"github.com/millrace-backup/millrace/catalog/points"
+	"github.com/millrace-backup/millrace/conductor/known"
 	"github.com/millrace-backup/millrace/events"
 	"github.com/millrace-backup/millrace/flow"
 	"github.com/millrace-backup/millrace/hypervisor"
@@ -25,11 +26,10 @@ func (j *job) parent(ctx context.Context, g hypervisor.Guest, disks []events.Dis
 	if j.o.Scan == "full" {
 		return point, none, "asked for: nothing is compared with an earlier point"
 	}
-	known := j.o.Catalog.Guests[g.ID]
-	if known == nil || len(known.Points) == 0 {
+	p := known.Point(j.o.Catalog, g.ID, j.o.Parents[g.ID])
+	if p == nil {
 		return point, none, "first point of this guest"
 	}
-	p := known.Points[len(known.Points)-1]
 	distrusted := map[flow.PackID]bool{}
 	var tables []events.TableRef
 	for _, d := range disks {

@@ -140,13 +140,15 @@ type RunStarted struct {
 	Network    string   `json:"network"` // isolated, as before, …
 }
 
-// RunKept says that the run's writes were kept beyond the end of its process.
-// Written by rundirect. Read by catalog, console and audit.
+// RunKept says that the run's writes were kept beyond its end: as a point, or, if that is
+// zero, in its overlay.
+// Written by rundirect. Read by catalog, prune, console and audit.
 type RunKept struct {
-	Run          id.Job `json:"run"`
-	Overlay      string `json:"overlay"`
-	OverlayBytes int64  `json:"overlay_bytes"`
-	Until        Micros `json:"until"`
+	Run          id.Job   `json:"run"`
+	Overlay      string   `json:"overlay"`
+	OverlayBytes int64    `json:"overlay_bytes"`
+	Until        Micros   `json:"until"`
+	Point        id.Point `json:"point"`
 }
 
 // RunFinalized says that the run became a guest of its own and needs the vault

@@ -278,6 +278,17 @@ func TestRunGuest(t *testing.T) {
 	if is := c.shell("cat /srv/note && sha256sum /srv/noise"); is != sum {
 		t.Errorf("after the power went: %q, was %q", is, sum)
 	}
+	// Kept, it is a point, from which it goes on.
+	p.run(1, "run", "stop", "one", "--keep", "--grace", "1s") // nothing in it hears the button
+	c.shell("sync")
+	p.run(0, "run", "stop", "one", "--keep", "--grace", "0")
+	p.run(0, "run", "start", "latest", "--host", "qemu:", "--name", "one", "--isolated")
+	r = list()
+	c = r.console(t)
+	c.until("GUEST-READY boots=3")
+	if is := c.shell("cat /srv/note && sha256sum /srv/noise"); is != sum {
+		t.Errorf("kept: %q, was %q", is, sum)
+	}
 	// It moves home while it writes, and stays what it is.
 	c.shell("(while :; do dd if=/dev/urandom of=/srv/busy bs=4k count=64 conv=fsync 2>/dev/null; done) & true")
 	home := p.path("home")
@@ -321,7 +332,7 @@ func (p *place) resumeAtHome(sum string) {
 	var all []runOf
 	p.show("run", &all, "list")
 	c := all[0].console(p.T)
-	c.until("GUEST-READY boots=3")
+	c.until("GUEST-READY boots=4")
 	if is := c.shell("cat /srv/note && sha256sum /srv/noise"); is != sum || all[0].State != "running, at home" {
 		p.Errorf("started at home: %q, was %q, %s", is, sum, all[0].State)
 	}

@@ -58,6 +58,9 @@ type Run struct {
 	// in when that is done: then the overlays count no more.
 	Moving string   `json:"moving,omitempty"`
 	Homes  []string `json:"homes,omitempty"`
+	// Keeping is since when what the guest wrote is being made a point: it is off, and nobody
+	// writes. Zero: it is not.
+	Keeping time.Time `json:"keeping,omitzero"`
 
 	folder string
 }
@@ -70,7 +73,7 @@ func (r *Run) Socket() string { return filepath.Join(r.Sockets, diskName) }
 
 // Work is what the stage of the run serves.
 func (r *Run) Work() rundirect.Work {
-	return rundirect.Work{Run: r.ID, Point: r.Point, Disks: r.Disks, Folder: r.folder, Socket: r.Socket(), Traces: r.Traces, Memory: r.Memory}
+	return rundirect.Work{Run: r.ID, Point: r.Point, Disks: r.Disks, Folder: r.folder, Socket: r.Socket(), Traces: r.Traces, Memory: r.Memory, Still: !r.Keeping.IsZero()}
 }
 
 // Create makes a run in a state directory. It is durable when Create returns.

@@ -206,7 +206,7 @@ func TellCounts(w io.Writer, c rundirect.Counts) { _ = json.NewEncoder(w).Encode
 // paused because its disks were away.
 func (s Supervisor) guest(ctx context.Context) (notes []string, err error) {
 	r := s.Run
-	if r.Host == "" {
+	if r.Host == "" || !r.Keeping.IsZero() {
 		return nil, nil
 	}
 	g := r.Machine()

@@ -30,6 +30,7 @@ type Work struct {
 	Socket string             `json:"socket"` // path of the NBD server's
 	Traces string             `json:"traces"` // folder for traces of boots; empty: none are kept
 	Memory int64              `json:"memory"` // for chunks; 0: live.DefaultMemory
+	Still  bool               `json:"still"`  // nobody may write
 }
 
 // ExportName is the name of the export of a disk.
@@ -66,6 +67,11 @@ func Prepare(w Work) error {
 	return nil
 }
 
+// OpenOverlay opens the overlay of a disk that nobody serves.
+func OpenOverlay(w Work, n int) (*overlay.Overlay, error) {
+	return overlay.Open(OverlayFolder(w.Folder, n), options(w.Point, w.Disks[n]))
+}
+
 // Counts are what was served until now, in bytes.
 type Counts struct {
 	Read    int64 `json:"read_bytes"`    // by the guest
@@ -99,7 +105,7 @@ func Serve(ctx context.Context, v *vault.Vault, w Work, ready func() error, tell
 		}
 		disks = append(disks, d)
 		early.Go(func() { follow(ctx, d.below, steps, cmp.Or(w.Memory, live.DefaultMemory)/2/int64(len(w.Disks))) })
-		o.Exports = append(o.Exports, server.Export{Name: ExportName(n), Description: pd.Key, Size: Size(pd), Block: sector, Disk: d})
+		o.Exports = append(o.Exports, server.Export{Name: ExportName(n), Description: pd.Key, Size: Size(pd), Block: sector, ReadOnly: w.Still, Disk: d})
 	}
 	s, err := server.New(o)
 	if err != nil {
@@ -119,7 +125,7 @@ func Serve(ctx context.Context, v *vault.Vault, w Work, ready func() error, tell
 
 func openDisk(ctx context.Context, cache *live.Cache, v *vault.Vault, w Work, n int) (*disk, []step, error) {
 	pd := w.Disks[n]
-	over, err := overlay.Open(OverlayFolder(w.Folder, n), options(w.Point, pd))
+	over, err := OpenOverlay(w, n)
 	if err != nil {
 		return nil, nil, err
 	}

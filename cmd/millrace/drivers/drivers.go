@@ -18,6 +18,7 @@ import (
 	"github.com/millrace-backup/millrace/hypervisor"
 	"github.com/millrace-backup/millrace/hypervisor/folder"
 	"github.com/millrace-backup/millrace/hypervisor/qemu"
+	"github.com/millrace-backup/millrace/hypervisor/run"
 	"github.com/millrace-backup/millrace/id"
 )
 
@@ -68,6 +69,8 @@ type Driver interface {
 // For returns the driver of a guest of a job.
 func For(g flow.WorkGuest, c *flow.Config) (Driver, error) {
 	switch g.Driver {
+	case run.Name:
+		return run.New(g.Source), nil
 	case Folder:
 		return folder.New(g.Source, folder.Options{GuestID: g.ID}), nil
 	case qemu.Name:

@@ -171,6 +171,7 @@ func Kinds() []Kind {
 		{"overlay-damaged", overlay.ErrDamaged, ExitDamage, "keep the run's folder under runs/ in the state folder, and check the disk below it: what the guest wrote is in there; the backup is whole"},
 		{"no-qemu", launch.ErrNoQEMU, ExitFailed, "install QEMU (Debian package qemu-system-x86), or leave out --host to have the disks served alone"},
 		{"boot-failed", nil, ExitFailed, "look at what the guest has shown: --boot-keep FOLDER has its screen and serial port; give it longer with --boot-wait, or say with --boot-serial what it prints when it is up"},
+		{"guest-on", runs.ErrOn, ExitFailed, "shut it down from inside, give it longer with --grace, or say --grace 0: it is switched off, and the point is as after a power cut"},
 		{"guest-off", runs.ErrOff, ExitFailed, "start it with millrace run resume: only a guest that runs, with its disks served, can be moved"},
 		{"guest-ended", launch.ErrGone, ExitFailed, "see qemu.log and serial.log in the run's folder under runs/ in the state folder"},
 		{"vanished", control.ErrVanished, ExitFailed, "it was killed, or its machine is in trouble: run the backup again, which finds what was stored; its logs are under jobs/ in the state folder"},

@@ -260,6 +260,9 @@ started.`,
 			if r.Running() {
 				return fault.At("resume run", id.Short(r.ID), runs.ErrRunning)
 			}
+			if err := r.Unkeep(); err != nil {
+				return fault.At("resume run", id.Short(r.ID), err)
+			}
 			var grant []byte
 			if r.Homes == nil { // else it needs no vault
 				v, err := a.vaultOf(ctx, r)
@@ -293,11 +296,16 @@ func (a verb) vaultOf(ctx context.Context, r *runs.Run) (*session.Vault, error) 
 }
 
 func (a verb) stop() *cobra.Command {
-	var discard bool
+	var discard, keep bool
 	var grace time.Duration
 	c := &cobra.Command{
-		Use: "stop RUN --discard", Short: "End a run and throw away what its guest wrote", Args: cobra.ExactArgs(1),
-		Long: `End a run: its guest is switched off, and with --discard all that it has written is thrown away.
+		Use: "stop RUN --discard|--keep", Short: "End a run, and throw away or keep what its guest wrote", Args: cobra.ExactArgs(1),
+		Long: `End a run: its guest is switched off. With --discard all that it has written is thrown away.
+With --keep it becomes a new point of the guest: only what was written is read and stored.
+Unless --grace says otherwise, the guest is asked to shut down then and has two minutes for
+it; with --grace 0 it is switched off, and the point is as after a power cut. Interrupted,
+the run is there still, and the command can be given again.
+
 Of a run that is final only the guest is switched off; its disks stay where they are.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()
@@ -308,12 +316,18 @@ Of a run that is final only the guest is switched off; its disks stay where they
 			if r.Homes != nil {
 				return a.leave(ctx, r, grace)
 			}
-			if !discard {
-				return fault.Usage("run stop throws away what the guest has written: say --discard")
+			if discard == keep {
+				return fault.Usage("run stop throws away what the guest has written with --discard, or makes it a point with --keep: say which")
 			}
 			v, err := a.vaultOf(ctx, r)
 			if err != nil {
 				return err
+			}
+			if keep {
+				if !c.Flags().Changed("grace") {
+					grace = 2 * time.Minute
+				}
+				return a.keep(ctx, v, r, grace)
 			}
 			if r.Host != "" {
 				if err := r.Machine().Stop(ctx, grace); err != nil {
@@ -337,6 +351,7 @@ Of a run that is final only the guest is switched off; its disks stay where they
 		},
 	}
 	c.Flags().BoolVar(&discard, "discard", false, "throw away what the guest has written")
+	c.Flags().BoolVar(&keep, "keep", false, "make a point of what the guest has written")
 	c.Flags().DurationVar(&grace, "grace", 0, "how long the guest may take to shut down before it is switched off")
 	return c
 }
@@ -369,12 +384,21 @@ func (a verb) discard(ctx context.Context, v *session.Vault, r *runs.Run, why st
 	if r.Host != "" {
 		err = r.Machine().Stop(ctx, 0)
 	}
-	late, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if err = errors.Join(err, runs.End(late, r)); err != nil {
+	if err != nil {
 		return fault.At("end run", id.Short(r.ID), err)
 	}
-	if _, err := a.Record(ctx, v, events.RunDiscarded{Run: r.ID, OverlayBytes: r.Counts().Overlay, Why: why}); err != nil {
+	return a.forget(ctx, v, r, events.RunDiscarded{Run: r.ID, OverlayBytes: r.Counts().Overlay, Why: why})
+}
+
+// forget ends the serving of a run whose guest is off, says by a fact what came of it, and
+// removes it.
+func (a verb) forget(ctx context.Context, v *session.Vault, r *runs.Run, fact events.Fact) error {
+	late, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := runs.End(late, r); err != nil {
+		return fault.At("end run", id.Short(r.ID), err)
+	}
+	if _, err := a.Record(ctx, v, fact); err != nil {
 		return err
 	}
 	if err := a.PinRun(ctx, v, r.ID, r.Point, true); err != nil {

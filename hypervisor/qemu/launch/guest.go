@@ -157,11 +157,7 @@ func (g *Guest) Continue(ctx context.Context) error {
 // not flushed is lost in the second case, as by a power cut. One that does not run is no error.
 func (g *Guest) Stop(ctx context.Context, grace time.Duration) error {
 	if grace > 0 {
-		err := g.ask(ctx, func(c *qmp.Client) error { return c.Do(ctx, "system_powerdown", nil, nil) })
-		if errors.Is(err, ErrGone) {
-			return nil
-		}
-		if err == nil && g.gone(ctx, grace) {
+		if off, err := g.ShutDown(ctx, grace); off || errors.Is(err, ErrGone) {
 			return nil
 		}
 	}
@@ -176,6 +172,13 @@ func (g *Guest) Stop(ctx context.Context, grace time.Duration) error {
 		return nil
 	}
 	return fmt.Errorf("stop guest in %s: %w", g.folder, errors.Join(err, ctx.Err()))
+}
+
+// ShutDown asks a guest to shut down, and reports whether it has, within grace. ErrGone if it did
+// not run.
+func (g *Guest) ShutDown(ctx context.Context, grace time.Duration) (bool, error) {
+	err := g.ask(ctx, func(c *qmp.Client) error { return c.Do(ctx, "system_powerdown", nil, nil) })
+	return err == nil && g.gone(ctx, grace), err
 }
 
 // gone waits until the guest's QEMU has ended.
