@@ -1,8 +1,8 @@
 package runs
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,17 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"sync/atomic"
+	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/millrace-backup/millrace/blockdev/nbd"
 	"github.com/millrace-backup/millrace/hypervisor/qemu/launch"
 	"github.com/millrace-backup/millrace/stages/rundirect"
 	"github.com/millrace-backup/millrace/vault/store/dir"
-	"github.com/millrace-backup/millrace/vdisk"
-	"github.com/millrace-backup/millrace/vdisk/raw"
+	"github.com/millrace-backup/millrace/vdisk/filelock"
 )
 
 // Moved is what a move home came to.
@@ -31,26 +27,49 @@ type Moved struct {
 	Took   time.Duration
 }
 
-// ErrOff says that a guest has to run, or to be resumed, for what is asked.
-var ErrOff = errors.New("the guest is off")
+// Errors of a move.
+var (
+	// ErrOff says that a guest has to run, or to be resumed, for what is asked.
+	ErrOff = errors.New("the guest is off")
+	// ErrMoving says that somebody moves it.
+	ErrMoving = errors.New("another process moves the run's disks")
+)
 
-// MoveHome copies the disks of a run to raw files in a folder while the guest runs, holds the copies
-// against what is served, and makes the guest use them. From then on the run needs neither the
-// vault nor its overlays. tell hears how far it is. Interrupted, it leaves the guest as it
-// was, and may be called again.
-func MoveHome(ctx context.Context, r *Run, to string, tell func(what string, done, all int64)) (m Moved, err error) {
+// What is in a run's folder while its disks are moved.
+const (
+	movingName    = "moving"    // locked by who moves them
+	switchingName = "switching" // there while the guest may stand still for the switch: "1" if it is to go on
+)
+
+// MoveHome brings the disks of a run home: the stage copies them to raw files in a folder while
+// the guest runs, and reads them back; then the guest stands still for what it has written last,
+// and QEMU makes it use the files. From then on the run needs neither the vault nor its
+// overlays. tell hears how far it is.
+//
+// Interrupted or killed, it leaves the guest as it was, or the supervisor sees to that within
+// a second; called again it goes on where it was. After an error it begins anew.
+func MoveHome(ctx context.Context, r *Run, to string, tell func(done, all int64)) (m Moved, err error) {
 	begun := time.Now()
+	lock, mine, err := lockFile(filepath.Join(r.folder, movingName))
+	if err != nil {
+		return m, err
+	}
+	if !mine {
+		return m, ErrMoving
+	}
+	defer lock.Close()
+	if err := r.mend(ctx); err != nil { // of who moved it before; r is read again
+		return m, err
+	}
 	if r.Homes != nil {
 		return Moved{Files: r.Homes}, nil
 	}
 	if r.Host == "" || !r.Running() {
 		return m, ErrOff
 	}
-	if _, err := r.Machine().Status(ctx); err != nil {
+	status, err := r.Machine().Status(ctx)
+	if err != nil {
 		return m, errors.Join(ErrOff, err)
-	}
-	if r.Moving != "" && r.Moving != to {
-		return m, fmt.Errorf("a move to %s was begun: finish it, or remove what it left there and say so with the same folder", r.Moving)
 	}
 	if err := dir.MakeAll(dir.OS(), to); err != nil {
 		return m, err
@@ -63,27 +82,24 @@ func MoveHome(ctx context.Context, r *Run, to string, tell func(what string, don
 		m.Files = append(m.Files, homes[n].Path)
 		m.Bytes += d.Size
 	}
-	m.Paused, err = r.Machine().Move(ctx, homes, launch.Steps{
-		Progress: func(done, all int64) { tell("copy", done, all) },
-		Verify: func(ctx context.Context) error {
-			for n, h := range homes {
-				if err := r.compare(ctx, n, h.Path, tell); err != nil {
-					return fmt.Errorf("disk %s: %w", r.Disks[n].Key, err)
-				}
-				if err := syncFile(h.Path); err != nil { // so that little is left to do while the guest stands
-					return err
-				}
-			}
-			return nil
-		},
+	c, err := bring(ctx, filepath.Join(r.Sockets, homeName), m.Files, tell)
+	if err != nil {
+		return m, err
+	}
+	defer c.Close()
+	goesOn := "0"
+	if status == "running" {
+		goesOn = "1"
+	}
+	switching := filepath.Join(r.folder, switchingName)
+	if err := os.WriteFile(switching, []byte(goesOn), 0o600); err != nil {
+		return m, err
+	}
+	m.Paused, err = r.Machine().Switch(ctx, homes, launch.Steps{
+		Settle: c.settle,
 		Commit: func(home bool) error {
-			// The bytes, then that they count. A crash before the second leaves a guest in its overlays,
+			// The bytes are durable; now that they count. A crash before leaves a guest in its overlays,
 			// after it one in its files: it stands still, and both are the same.
-			for _, h := range homes {
-				if err := syncFile(h.Path); err != nil {
-					return err
-				}
-			}
 			if r.Homes = nil; home {
 				r.Homes = m.Files
 			}
@@ -92,147 +108,195 @@ func MoveHome(ctx context.Context, r *Run, to string, tell func(what string, don
 	})
 	m.Took = time.Since(begun)
 	if err != nil {
-		return m, errors.Join(err, r.forgetHomes(homes))
+		return m, errors.Join(err, r.mend(context.WithoutCancel(ctx)))
 	}
-	return m, nil
+	return m, os.Remove(switching)
+}
+
+// mend makes the end of a switch that somebody has not ended, and reads the run again. Who calls
+// it has the lock for moving.
+func (r *Run) mend(ctx context.Context) error {
+	now, err := load(r.folder)
+	if err != nil {
+		return err
+	}
+	*r = *now
+	path := filepath.Join(r.folder, switchingName)
+	goesOn, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err = r.Machine().Mend(ctx, r.homes(r.Moving), r.Homes != nil, string(goesOn) == "1")
+	if err != nil && !errors.Is(err, launch.ErrGone) { // one that is off begins with what counts
+		return err
+	}
+	return os.Remove(path)
+}
+
+// watchSwitch mends a switch whose process died, for as long as ctx lasts.
+func (s Supervisor) watchSwitch(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(250 * time.Millisecond):
+		}
+		if _, err := os.Lstat(filepath.Join(s.Run.folder, switchingName)); err != nil {
+			continue
+		}
+		lock, mine, err := lockFile(filepath.Join(s.Run.folder, movingName))
+		if err != nil || !mine {
+			continue
+		}
+		r := &Run{folder: s.Run.folder}
+		if err := errors.Join(r.mend(ctx), lock.Close()); err != nil {
+			s.Log.Sugar().Warnw("a switch cannot be ended yet", "error", err)
+		} else {
+			s.Log.Info("ended the switch of a process that is gone")
+		}
+	}
 }
 
 var unfit = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
 
-// makeHomes makes the files, or finds those of a move that was begun.
-func (r *Run) makeHomes(to string) (homes []launch.Home, err error) {
-	again := r.Moving == to
-	for n := range r.Disks {
-		name := unfit.ReplaceAllString(filepath.Base(r.Disks[n].Key), "_")
-		path := filepath.Join(to, fmt.Sprintf("%s-%d.raw", name, n))
-		if _, err := os.Lstat(path); err == nil && !again {
-			return nil, fmt.Errorf("%s: %w", path, fs.ErrExist)
+// homes are where the disks go in a folder.
+func (r *Run) homes(to string) (out []launch.Home) {
+	for n, d := range r.Disks {
+		name := unfit.ReplaceAllString(filepath.Base(d.Key), "_")
+		out = append(out, launch.Home{Disk: n, Path: filepath.Join(to, fmt.Sprintf("%s-%d.raw", name, n))})
+	}
+	return out
+}
+
+// makeHomes makes the files, empty, or finds those of a move that was begun. Those of one to
+// another folder go.
+func (r *Run) makeHomes(to string) ([]launch.Home, error) {
+	homes := r.homes(to)
+	if r.Moving != to {
+		for _, h := range homes {
+			if _, err := os.Lstat(h.Path); err == nil {
+				return nil, fmt.Errorf("%s: %w", h.Path, fs.ErrExist)
+			}
 		}
-		homes = append(homes, launch.Home{Disk: n, Path: path})
+		if err := r.ForgetHomes(); err != nil {
+			return nil, err
+		}
+		r.Moving = to
+		if err := r.save(); err != nil { // before there are files that only we know of
+			return nil, err
+		}
 	}
-	r.Moving = to
-	if err := r.save(); err != nil { // before there are files that only we know of
-		return nil, err
-	}
-	for n, h := range homes {
+	for _, h := range homes {
 		f, err := os.OpenFile(h.Path, os.O_CREATE|os.O_RDWR, 0o600)
 		if err == nil {
-			err = errors.Join(f.Truncate(rundirect.Size(r.Disks[n])), f.Close())
+			err = errors.Join(f.Sync(), f.Close(), dir.OS().SyncDir(to))
 		}
 		if err != nil {
-			return nil, errors.Join(err, r.forgetHomes(homes[:n+1]))
+			return nil, err
 		}
 	}
 	return homes, nil
 }
 
-// forgetHomes removes the files of a move that failed, unless they count already.
-func (r *Run) forgetHomes(homes []launch.Home) (err error) {
-	if r.Homes != nil {
+// ForgetHomes removes the files of a move that did not come to its end.
+func (r *Run) ForgetHomes() (err error) {
+	if r.Homes != nil || r.Moving == "" {
 		return nil
 	}
-	for _, h := range homes {
-		if e := os.Remove(h.Path); !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
+	for n, h := range r.homes(r.Moving) {
+		for _, path := range []string{h.Path, rundirect.NoteFile(r.folder, n)} {
+			if e := os.Remove(path); !errors.Is(e, fs.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
 		}
 	}
 	r.Moving = ""
 	return errors.Join(err, r.save())
 }
 
-func syncFile(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+// carrier is the stage, as it brings the disks home.
+type carrier struct {
+	net.Conn
+	said *json.Decoder
 }
 
-const (
-	window  = 1 << 20 // compared at once
-	tries   = 100     // of a window that the guest is writing to
-	between = 20 * time.Millisecond
-)
-
-// compare holds a file against the disk that is served. The guest writes to both meanwhile, to
-// one a moment before the other: what differs is looked at again.
-func (r *Run) compare(ctx context.Context, n int, path string, tell func(what string, done, all int64)) error {
-	served, err := nbd.Dial(ctx, func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", r.Socket())
-	}, nbd.Options{Export: rundirect.ExportName(n), Contexts: []string{nbd.Allocation}})
+// bring has the stage copy the disks to files, and returns when it needs the guest to stand
+// still. It goes on until the carrier is closed.
+func bring(ctx context.Context, socket string, files []string, tell func(done, all int64)) (*carrier, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
-		return err
+		return nil, errors.Join(ErrOff, err)
 	}
-	defer served.Close()
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	file, err := raw.Open(f)
-	if err != nil {
-		return err
-	}
-	size := served.Size()
-	wanted := make([]bool, (size+window-1)/window)
-	for _, m := range []vdisk.Image{nbd.Image{Client: served}, file} {
-		for e, err := range m.Extents(ctx, 0, size) {
-			if err != nil {
-				return err
+	c := &carrier{conn, json.NewDecoder(conn)}
+	err = json.NewEncoder(conn).Encode(rundirect.HomeOrder{Files: files})
+	if err == nil {
+		err = c.await(ctx, func(r rundirect.HomeReport) bool {
+			if r.All > 0 {
+				tell(r.Done, r.All)
 			}
-			for w := e.Offset / window; e.Kind == vdisk.Data && w <= (e.End()-1)/window; w++ {
-				wanted[w] = true
-			}
-		}
-	}
-	var done atomic.Int64
-	g, ctx := errgroup.WithContext(ctx)
-	for k := range 4 {
-		g.Go(func() error {
-			a, b := make([]byte, window), make([]byte, window)
-			for w := int64(k); w < int64(len(wanted)); w += 4 {
-				if ctx.Err() != nil {
-					return ctx.Err()
-				}
-				length := min(window, size-w*window)
-				if wanted[w] {
-					if err := alike(ctx, served, file, a[:length], b[:length], w*window); err != nil {
-						return err
-					}
-				}
-				tell("compare", done.Add(length), size)
-			}
-			return nil
+			return r.Ready
 		})
 	}
-	return g.Wait()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return c, nil
 }
 
-func alike(ctx context.Context, served *nbd.Client, file *raw.Image, a, b []byte, off int64) error {
-	for range tries {
-		if _, err := served.ReadAt(a, off); err != nil {
-			return err
-		}
-		if _, err := file.ReadAt(b, off); err != nil {
-			return err
-		}
-		if bytes.Equal(a, b) {
+// await listens until it hears what it waits for.
+func (c *carrier) await(ctx context.Context, right func(rundirect.HomeReport) bool) error {
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+	for {
+		var r rundirect.HomeReport
+		err := c.said.Decode(&r)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			return fmt.Errorf("the process that copies the disks has ended, see stage.log: %w", err)
+		case r.Full:
+			return fmt.Errorf("%w: %s", syscall.ENOSPC, r.Error)
+		case r.Error != "":
+			return errors.New(r.Error)
+		case right(r):
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(between):
-		}
 	}
-	return fmt.Errorf("what was copied is not what is served, at %d", off)
+}
+
+// settle has it copy the last of what the guest has written, which stands still.
+func (c *carrier) settle(ctx context.Context) error {
+	if err := json.NewEncoder(c).Encode(rundirect.HomeOrder{Settle: true}); err != nil {
+		return err
+	}
+	return c.await(ctx, func(r rundirect.HomeReport) bool { return r.Settled })
+}
+
+func lockFile(path string) (*os.File, bool, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, false, err
+	}
+	mine, err := filelock.Try(f, 0)
+	if err != nil || !mine {
+		return nil, false, errors.Join(err, f.Close())
+	}
+	return f, true, nil
 }
 
 // DropOverlays removes what a run that has moved home needs no more.
 func DropOverlays(r *Run) error {
 	if r.Homes == nil {
 		return fmt.Errorf("run %s has not moved", r.ID)
+	}
+	for n := range r.Disks {
+		_ = os.Remove(rundirect.NoteFile(r.folder, n)) // of no use, and no harm
 	}
 	return os.RemoveAll(filepath.Join(r.folder, "disks"))
 }

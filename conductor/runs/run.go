@@ -15,7 +15,6 @@ import (
 	"github.com/millrace-backup/millrace/id"
 	"github.com/millrace-backup/millrace/stages/rundirect"
 	"github.com/millrace-backup/millrace/vault/store/dir"
-	"github.com/millrace-backup/millrace/vdisk/filelock"
 )
 
 const (
@@ -25,6 +24,7 @@ const (
 	countsName = "served.json"
 	stopName   = "stop" // socket of the supervisor
 	diskName   = "nbd"  // socket of the NBD server
+	homeName   = "home" // socket at which disks are brought home
 	// maxSocket is the longest path that is taken for a socket.
 	maxSocket = 100
 	maxFile   = 64 << 20
@@ -73,7 +73,7 @@ func (r *Run) Socket() string { return filepath.Join(r.Sockets, diskName) }
 
 // Work is what the stage of the run serves.
 func (r *Run) Work() rundirect.Work {
-	return rundirect.Work{Run: r.ID, Point: r.Point, Disks: r.Disks, Folder: r.folder, Socket: r.Socket(), Traces: r.Traces, Memory: r.Memory, Still: !r.Keeping.IsZero()}
+	return rundirect.Work{Run: r.ID, Point: r.Point, Disks: r.Disks, Folder: r.folder, Socket: r.Socket(), Home: filepath.Join(r.Sockets, homeName), Traces: r.Traces, Memory: r.Memory, Still: !r.Keeping.IsZero()}
 }
 
 // Create makes a run in a state directory. It is durable when Create returns.
@@ -234,17 +234,7 @@ func Remove(r *Run) error {
 }
 
 // lock takes a run's lock; false: somebody has it.
-func (r *Run) lock() (*os.File, bool, error) {
-	f, err := os.OpenFile(filepath.Join(r.folder, lockName), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, false, err
-	}
-	mine, err := filelock.Try(f, 0)
-	if err != nil || !mine {
-		return nil, false, errors.Join(err, f.Close())
-	}
-	return f, true, nil
-}
+func (r *Run) lock() (*os.File, bool, error) { return lockFile(filepath.Join(r.folder, lockName)) }
 
 // Running reports whether a process supervises the run.
 func (r *Run) Running() bool {

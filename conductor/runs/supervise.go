@@ -75,13 +75,14 @@ func Supervise(ctx context.Context, s Supervisor) error {
 			cancel()
 		}
 	}()
-	if s.Run.Homes != nil { // nothing needs to be served
+	if _, err := os.Lstat(filepath.Join(s.Run.folder, switchingName)); s.Run.Homes != nil && err != nil { // nothing needs to be served
 		notes, err := s.guest(ctx)
 		if err == nil {
 			s.Ready(notes)
 		}
 		return err
 	}
+	go s.watchSwitch(ctx)
 	var once sync.Once
 	var failed error
 	served, attempts := false, 0
@@ -205,7 +206,10 @@ func TellCounts(w io.Writer, c rundirect.Counts) { _ = json.NewEncoder(w).Encode
 // guest starts the run's guest if it is to have one and has not, and lets it go on if it was
 // paused because its disks were away.
 func (s Supervisor) guest(ctx context.Context) (notes []string, err error) {
-	r := s.Run
+	r, err := load(s.Run.folder) // its disks may have moved meanwhile
+	if err != nil {
+		return nil, err
+	}
 	if r.Host == "" || !r.Keeping.IsZero() {
 		return nil, nil
 	}

@@ -28,6 +28,7 @@ type Work struct {
 	Disks  []events.PointDisk `json:"disks"`
 	Folder string             `json:"folder"` // of the run: overlays are in disks/N
 	Socket string             `json:"socket"` // path of the NBD server's
+	Home   string             `json:"home"`   // path of the socket at which disks are brought home
 	Traces string             `json:"traces"` // folder for traces of boots; empty: none are kept
 	Memory int64              `json:"memory"` // for chunks; 0: live.DefaultMemory
 	Still  bool               `json:"still"`  // nobody may write
@@ -116,6 +117,11 @@ func Serve(ctx context.Context, v *vault.Vault, w Work, ready func() error, tell
 	if err != nil {
 		return fmt.Errorf("serve disks: %w", err)
 	}
+	home, err := listenHome(w.Home)
+	if err != nil {
+		return errors.Join(fmt.Errorf("serve disks: %w", err), l.Close())
+	}
+	early.Go(func() { (&homes{v, w, disks}).serve(ctx, home) })
 	if err := errors.Join(os.Chmod(w.Socket, 0o600), ready()); err != nil {
 		return errors.Join(err, l.Close())
 	}

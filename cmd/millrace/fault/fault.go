@@ -168,6 +168,7 @@ func Kinds() []Kind {
 		{"not-running", control.ErrNotRunning, ExitFailed, "millrace audit show tells how jobs went; top and tune see those that run on this machine with this --state"},
 		{"no-run", runs.ErrNone, ExitFailed, "see millrace run list; runs are those of this machine, with this --state"},
 		{"run-going", runs.ErrRunning, ExitFailed, "see millrace run list; millrace run stop ends a run"},
+		{"run-moving", runs.ErrMoving, ExitFailed, "wait for it, or end it: it can be given again, and goes on where it was"},
 		{"overlay-damaged", overlay.ErrDamaged, ExitDamage, "keep the run's folder under runs/ in the state folder, and check the disk below it: what the guest wrote is in there; the backup is whole"},
 		{"no-qemu", launch.ErrNoQEMU, ExitFailed, "install QEMU (Debian package qemu-system-x86), or leave out --host to have the disks served alone"},
 		{"boot-failed", nil, ExitFailed, "look at what the guest has shown: --boot-keep FOLDER has its screen and serial port; give it longer with --boot-wait, or say with --boot-serial what it prints when it is up"},

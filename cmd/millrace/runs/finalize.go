@@ -20,10 +20,10 @@ func (a verb) finalize() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "finalize RUN --to FOLDER",
 		Short: "Move a run's disks to their permanent place while its guest runs",
-		Long: `Copy the disks of a run to raw files in FOLDER while its guest runs, compare them with what
-is served, and switch the guest over, which pauses it for a moment. From then on it needs
-neither the vault nor the overlay, which goes. Interrupted, or if anything fails, the guest
-goes on as it was, and the command can be given again.
+		Long: `Copy the disks of a run to raw files in FOLDER while its guest runs, read them back, and
+switch the guest over, which pauses it for a moment. From then on it needs neither the vault
+nor the overlay, which goes. Interrupted, or if anything fails, the guest goes on as it was,
+and the same command goes on where this one was.
 
 The guest stays in millrace run list until run stop; run resume starts it again from these files.`,
 		Args: cobra.ExactArgs(1),
@@ -51,7 +51,7 @@ func (a verb) finalizeRun(ctx context.Context, name, to string) error {
 		return err
 	}
 	p := a.Progress("finalize " + session.Plain(r.Name))
-	m, err := runs.MoveHome(ctx, r, to, func(_ string, done, all int64) { p.At(done, max(all, 1)) })
+	m, err := runs.MoveHome(ctx, r, to, p.At)
 	p.Done()
 	if err != nil {
 		return fault.At("finalize run", id.Short(r.ID), err)

@@ -404,5 +404,5 @@ func (a verb) forget(ctx context.Context, v *session.Vault, r *runs.Run, fact ev
 	if err := a.PinRun(ctx, v, r.ID, r.Point, true); err != nil {
 		return fault.At("let go of point", id.Short(r.Point), err)
 	}
-	return fault.At("remove run", id.Short(r.ID), runs.Remove(r))
+	return fault.At("remove run", id.Short(r.ID), errors.Join(r.ForgetHomes(), runs.Remove(r)))
 }
