@@ -40,14 +40,15 @@ type bench struct {
 func main() {
 	exe := flag.String("millrace", "./millrace", "the program")
 	rounds := flag.Int("rounds", 5, "of each measurement")
+	only := flag.String("only", "start,boot,reads,writes,home", "what is measured")
 	flag.Parse()
-	if err := run(*exe, *rounds); err != nil {
+	if err := run(*exe, *rounds, strings.Split(*only, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "rundirect:", err)
 		os.Exit(1)
 	}
 }
 
-func run(exe string, rounds int) error {
+func run(exe string, rounds int, only []string) error {
 	dir, err := os.MkdirTemp("", "rundirect")
 	if err != nil {
 		return err
@@ -65,7 +66,11 @@ func run(exe string, rounds int) error {
 		return err
 	}
 	fmt.Println("| | is | wanted |\n|---|--:|--:|")
-	for _, step := range []func(context.Context) error{b.start, b.boot, b.reads, b.writes, b.home} {
+	for _, name := range only {
+		step := map[string]func(context.Context) error{"start": b.start, "boot": b.boot, "reads": b.reads, "writes": b.writes, "home": b.home}[name]
+		if step == nil {
+			return fmt.Errorf("there is no %q to measure", name)
+		}
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -203,9 +208,12 @@ func (b *bench) start(ctx context.Context) error {
 	return errors.Join(err, os.Remove(b.path("huge")))
 }
 
-// boot: to GUEST-READY.
-func (b *bench) boot(ctx context.Context) error {
+// guest makes a guest of 4 GiB, a fourth of it full, and backs it up, once.
+func (b *bench) guest(ctx context.Context) error {
 	payload := b.path("payload")
+	if _, err := os.Lstat(payload); err == nil {
+		return nil
+	}
 	if err := errors.Join(os.Mkdir(payload, 0o700), b.image("payload/noise", 1<<30, 1<<30)); err != nil {
 		return err
 	}
@@ -215,7 +223,12 @@ func (b *bench) boot(ctx context.Context) error {
 	if out, err := exec.CommandContext(ctx, "qemu-img", "convert", "-f", "raw", "-O", "vhdx", b.path("guest"), b.path("guest.vhdx")).CombinedOutput(); err != nil {
 		return fmt.Errorf("qemu-img: %w: %s", err, out)
 	}
-	if err := b.millrace(ctx, nil, "backup", b.path("guest")); err != nil {
+	return b.millrace(ctx, nil, "backup", b.path("guest"))
+}
+
+// boot: to GUEST-READY.
+func (b *bench) boot(ctx context.Context) error {
+	if err := b.guest(ctx); err != nil {
 		return err
 	}
 	local, err := b.times(func() (float64, error) {
@@ -369,38 +382,6 @@ func (b *bench) writes(ctx context.Context) error {
 	})
 	if err == nil {
 		fmt.Printf("| random writes of 4 KiB, a flush after each 32, 16 under way, of qemu-nbd's on qcow2 (%.0f to %.0f a second) | %.2f | 0.7 |\n", ours, theirs, ours/theirs)
-	}
-	return err
-}
-
-// home: a move of an idle guest against a restore of it.
-func (b *bench) home(ctx context.Context) error {
-	restore, err := b.times(func() (float64, error) {
-		dropCaches()
-		begun := time.Now()
-		err := b.millrace(ctx, nil, "restore", "guest@latest", "--to", b.path("out"), "--force")
-		return time.Since(begun).Seconds(), err
-	})
-	if err != nil {
-		return err
-	}
-	var paused float64
-	move, err := b.times(func() (float64, error) {
-		if err := b.millrace(ctx, nil, "run", "start", "guest@latest", "--host", "qemu:", "--name", "one", "--guest-memory", "256MiB"); err != nil {
-			return 0, err
-		}
-		time.Sleep(8 * time.Second) // it boots, and has nothing more to do
-		dropCaches()
-		var m struct {
-			Paused   float64 `json:"paused_s"`
-			Duration float64 `json:"duration_s"`
-		}
-		err := b.millrace(ctx, &m, "run", "finalize", "one", "--to", b.path("home"))
-		paused = max(paused, m.Paused)
-		return m.Duration, errors.Join(err, b.millrace(ctx, nil, "run", "stop", "one"), os.RemoveAll(b.path("home")))
-	})
-	if err == nil {
-		fmt.Printf("| speed of `run finalize`, of a restore's (%.2f s) | %.2f | 0.8 |\n| the longest pause of the guest for the switch, s | %.3f | 1 |\n", restore, restore/move, paused)
 	}
 	return err
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/millrace-backup/millrace/restore/live"
 	"github.com/millrace-backup/millrace/vdisk"
+	"github.com/millrace-backup/millrace/vdisk/direct"
 	"github.com/millrace-backup/millrace/vdisk/raw"
 )
 
@@ -50,6 +51,7 @@ type mover struct {
 	d    *disk
 	base *live.Image
 	f    *os.File
+	past *direct.File // f, for what is written: nobody reads it soon
 	size int64
 	tell func(done int64) // that so many bytes more are copied or compared
 	used bool             // somebody has copied to the file before, and had not noted all
@@ -65,7 +67,7 @@ type mover struct {
 // newMover begins: from now on it is noted what the guest writes. All that the overlay has is
 // to be copied, as it is newer than the point. units is what is at home already.
 func newMover(ctx context.Context, d *disk, base *live.Image, f *os.File, units map[int64]*unit, tell func(int64)) (*mover, error) {
-	m := &mover{d: d, base: base, f: f, size: d.over.Size(), tell: tell, units: units, dirty: map[int64]uint64{}}
+	m := &mover{d: d, base: base, f: f, past: direct.New(f), size: d.over.Size(), tell: tell, units: units, dirty: map[int64]uint64{}}
 	m.room.L = &m.mu
 	d.home.Store(m) // before the overlay is looked at: a write is either there, or noted
 	for e, err := range d.over.Written(ctx, 0, m.size) {
@@ -147,7 +149,7 @@ func (m *mover) put(n int64, b []byte, mask uint64, over bool) error {
 	}
 	for from, to := range runsOf(write) {
 		a, z := from*windowSize, min(to*windowSize, len(b))
-		if _, err := m.f.WriteAt(b[a:z], n*unitSize+int64(a)); err != nil {
+		if _, err := m.past.WriteAt(b[a:z], n*unitSize+int64(a)); err != nil {
 			return err
 		}
 	}
@@ -229,9 +231,10 @@ func (m *mover) copyPoint(ctx context.Context, workers int, note func() error) e
 // is at it, half of the time.
 func (m *mover) each(ctx context.Context, workers int, units iter.Seq2[int64, error], do func(n int64, b []byte) error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	list := make(chan int64)
+	list, over := make(chan int64), make(chan struct{})
 	g.Go(func() error {
 		defer close(list)
+		defer close(over)
 		for n, err := range units {
 			if err != nil {
 				return err
@@ -246,10 +249,14 @@ func (m *mover) each(ctx context.Context, workers int, units iter.Seq2[int64, er
 	})
 	for k := range workers {
 		g.Go(func() error {
-			b := make([]byte, unitSize)
+			b := direct.Buffer(unitSize)
 			for {
-				for k > 0 && m.d.busy() && ctx.Err() == nil {
-					time.Sleep(5 * time.Millisecond)
+				for waits := k > 0; waits && m.d.busy(); {
+					select {
+					case <-over:
+						waits = false
+					case <-time.After(5 * time.Millisecond):
+					}
 				}
 				n, ok := <-list
 				if !ok {
@@ -272,7 +279,7 @@ func (m *mover) each(ctx context.Context, workers int, units iter.Seq2[int64, er
 // copyDirty copies what the guest has written, and returns which windows those were.
 func (m *mover) copyDirty(ctx context.Context) (map[int64]uint64, error) {
 	was := m.take()
-	b := make([]byte, unitSize)
+	b := direct.Buffer(unitSize)
 	for n, mask := range was {
 		if ctx.Err() != nil {
 			return was, ctx.Err()
@@ -298,7 +305,7 @@ func (m *mover) copyDirty(ctx context.Context) (map[int64]uint64, error) {
 // not in put must be zeros.
 func (m *mover) check(n int64, b []byte, mask uint64) error {
 	b = b[:m.length(n)]
-	if _, err := m.f.ReadAt(b, n*unitSize); err != nil {
+	if _, err := m.past.ReadBack(b, n*unitSize); err != nil {
 		return err
 	}
 	known := m.unit(n)
@@ -408,7 +415,7 @@ func (m *mover) settle(ctx context.Context) error {
 	if err := m.f.Sync(); err != nil {
 		return err
 	}
-	b := make([]byte, unitSize)
+	b := direct.Buffer(unitSize)
 	for n, mask := range last {
 		if err := m.check(n, b, mask); err != nil {
 			return err

@@ -123,7 +123,7 @@ func (h *homes) bring(ctx context.Context, orders <-chan HomeOrder, say func(Hom
 			if err != nil && ctx.Err() == nil { // not interrupted: what is there is no use, or in the way
 				err = errors.Join(err, m.f.Truncate(0), os.RemoveAll(NoteFile(h.w.Folder, n)))
 			}
-			err = errors.Join(err, m.f.Close(), m.base.Close())
+			err = errors.Join(err, m.past.Close(), m.base.Close())
 		}
 	}()
 	cache := live.NewCache(homeMemory)
@@ -160,7 +160,7 @@ func (h *homes) bring(ctx context.Context, orders <-chan HomeOrder, say func(Hom
 	}()
 	for n, m := range movers {
 		note := NoteFile(h.w.Folder, n)
-		if err := m.bring(ctx, runtime.GOMAXPROCS(0), func() error { return m.note(note) }); err != nil {
+		if err := m.bring(ctx, 2*runtime.GOMAXPROCS(0), func() error { return m.note(note) }); err != nil {
 			return fmt.Errorf("disk %s: %w", h.w.Disks[n].Key, err)
 		}
 	}

@@ -7,7 +7,7 @@
 //
 // [New] wraps an open file. A write goes past the cache if its place in the file, its
 // length and its place in memory are multiples of [Align]; take buffers from [Buffer].
-// Any other write goes through the file itself, and so does everything where the file
+// [File.ReadBack] reads so, to see what is on the disk. Any other write goes through the file itself, and so does everything where the file
 // system is not one of those known to do this well, or refuses. The two may be mixed
 // as long as no two writes at once touch the same bytes.
 //

@@ -51,6 +51,20 @@ func (f *File) WriteAt(b []byte, off int64) (int, error) {
 // ReadAt reads what was written either way, by way of the cache.
 func (f *File) ReadAt(b []byte, off int64) (int, error) { return f.plain.ReadAt(b, off) }
 
+// ReadBack reads as ReadAt does, but past the cache where that is possible: from the disk.
+func (f *File) ReadBack(b []byte, off int64) (int, error) {
+	if !aligned(b, off) || f.refused.Load() {
+		return f.plain.ReadAt(b, off)
+	}
+	f.once.Do(func() { f.past = reopen(f.plain) })
+	if f.past != nil {
+		if n, err := f.past.ReadAt(b, off); err == nil {
+			return n, nil
+		}
+	}
+	return f.plain.ReadAt(b, off) // which tells what is wrong, if anything is
+}
+
 // Sync makes durable what was written either way.
 func (f *File) Sync() error { return f.plain.Sync() }
 

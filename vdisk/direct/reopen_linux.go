@@ -23,8 +23,8 @@ func reopen(f *os.File) *os.File {
 		return nil
 	}
 	// By its number and not by its name: it is this file whatever was renamed.
-	past, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_WRONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-	if err != nil {
+	past, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil { // f's owner may have taken the right to read it
 		return nil
 	}
 	return os.NewFile(uintptr(past), f.Name()) // the name that errors tell
