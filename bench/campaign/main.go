@@ -37,6 +37,7 @@ import (
 	"github.com/millrace-backup/millrace/bench/campaign/queues"
 	"github.com/millrace-backup/millrace/bench/campaign/resume"
 	"github.com/millrace-backup/millrace/bench/campaign/rig"
+	"github.com/millrace-backup/millrace/bench/campaign/rundirect"
 	"github.com/millrace-backup/millrace/bench/campaign/running"
 	"github.com/millrace-backup/millrace/bench/campaign/trial"
 	"github.com/millrace-backup/millrace/bench/campaign/upkeep"
@@ -46,7 +47,7 @@ import (
 // campaigns are all there are, in the order in which "all" runs them.
 func campaigns() []trial.Campaign {
 	return []trial.Campaign{crash.Campaign(), flips.Campaign(), kills.Campaign(), resume.Campaign(), vhdxcut.Campaign(), prunes.Campaign(),
-		upkeep.Campaign(), keykills.Campaign(), queues.Campaign(), running.Campaign(), overlaycut.Campaign()}
+		upkeep.Campaign(), keykills.Campaign(), queues.Campaign(), running.Campaign(), overlaycut.Campaign(), rundirect.Campaign()}
 }
 
 func main() {

@@ -250,7 +250,7 @@ func (a verb) resume() *cobra.Command {
 		Use: "resume RUN", Short: "Go on with a run after a crash or a reboot", Args: cobra.ExactArgs(1),
 		Long: `Go on with a run whose supervisor has ended: its disks are served again, with all that
 the guest has flushed. A guest that still runs goes on where it waits; one that does not is
-started.`,
+started, also where the run is supervised.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, begun := c.Context(), a.Now()
 			r, err := runs.Find(a.Settings.State, args[0])
@@ -258,7 +258,17 @@ started.`,
 				return fault.At("find run", args[0], err)
 			}
 			if r.Running() {
-				return fault.At("resume run", id.Short(r.ID), runs.ErrRunning)
+				if r.Host != "" {
+					_, err = r.Machine().Status(ctx)
+				}
+				if !errors.Is(err, launch.ErrGone) {
+					return fault.At("resume run", id.Short(r.ID), runs.ErrRunning)
+				}
+				late, cancel := context.WithTimeout(ctx, time.Minute) // its guest has ended: both begin anew
+				defer cancel()
+				if err := runs.End(late, r); err != nil {
+					return fault.At("resume run", id.Short(r.ID), err)
+				}
 			}
 			if err := r.Unkeep(); err != nil {
 				return fault.At("resume run", id.Short(r.ID), err)
